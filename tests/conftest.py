@@ -1,0 +1,10 @@
+"""Four CPU devices for every test, and shapes checked at run time."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_NUM_CPU_DEVICES', '4')
+
+from jaxtyping import install_import_hook
+
+install_import_hook('jcw', 'beartype.beartype')
