@@ -1,0 +1,6 @@
+"""The best configuration under budgets, proven: Lagrangian sweep, exact search over labels, certificate."""
+
+from jcw.budget.exact import Solution, k_best, solve
+from jcw.budget.pareto import frontier
+
+__all__ = ['Solution', 'frontier', 'k_best', 'solve']
