@@ -1,0 +1,109 @@
+"""A device whose every number is known: its table, its noise, its drift, its outliers and its failures."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jcw.latency.prior import roofline
+from jcw.latency.runtimes import RuntimeFailure
+from jcw.latency.signatures import Signatures
+from jcw.space import LayerSpec, SearchSpace, with_multipliers
+
+VERSIONS = {'simulation': '1'}
+
+
+def small_space() -> SearchSpace:
+    """A space in which two layers share signatures."""
+    widths = (16, 32, 64, 64, 64, 128)
+    strides = (1, 1, 2, 1, 1, 2)
+    layers = [
+        LayerSpec('separable' if i else 'conv', width, stride=stride)
+        for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
+    ]
+    return with_multipliers(layers, (16, 16, 3), 10, levels=5)
+
+
+def true_table(space: SearchSpace, seed: int = 0, roughness: float = 0.1) -> np.ndarray:
+    """Entries in ms: a roofline, times effects of every output width and of every pair."""
+    signatures = Signatures(space)
+    features = roofline(signatures).features
+    rng = np.random.default_rng(seed)
+    coefficients = rng.uniform(0.05, 0.5, features.shape[1])
+    outputs = {key: rng.normal() for key in sorted({(*s[:5], s.out_channels) for s in signatures.all})}
+    effects = np.array([outputs[(*s[:5], s.out_channels)] for s in signatures.all])
+    return (
+        features @ coefficients * np.exp(roughness * (effects + 0.2 * rng.standard_normal(len(signatures))))
+    )
+
+
+@dataclasses.dataclass
+class SimulatedRuntime:
+    """Time networks on paper.
+
+    Attributes:
+      space: of the networks.
+      table: true entries, ms.
+      base: true time beside the layers, ms.
+      noise: of a call, relative.
+      drift: factor on all times as a function of the number of calls made.
+      outlier_rate: of calls that take three times as long.
+      failing: says why a network fails, or nothing.
+    """
+
+    space: SearchSpace
+    table: np.ndarray
+    base: float = 0.2
+    noise: float = 0.01
+    drift: Callable[[int], float] = lambda calls: 1.0
+    outlier_rate: float = 0.0
+    failing: Callable[[tuple[int, ...]], str] = lambda widths: ''
+    seed: int = 0
+    name: str = 'simulated'
+    device: str = 'paper, 1 core'
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+        self.calls = 0
+        self.opened: list[tuple[int, ...]] = []
+        self.held = 0
+        self.versions = VERSIONS
+        self.details = {'paper': 'white'}
+
+    def true_ms(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What a noiseless device would show, [... layers] -> [...]."""
+        entries = Signatures(self.space).entries(self.space.to_choices(widths))
+        return self.table[entries].sum(-1) + self.base
+
+    def open(self, widths: Sequence[int]) -> 'SimulatedProgram':
+        key = tuple(int(w) for w in widths)
+        self.opened.append(key)
+        if reason := self.failing(key):
+            raise RuntimeFailure(reason)
+        self.held += 1
+        return SimulatedProgram(self, float(self.true_ms(key)))
+
+    def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclasses.dataclass
+class SimulatedProgram:
+    """A network on paper."""
+
+    runtime: SimulatedRuntime
+    true_ms: float
+
+    def time_ms(self) -> float:
+        device = self.runtime
+        device.calls += 1
+        factor = (
+            3.0 if device.rng.random() < device.outlier_rate else np.exp(device.noise * device.rng.normal())
+        )
+        return float(self.true_ms * factor * device.drift(device.calls))
+
+    def close(self) -> None:
+        self.runtime.held -= 1

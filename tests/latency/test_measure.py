@@ -1,0 +1,82 @@
+import jax
+import numpy as np
+import pytest
+
+from jcw.latency import samples
+from jcw.latency.design import random_networks
+from jcw.latency.measure import Protocol, measure
+from tests.latency.simulated import SimulatedRuntime, small_space, true_table
+
+SPACE = small_space()
+QUICK = Protocol(min_calls=10, max_calls=20)
+
+
+def networks(count: int, seed: int = 0) -> np.ndarray:
+    return random_networks(jax.random.key(seed), SPACE, count)
+
+
+def device(**about) -> SimulatedRuntime:
+    return SimulatedRuntime(SPACE, true_table(SPACE), **about)
+
+
+def run(runtime, wanted, path, protocol=QUICK) -> list[samples.Sample]:
+    return list(measure(runtime, SPACE, wanted, path, batch=8, protocol=protocol))
+
+
+def test_estimates_recover_the_true_times_up_to_the_reference(tmp_path):
+    runtime = device(noise=0.01)
+    run(runtime, networks(30), tmp_path / 's.jsonl')
+    held = samples.read(tmp_path / 's.jsonl')
+    ratio = held.latency_ms / runtime.true_ms(held.widths)
+    assert np.std(ratio) / np.mean(ratio) < 0.006
+    assert abs(np.mean(ratio) - 1) < 0.01
+
+
+def test_drift_and_outliers_cancel_against_the_reference(tmp_path):
+    runtime = device(noise=0.01, drift=lambda calls: 1 + 0.3 * np.sin(calls / 400), outlier_rate=0.1)
+    run(runtime, networks(30), tmp_path / 's.jsonl')
+    held = samples.read(tmp_path / 's.jsonl')
+    ratio = held.latency_ms / runtime.true_ms(held.widths)
+    unpaired = [np.mean(sample.calls_ms) for sample in held.timed] / runtime.true_ms(held.widths)
+    assert np.std(ratio) / np.mean(ratio) < 0.008
+    assert np.std(unpaired) / np.mean(unpaired) > 0.1
+
+
+def test_an_interrupted_run_resumes_with_nothing_lost_but_the_line_in_flight(tmp_path):
+    path = tmp_path / 's.jsonl'
+    wanted = networks(12)
+    run(device(), wanted[:5], path)
+    path.write_bytes(path.read_bytes()[:-20])
+    runtime = device()
+    run(runtime, wanted, path)
+    held = samples.read(path)
+    assert [s.widths for s in held.samples[:4]] == [tuple(w) for w in wanted[:4]]
+    assert {s.widths for s in held.samples} == {tuple(w) for w in wanted}
+    assert len(runtime.opened) == 1 + 12 - 4
+
+
+def test_a_failing_network_is_a_failed_sample_and_the_others_go_on(tmp_path):
+    bad = tuple(networks(5)[2])
+    runtime = device(failing=lambda widths: 'no memory' if widths == bad else '')
+    run(runtime, networks(5), tmp_path / 's.jsonl')
+    held = samples.read(tmp_path / 's.jsonl')
+    failed = [s for s in held.samples if s.failure]
+    assert [(s.widths, s.failure, s.attempt) for s in failed] == [(bad, 'no memory', QUICK.attempts)]
+    assert len(held.timed) == 4
+
+
+def test_every_program_is_closed(tmp_path):
+    runtime = device()
+    run(runtime, networks(9), tmp_path / 's.jsonl')
+    assert runtime.held == 0
+
+
+def test_a_file_begun_on_another_device_is_refused(tmp_path):
+    run(device(), networks(2), tmp_path / 's.jsonl')
+    with pytest.raises(ValueError, match="device 'ink' instead of 'paper, 1 core'"):
+        run(device(device='ink'), networks(4), tmp_path / 's.jsonl')
+
+
+def test_no_network_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match='no network to time'):
+        run(device(), networks(0), tmp_path / 's.jsonl')
