@@ -5,6 +5,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
 from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime
 from jcw.latency.samples import Header, Sample
@@ -14,18 +17,19 @@ from jcw.space import SearchSpace
 __all__ = ['Protocol', 'measure', 'pending']
 
 Widths = tuple[int, ...]
+Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks layers']
 DIED = 'the process died or hung while timing it'
 
 
 def measure(
     runtime: Runtime,
     space: SearchSpace,
-    networks: Sequence[Sequence[int]],
+    networks: Networks,
     path: str | Path,
     *,
     batch: int,
     dtype: str = 'float32',
-    reference: Sequence[int] | None = None,
+    reference: Sequence[int] | Int[np.ndarray, ' layers'] | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008, frozen
 ) -> Iterator[Sample]:
     """Time the networks that the file does not hold yet, yielding each sample once it is on disk.
@@ -48,7 +52,7 @@ def measure(
       RuntimeFailure: the reference cannot be timed.
     """
     networks = _checked(space, networks)
-    widths = _checked(space, [tuple(space.base) if reference is None else reference])[0]
+    widths = _checked(space, np.array([space.base if reference is None else reference], np.int32))[0]
     runtime.prefetch(networks)
     anchor = runtime.open(widths)
     try:
@@ -69,9 +73,7 @@ def measure(
         anchor.close()
 
 
-def pending(
-    path: str | Path, networks: Sequence[Sequence[int]], protocol: Protocol
-) -> list[tuple[Widths, int]]:
+def pending(path: str | Path, networks: Networks, protocol: Protocol) -> list[tuple[Widths, int]]:
     """Return the networks that a file still lacks, each with the number of the attempt to make."""
     held = {s.widths: s for s in samples.read(path).samples} if Path(path).exists() else {}
     return [
@@ -81,7 +83,7 @@ def pending(
     ]
 
 
-def _checked(space: SearchSpace, networks: Sequence[Sequence[int]]) -> list[Widths]:
+def _checked(space: SearchSpace, networks: Networks) -> list[Widths]:
     if not len(networks):
         raise ValueError('no network to time')
     return [tuple(int(w) for w in space.to_widths(space.to_choices(widths))) for widths in networks]

@@ -8,7 +8,7 @@ import numpy as np
 from jcw.latency.prior import roofline
 from jcw.latency.runtimes import RuntimeFailure
 from jcw.latency.signatures import Signatures
-from jcw.space import LayerSpec, SearchSpace, with_multipliers
+from jcw.space import LayerSpec, SearchSpace
 
 VERSIONS = {'simulation': '1'}
 
@@ -17,11 +17,12 @@ def small_space() -> SearchSpace:
     """A space in which two layers share signatures."""
     widths = (16, 32, 64, 64, 64, 128)
     strides = (1, 1, 2, 1, 1, 2)
-    layers = [
+    layers = tuple(
         LayerSpec('separable' if i else 'conv', width, stride=stride)
         for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
-    ]
-    return with_multipliers(layers, (16, 16, 3), 10, levels=5)
+    )
+    choices = tuple(tuple(width // 4 * step for step in (2, 3, 4, 5, 6)) for width in widths)
+    return SearchSpace(layers, (16, 16, 3), 10, choices)
 
 
 def true_table(space: SearchSpace, seed: int = 0, roughness: float = 0.1) -> np.ndarray:

@@ -1,13 +1,14 @@
 """The one small protocol behind which every device stands."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class RuntimeFailure(Exception):
     """A network could not be opened or timed; the message is the reason."""
 
 
+@runtime_checkable
 class Program(Protocol):
     """One network, ready to be called."""
 
@@ -22,6 +23,7 @@ class Program(Protocol):
         """Release the network's memory."""
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """What opens networks.
 
