@@ -1,12 +1,14 @@
 """Lagrangian relaxation: a price on each cost turns the budgeted problem into an ordinary decode, and bounds it.
 
-For multipliers `price >= 0`,
+For any prices `price >= 0`,
 
     max {utility(x) : cost(x) <= budget}  <=  max_x utility(x) - price . cost(x) + price . budget,
 
-and the least right-hand side over prices is the dual bound (Everett, 1963; Fisher, 1981).
+and the least right-hand side over prices is the dual bound (Everett, 1963; Fisher, 1981). Many prices are decoded
+at once, prices on the last axis and choices in a loop, which keeps the arithmetic in vector registers.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,89 +21,109 @@ from jcw.budget.tables import Tables
 
 
 class Completion(NamedTuple):
-    """The best way on from each choice at given prices; row `l` is what follows layer `l`, row `layers` is nothing.
+    """The best way on from each choice at each price; row `l` is what follows before layer `l`, the last is nothing.
 
-    Row 0 belongs to the virtual choice before the first layer, so its entries are all alike.
+    Row 0 starts from the virtual choice before the first layer, so its choices are all alike.
 
     Attributes:
-      value: best `utility - price . cost` of all later layers, [layers+1 choices].
-      utility: its utility, [layers+1 choices].
-      cost: its costs, [costs layers+1 choices].
-      following: the next layer's choice in it, [layers choices].
+      value: greatest `utility - price . cost` of all later layers, -inf where there is no way on.
+      utility: its utility.
+      cost: its costs.
+      following: the next layer's choice in it.
     """
 
-    value: Float[Array, 'rows choices']
-    utility: Float[Array, 'rows choices']
-    cost: Float[Array, 'costs rows choices']
-    following: Int[Array, 'layers choices']
+    value: Float[Array, 'rows choices prices']
+    utility: Float[Array, 'rows choices prices']
+    cost: Float[Array, 'rows costs choices prices']
+    following: Int[Array, 'layers choices prices']
 
 
-def complete(
-    tables: Tables, price: Float[Array, ' costs'], weight: float | Float[Array, ''] = 1.0
-) -> Completion:
-    """Decode backwards at one vector of prices; `weight` 0 leaves cost alone to be minimised."""
-    gain = jnp.where(jnp.isneginf(tables.gain), -jnp.inf, weight * tables.gain)
-    nothing = jnp.zeros_like(tables.gain[0, 0])
-    none_spent = jnp.zeros_like(tables.spend[:, 0, 0])
+def complete(tables: Tables, prices: Float[Array, 'prices costs']) -> Completion:
+    """Decode backwards at each of the prices."""
+    num_costs, _, num_choices = tables.spend.shape[:3]
+    dtype = tables.gain.dtype
+    nothing = jnp.zeros((num_choices, len(prices)), dtype)
+    none_spent = jnp.zeros((num_costs, num_choices, len(prices)), dtype)
+    unreached = (nothing - jnp.inf, nothing - jnp.inf, none_spent, nothing.astype(jnp.int32))
 
-    def step(carry, layer):
-        value, utility, cost = carry
-        priced, gain, spend = layer
-        total = priced + value[None, :]
-        following = total.argmax(1)
-        rows = jnp.arange(total.shape[0])
-        carry = (
-            total.max(1),
-            gain[rows, following] + utility[following],
-            spend[:, rows, following] + cost[:, following],
-        )
-        return carry, (*carry, following.astype(jnp.int32))
+    def step(onward, layer):
+        gain, spend = layer
+        value, utility, cost = onward
 
-    priced = gain - jnp.tensordot(price, tables.spend, 1)
-    start = (nothing, nothing, none_spent)
-    layers = (priced, tables.gain, jnp.moveaxis(tables.spend, 1, 0))
-    _, (value, utility, cost, following) = lax.scan(step, start, layers, reverse=True)
-    return Completion(
-        jnp.concatenate([value, nothing[None]]),
-        jnp.concatenate([utility, nothing[None]]),
-        jnp.moveaxis(jnp.concatenate([cost, none_spent[None]]), 1, 0),
-        following,
-    )
+        def through(choice, best):
+            paid = spend[:, :, choice, None]
+            total = gain[:, choice, None] - _priced(paid, prices) + value[choice]
+            better = total > best[0]
+            way = (total, gain[:, choice, None] + utility[choice], paid + cost[:, choice, None], choice)
+            return jax.tree.map(lambda new, old: jnp.where(better, new, old).astype(old.dtype), way, best)
+
+        best = lax.fori_loop(0, num_choices, through, unreached)
+        return best[:3], best
+
+    layers = (tables.gain, jnp.moveaxis(tables.spend, 1, 0))
+    _, (value, utility, cost, following) = lax.scan(step, (nothing, nothing, none_spent), layers, reverse=True)
+    rows = [jnp.concatenate([table, jnp.zeros_like(table[:1])]) for table in (value, utility, cost)]
+    return Completion(*rows, following)
 
 
-def dual_value(tables: Tables, price: Float[Array, ' costs']) -> Float[Array, '']:
-    """Return `max_x utility(x) - price . cost(x)`."""
+def dual_values(tables: Tables, prices: Float[Array, 'prices costs']) -> Float[Array, ' prices']:
+    """Return `max_x utility(x) - price . cost(x)` for each of the prices."""
+    num_choices = tables.gain.shape[1]
+    nothing = jnp.zeros((num_choices, len(prices)), tables.gain.dtype)
 
-    def step(value, priced):
-        return (priced + value[None, :]).max(1), None
+    def step(value, layer):
+        gain, spend = layer
 
-    priced = tables.gain - jnp.tensordot(price, tables.spend, 1)
-    return lax.scan(step, jnp.zeros_like(tables.gain[0, 0]), priced, reverse=True)[0][0]
+        def through(choice, best):
+            total = gain[:, choice, None] - _priced(spend[:, :, choice, None], prices) + value[choice]
+            return jnp.maximum(best, total)
+
+        return lax.fori_loop(0, num_choices, through, nothing - jnp.inf), None
+
+    return lax.scan(step, nothing, (tables.gain, jnp.moveaxis(tables.spend, 1, 0)), reverse=True)[0][0]
 
 
-def best_price(tables: Tables, budget: Float[Array, ' costs']) -> Float[Array, ' costs']:
-    """Minimise the dual bound by sweeps over a cloud of prices, each narrower than the last and around its best."""
-    costs = tables.spend.shape[0]
-    cloud = jnp.asarray(_spread(64, costs), tables.gain.dtype)
-    shrink = 4 * len(cloud) ** (-1 / costs)
-    radii = 12.0 * shrink ** np.arange(5 * costs)
+def best_price(tables: Tables, budget: Float[Array, ' costs'], points: int = 64) -> Float[Array, ' costs']:
+    """Minimise the dual bound by sweeps over a cloud of prices, each narrower than the last and around its best.
+
+    The cloud is in the logarithm of the price in units of utility range over cost range, so units do not matter.
+    """
+    num_costs = len(tables.spend)
+    shrink = min(0.6, 4 * points ** (-1 / num_costs))
+    radii = 12 * shrink ** np.arange(math.ceil(math.log(3e-4) / math.log(shrink)))
+    cloud = jnp.asarray(spread(points, num_costs), tables.gain.dtype)
 
     def sweep(centre, radius):
         prices = jnp.exp(centre + radius * cloud)
-        bound = jax.vmap(lambda price: dual_value(tables, price) + price @ budget)(prices)
+        bound = dual_values(tables, prices) + prices @ budget
         return jnp.log(prices[bound.argmin()]), None
 
-    start = jnp.log(_range(tables, tables.gain) / jax.vmap(lambda s: _range(tables, s))(tables.spend))
-    centre, _ = lax.scan(sweep, start, jnp.asarray(radii, tables.gain.dtype))
-    return jnp.exp(centre)
+    ranges = jax.vmap(lambda spend: _range(tables, spend))(tables.spend)
+    start = jnp.log(_range(tables, tables.gain) / ranges)
+    return jnp.exp(lax.scan(sweep, start, jnp.asarray(radii, start.dtype))[0])
 
 
-def price_cloud(price: Float[Array, ' costs'], points: int) -> Float[Array, 'prices costs']:
-    """Spread prices around the best one, itself and zero among them, for the bounds of partial configurations."""
-    factors = np.exp(1.0 * _spread(points - 2, len(price)))
-    return jnp.concatenate(
-        [jnp.zeros_like(price)[None], price[None], price * jnp.asarray(factors, price.dtype)]
-    )
+def price_cloud(ends: Float[Array, '2 costs'], points: int) -> Float[Array, 'prices costs']:
+    """Spread prices between and around those of two budgets, with both ends and zero among them."""
+    high = jnp.log(ends.max(0))
+    low = jnp.maximum(jnp.log(ends.min(0)), high - 4)
+    centre, radius = (high + low) / 2, (high - low) / 2 + 1
+    cloud = jnp.exp(centre + radius * jnp.asarray(spread(points - 3, ends.shape[1]), ends.dtype))
+    return jnp.concatenate([jnp.zeros_like(ends[:1]), ends, cloud])
+
+
+def spread(points: int, dimensions: int) -> Float[np.ndarray, 'points dimensions']:
+    """Place points evenly in the cube [-1, 1]^dimensions (Roberts, 2018); the first is its centre."""
+    root = 2.0
+    for _ in range(32):
+        root = (1 + root) ** (1 / (dimensions + 1))
+    steps = root ** -np.arange(1.0, dimensions + 1)
+    return 2 * ((0.5 + np.arange(points)[:, None] * steps) % 1) - 1
+
+
+def _priced(spend, prices):
+    """Weigh the costs on the first axis by prices, [costs ... 1] -> [... prices]."""
+    return sum(paid * price for paid, price in zip(spend, prices.T, strict=True))
 
 
 def _range(tables: Tables, table: Float[Array, 'layers choices choices']) -> Float[Array, '']:
@@ -111,12 +133,3 @@ def _range(tables: Tables, table: Float[Array, 'layers choices choices']) -> Flo
     least = jnp.where(allowed, table, jnp.inf).min((1, 2))
     total = (most - least).sum()
     return jnp.where(jnp.isfinite(total) & (total > 0), total, 1)
-
-
-def _spread(points: int, dimensions: int) -> np.ndarray:
-    """Place points evenly in the cube [-1, 1]^dimensions, none twice in any coordinate (Roberts, 2018)."""
-    root = 2.0
-    for _ in range(32):
-        root = (1 + root) ** (1 / (dimensions + 1))
-    steps = root ** -np.arange(1.0, dimensions + 1)
-    return 2 * ((0.5 + np.arange(1, points + 1)[:, None] * steps) % 1) - 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,130 +11,200 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jcw.budget.checks import check_budget, check_shapes, check_values
 from jcw.budget.dual import best_price, complete, price_cloud
-from jcw.budget.labels import Search, search
-from jcw.budget.tables import tabulate
+from jcw.budget.labels import Problem, Search, rounding, search
+from jcw.budget.tables import Tables, evaluate, tabulate
 from jcw.mrf import ChainMRF
 
-Budget = (
-    Float[Array, '...'] | Float[np.ndarray, '...'] | Int[np.ndarray, '...'] | Sequence[float] | float | int
-)
-CAPACITIES = (64, 64, 512, 512, 4096, 4096)
+Budget = Float[Array, '...'] | Float[np.ndarray, '...'] | Int[np.ndarray, '...'] | Sequence[Any] | float | int
+
+NUM_PRICES = 16
+TOGETHER = 32  # neighbouring budgets that share a pass
+GROWTH = 8
 
 
 class Solution(NamedTuple):
-    """Best configuration found and what is proven of it; vectors of budgets or k best add a leading axis.
+    """Best configuration found and what is proven of it; a vector of budgets, or k best, add a leading axis.
+
+    NumPy in float64; under `jit` or `vmap` JAX arrays in the precision of the fields.
 
     Attributes:
-      choices: the configuration, [layers].
-      utility: its utility, in float64; -inf where infeasible.
-      cost: its cost, in float64; [costs] when several costs were given. Where no configuration meets the budget,
-        `choices` and `cost` are those of the cheapest: its cost is the smallest reachable.
+      choices: the configuration, [layers]. Where no configuration meets the budget, the cheapest one.
+      utility: its utility; -inf where infeasible.
+      cost: its cost, [costs] if several were given. Where infeasible, the smallest reachable one (with several
+        costs, those of the configuration whose costs, each in units of its range, have the least sum).
       upper_bound: no configuration within the budget has a greater utility; -inf where infeasible.
-      feasible: whether the budget can be met.
+      feasible: whether a configuration within the budget was found; where not, `upper_bound` -inf says that there
+        is none.
     """
 
-    choices: Int[np.ndarray, '... layers']
-    utility: Float[np.ndarray, '...']
-    cost: Float[np.ndarray, '...']
-    upper_bound: Float[np.ndarray, '...']
-    feasible: Bool[np.ndarray, '...']
+    choices: Int[np.ndarray, '... layers'] | Int[Array, '... layers']
+    utility: Float[np.ndarray, '...'] | Float[Array, '...']
+    cost: Float[np.ndarray, '...'] | Float[Array, '...']
+    upper_bound: Float[np.ndarray, '...'] | Float[Array, '...']
+    feasible: Bool[np.ndarray, '...'] | Bool[Array, '...']
 
 
-def solve(utility: ChainMRF, cost: ChainMRF | Sequence[ChainMRF], budget: Budget) -> Solution:
+def solve(
+    utility: ChainMRF, cost: ChainMRF | Sequence[ChainMRF], budget: Budget, *, max_labels: int = 4096
+) -> Solution:
     """Find `max utility(x)` over configurations with `cost(x) <= budget`, and prove it.
 
-    Utility -inf in `unary` marks absent choices, whose costs are ignored. With a sequence of costs, `budget` holds
-    one limit for each on its last axis; with one cost it may be a vector of budgets. An infeasible budget is an
-    answer, not an error: `feasible` is False and `cost` is the smallest reachable.
+    Utility -inf in `unary` marks absent choices, whose costs are ignored; a cost of +inf forbids. With a sequence
+    of costs, `budget` holds one limit for each on its last axis; with one cost it may be a vector of budgets. An
+    infeasible budget is an answer, not an error: `feasible` is False and `cost` is the smallest reachable, so
+    `solve(utility, cost, 0.0).cost` is the least budget that can be met if that is not zero.
+
+    Passes repeat with more labels, up to `max_labels`, until the proof is complete: `upper_bound == utility`. If it
+    is not complete by then, both are still true. Under `jit` and `vmap` there is one pass of `max_labels` or 64
+    labels, whichever is less, and values are not checked.
 
     Raises:
       ValueError: shapes do not fit, an entry is NaN or of the wrong infinity, or a budget is NaN or negative.
     """
     several = not isinstance(cost, ChainMRF)
-    utility, costs, budget = _prepare(utility, cost, budget)
-    batch = budget.shape[:-1]
-    answers = [_solve_one(utility, costs, limit, 1) for limit in budget.reshape(-1, len(costs))]
-    stacked = Solution(
-        *(np.stack(leaf)[:, 0].reshape((*batch, *leaf[0].shape[1:])) for leaf in zip(*answers, strict=True))
-    )
-    return stacked if several else stacked._replace(cost=stacked.cost[..., 0])
-
-
-def k_best(utility: ChainMRF, cost: ChainMRF | Sequence[ChainMRF], budget: Budget, k: int) -> Solution:
-    """Find the k best configurations within a budget, best first; fewer when there are fewer (`feasible` False)."""
-    several = not isinstance(cost, ChainMRF)
-    utility, costs, budget = _prepare(utility, cost, budget)
-    answer = _solve_one(utility, costs, budget.reshape(-1), k)
+    costs = tuple(cost) if several else (cost,)
+    check_shapes(utility, costs)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((utility, costs, budget))):
+        limits = jnp.asarray(budget, jnp.result_type(utility.unary))
+        limits = limits if several else limits[..., None]
+        one = partial(_solve_traced, utility, costs, capacity=min(max_labels, 64))
+        answer = jax.vmap(one)(limits.reshape(-1, len(costs)))
+    else:
+        utility, costs, limits = _checked(utility, costs, budget, several)
+        answer = _solve_sorted(utility, costs, limits.reshape(-1, len(costs)), max_labels)
+    answer = Solution(*(leaf.reshape((*limits.shape[:-1], *leaf.shape[1:])) for leaf in answer))
     return answer if several else answer._replace(cost=answer.cost[..., 0])
 
 
-def _prepare(utility, cost, budget) -> tuple[ChainMRF, tuple[ChainMRF, ...], np.ndarray]:
+def k_best(
+    utility: ChainMRF,
+    cost: ChainMRF | Sequence[ChainMRF],
+    budget: Budget,
+    k: int,
+    *,
+    max_labels: int = 4096,
+) -> Solution:
+    """Find the k best configurations within one budget, best first, all different.
+
+    Where there are fewer, the rest have `feasible` False. Each one's `upper_bound` is a bound on the utility of the
+    configuration in that rank, equal to its utility where the order is proven.
+
+    Raises:
+      ValueError: as `solve`, or k is not positive, or there is more than one budget for each cost.
+    """
     several = not isinstance(cost, ChainMRF)
     costs = tuple(cost) if several else (cost,)
     check_shapes(utility, costs)
-    utility, *rest = (
-        ChainMRF(*(np.asarray(leaf, np.float64) for leaf in field)) for field in (utility, *costs)
-    )
-    check_values(utility, tuple(rest))
-    budget = np.asarray(budget, np.float64)
-    check_budget(budget, len(costs), several)
-    return utility, tuple(rest), budget if several else budget[..., None]
+    utility, costs, limits = _checked(utility, costs, budget, several)
+    if k < 1 or limits.ndim != 1:
+        raise ValueError(f'k must be positive and the budget single, got k={k} and budgets of shape {limits.shape}')
+    answer = _solve_together(utility, costs, limits[None], max(max_labels, k), k)
+    return answer if several else answer._replace(cost=answer.cost[..., 0])
 
 
-def _solve_one(utility: ChainMRF, costs: tuple[ChainMRF, ...], budget: np.ndarray, k: int) -> Solution:
-    known, bound = -np.inf, np.inf
+def _checked(utility, costs, budget, several) -> tuple[ChainMRF, tuple[ChainMRF, ...], np.ndarray]:
+    fields = [ChainMRF(*(np.asarray(leaf, np.float64) for leaf in field)) for field in (utility, *costs)]
+    check_values(fields[0], tuple(fields[1:]))
+    limits = np.asarray(budget, np.float64)
+    check_budget(limits, len(costs), several)
+    return fields[0], tuple(fields[1:]), limits if several else limits[..., None]
+
+
+def _solve_sorted(utility, costs, limits, max_labels) -> Solution:
+    """Solve for neighbouring budgets together: what is best at one is nearly so at the next."""
+    order = np.lexsort(limits.T)
+    together = TOGETHER if len(limits) > 1 and len(costs) == 1 else 1
+    answers = []
+    for start in range(0, len(order), together):
+        members = order[start : start + together]
+        padded = np.concatenate([members, np.repeat(members[-1:], together - len(members))])
+        answer = _solve_together(utility, costs, limits[padded], max_labels)
+        answers.append(jax.tree.map(lambda leaf, n=len(members): leaf[:n], answer))
+    back = np.argsort(order)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *answers)
+
+
+def _solve_together(utility, costs, limits, max_labels, wanted: int = 1) -> Solution:
+    """Run passes with more and more labels until nothing is dropped for want of room."""
+    known = np.full(len(limits), -np.inf)
+    bound = np.full(len(limits), np.inf)
     pool = np.zeros((0, utility.unary.shape[0]), np.int32)
-    with jax.enable_x64(True):
-        for capacity in CAPACITIES:
-            found, cheapest, dual = jax.device_get(_pass(utility, costs, budget, known, capacity, k))
-            pool = np.concatenate([pool, found.incumbent[None], found.final])
-            known = max(known, float(found.known))
-            if np.isneginf(found.dropped):
-                bound = -np.inf
-                break
-            bound = min(bound, float(found.dropped), float(dual))
+    capacity = min(max_labels, max(64 if len(limits) == 1 else 256, 4 * wanted))
+    while True:
+        with jax.enable_x64(True):
+            found, cheapest, dual = jax.device_get(_pass(utility, costs, limits, known, capacity, wanted))
+        pool = np.concatenate([pool, found.incumbent, found.final[found.utility > -np.inf]])
+        improved, known = (found.known > known).any(), found.known
+        bound = np.minimum(bound, np.minimum(found.dropped, dual))
+        if np.isneginf(found.dropped).all() or (capacity >= max_labels and not improved):
+            break
+        capacity = capacity if improved and capacity > 64 else min(GROWTH * capacity, max_labels)
     pool = np.unique(np.concatenate([pool, cheapest[None]]), axis=0)
-    values = evaluate(utility, pool)
+    return _choose(utility, costs, limits, pool, cheapest, bound, wanted)
+
+
+def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
+    """Evaluate all candidates in float64 and take the best within each budget; `limits` or `wanted` is one."""
+    utilities = evaluate(utility, pool)
     spent = np.stack([evaluate(cost, pool) for cost in costs], -1)
-    values = np.where((spent <= budget).all(-1), values, -np.inf)
-    order = np.lexsort((spent.sum(-1), -values))[:k]
-    if len(order) < k:
-        order = np.concatenate([order, np.full(k - len(order), order[-1])])
-        values[order[-1]] = -np.inf
-    feasible = values[order] > -np.inf
-    order = np.where(feasible, order, (pool == cheapest).all(1).argmax())
-    upper = np.where(feasible, np.maximum(values[order], bound), -np.inf)
-    return Solution(
-        pool[order].astype(np.int32),
-        np.where(feasible, values[order], -np.inf),
-        spent[order],
-        upper,
-        feasible,
-    )
+    values = np.where((spent[None] <= limits[:, None]).all(-1), utilities, -np.inf)
+    if wanted == 1:
+        best = values.argmax(1)
+        values = values.max(1)
+    else:
+        best = np.argsort(-values[0], kind='stable')[:wanted]
+        best = np.concatenate([best, np.repeat(best[-1:], wanted - len(best))])
+        values = np.where(np.arange(wanted) < len(pool), values[0, best], -np.inf)
+    feasible = values > -np.inf
+    best = np.where(feasible, best, (pool == cheapest).all(1).argmax())
+    return Solution(pool[best], values, spent[best], np.maximum(values, bound), feasible)
 
 
-@partial(jax.jit, static_argnames=('capacity', 'k'))
-def _pass(utility, costs, budget, known, capacity: int, k: int) -> tuple[Search, Array, Array]:
+def _solve_traced(utility, costs, limit, capacity) -> Solution:
+    """Run one pass and choose in the same program; in float32 what is feasible stays so when summed in float64."""
+    problem, cheapest = _problem(utility, costs, limit[None])
+    found = search(problem, jnp.full(1, -jnp.inf, limit.dtype), capacity)
+    slack, tolerance, _ = rounding(problem)
+    pool = jnp.concatenate([found.final, found.incumbent, cheapest[None]])
+    values, spent = jax.vmap(partial(_sums, problem.tables))(pool)
+    alive = jnp.concatenate([found.utility > -jnp.inf, found.known > -jnp.inf, jnp.ones(1, bool)])
+    values = jnp.where(alive & (spent <= problem.limits - slack).all(1), values, -jnp.inf)
+    best = values.argmax()
+    feasible = values[best] > -jnp.inf
+    best = jnp.where(feasible, best, len(pool) - 1)
+    bound = jnp.maximum(jnp.maximum(values[best], found.utility.max()), found.dropped[0]) + tolerance
+    bound = jnp.where(feasible | (bound > -jnp.inf), jnp.minimum(bound, _dual(problem)[0] + tolerance), -jnp.inf)
+    return Solution(pool[best], jnp.where(feasible, values[best], -jnp.inf), spent[best], bound, feasible)
+
+
+@partial(jax.jit, static_argnames=('capacity', 'wanted'))
+def _pass(utility, costs, limits, known, capacity: int, wanted: int) -> tuple[Search, Array, Array]:
+    problem, cheapest = _problem(utility, costs, limits)
+    return search(problem, known, capacity, wanted), cheapest, _dual(problem)
+
+
+def _problem(utility, costs, limits) -> tuple[Problem, Int[Array, ' layers']]:
+    """Prepare the bounds of a pass, and the cheapest configuration."""
     tables = tabulate(utility, costs)
-    ceiling = jnp.maximum(tables.spend, 0).max((2, 3)).sum(1)
-    budget = jnp.minimum(budget, ceiling)
-    prices = price_cloud(best_price(tables, budget), 16)
-    completions = jax.vmap(lambda price: complete(tables, price))(prices)
+    limits = jnp.minimum(limits, 2 * jnp.maximum(tables.spend, 0).max((2, 3)).sum(1))
+    ends = jax.vmap(partial(best_price, tables))(limits[jnp.array([0, -1])])
+    prices = price_cloud(ends, NUM_PRICES)
+    free = Tables(jnp.where(jnp.isneginf(tables.gain), -jnp.inf, 0), tables.spend)
     units = jnp.eye(len(costs), dtype=tables.gain.dtype)
-    cheapest = jax.vmap(lambda unit: complete(tables, unit, 0.0))(units)
-    found = search(tables, budget, prices, completions, -cheapest.value, known, capacity, k)
-    dual = (completions.value[:, 0, 0] + prices @ budget).min()
-    return found, _follow(cheapest.following[0]), dual
+    sums = units.sum(0, keepdims=True) / jnp.maximum(tables.spend.max((2, 3)).sum(1), 1e-30)
+    least = complete(free, jnp.concatenate([units, sums]))
+    problem = Problem(tables, limits, prices, complete(tables, prices), -least.value[..., :-1])
+    way = least.following[..., -1]
+    cheapest = jax.lax.scan(lambda choice, row: (row[choice],) * 2, jnp.zeros((), jnp.int32), way)[1]
+    return problem, cheapest
 
 
-def _follow(following: Int[Array, 'layers choices']) -> Int[Array, ' layers']:
-    return jax.lax.scan(lambda choice, row: (row[choice],) * 2, jnp.zeros((), jnp.int32), following)[1]
+def _dual(problem: Problem) -> Float[Array, ' budgets']:
+    """Return the least Lagrangian bound at each budget."""
+    return (problem.ways.value[0, 0] + problem.limits @ problem.prices.T).min(1)
 
 
-def evaluate(
-    field: ChainMRF, choices: Int[np.ndarray, 'configurations layers']
-) -> Float[np.ndarray, ' configurations']:
-    """Sum the potentials of configurations in float64; -inf and NaN of absent choices count as they stand."""
-    layers, edges = np.arange(choices.shape[1]), np.arange(choices.shape[1] - 1)
-    pairs = field.pairwise[edges, choices[:, :-1], choices[:, 1:]]
-    return field.unary[layers, choices].sum(1) + pairs.sum(1)
+def _sums(tables: Tables, choices: Int[Array, ' layers']) -> tuple[Float[Array, ''], Float[Array, ' costs']]:
+    before = jnp.concatenate([jnp.zeros_like(choices[:1]), choices[:-1]])
+    layers = jnp.arange(len(choices))
+    return tables.gain[layers, before, choices].sum(), tables.spend[:, layers, before, choices].sum(1)

@@ -1,9 +1,9 @@
 """Dynamic programming over (choice, cost): partial configurations, pruned by dominance and by bounds.
 
-A label is a partial configuration: its last choice, its costs and its utility. Layer by layer every label is extended
-by every choice. An extension is dropped when it cannot meet the budgets, when the bound on its completions does not
-beat the best solution known, or when another one with the same last choice costs no more and gains no less. What is
-dropped for want of room raises the stated bound instead.
+A label is a partial configuration: its last choice, its costs and its utility. Layer by layer every label is
+extended by every choice. An extension is dropped when it cannot meet any budget, when the Lagrangian bound on its
+completions beats the best solution known at no budget, or when another one with the same last choice costs no more
+and gains no less. What is dropped for want of room raises the stated bound instead.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,24 @@ from jcw.budget.dual import Completion
 from jcw.budget.tables import Tables
 
 
+class Problem(NamedTuple):
+    """What a pass needs to know, for several budgets at once.
+
+    Attributes:
+      tables: gains and spends.
+      limits: the budgets.
+      prices: prices whose bounds are used.
+      ways: the best way on at each of the prices.
+      least: least cost of each kind from each choice to the end.
+    """
+
+    tables: Tables
+    limits: Float[Array, 'budgets costs']
+    prices: Float[Array, 'prices costs']
+    ways: Completion
+    least: Float[Array, 'rows choices costs']
+
+
 class Labels(NamedTuple):
     """A pool of partial configurations that end at one layer; utility -inf marks an empty place."""
 
@@ -26,184 +44,167 @@ class Labels(NamedTuple):
 
 
 class Incumbent(NamedTuple):
-    """The best completed label so far: label `parent` of the layer before, then `choice`, then a completion."""
+    """The best completed label at each budget: place `parent` in the pool before `layer`, then way `price` on."""
 
-    utility: Float[Array, '']
-    layer: Int[Array, '']
-    parent: Int[Array, '']
-    choice: Int[Array, '']
-    price: Int[Array, '']  # index of the completion
+    utility: Float[Array, ' budgets']
+    layer: Int[Array, ' budgets']
+    parent: Int[Array, ' budgets']
+    price: Int[Array, ' budgets']
 
 
 class Search(NamedTuple):
     """Outcome of one pass.
 
     Attributes:
-      incumbent: best feasible configuration that was completed on the way, [layers].
-      known: its utility, or the one given at the start if that was better.
-      final: complete configurations that may still beat it, [labels layers].
+      incumbent: feasible configuration that was completed on the way, at each budget.
+      known: its utility, or the one given at the start where that is greater.
+      final: complete configurations that may be better still.
       utility: their utilities, -inf for empty places.
       dropped: greatest bound among labels dropped for want of room, -inf if none was.
     """
 
-    incumbent: Int[Array, ' layers']
-    known: Float[Array, '']
+    incumbent: Int[Array, 'budgets layers']
+    known: Float[Array, ' budgets']
     final: Int[Array, 'labels layers']
     utility: Float[Array, ' labels']
-    dropped: Float[Array, '']
+    dropped: Float[Array, ' budgets']
 
 
-def search(
-    tables: Tables,
-    budget: Float[Array, ' costs'],
-    prices: Float[Array, 'prices costs'],
-    completions: Completion,
-    cheapest: Float[Array, 'costs rows choices'],
-    known: Float[Array, ''],
-    capacity: int,
-    keep_best: int = 1,
-) -> Search:
-    """Run one pass over the layers with room for `capacity` labels.
-
-    Args:
-      tables: gains and spends.
-      budget: limit of each cost.
-      prices: multipliers whose bounds are used.
-      completions: the best way on at each of the prices (leading axis).
-      cheapest: least cost of each kind from each choice to the end.
-      known: utility of the best solution known, -inf for none.
-      capacity: number of labels.
-      keep_best: how many best configurations are wanted.
-    """
-    num_layers, num_choices = tables.gain.shape[:2]
+def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wanted: int = 1) -> Search:
+    """Run one pass over the layers with room for `capacity` labels, to find the `wanted` best configurations."""
+    tables, limits = problem.tables, problem.limits
     dtype = tables.gain.dtype
-    slack = _rounding(tables.spend, num_layers)
-    scale = 1 + jnp.abs(completions.value[:, 0, 0] + prices @ budget).min()
-    tolerance = 8 * num_layers * jnp.finfo(dtype).eps * scale
-    reference = (completions.value[:, 0, 0] + prices @ budget).min()
+    slack, tolerance, scale = rounding(problem)
 
     def step(carry, layer):
         labels, known, best, dropped = carry
-        index, gain, spend, value, finish_utility, finish_cost, least = layer
-        utility = (labels.utility[:, None] + gain[labels.choice]).ravel()  # [labels * choices]
-        cost = (labels.cost[:, :, None] + spend[:, labels.choice]).reshape(len(spend), -1)
-        choice = jnp.tile(jnp.arange(num_choices, dtype=jnp.int32), capacity)
-
-        priced = value[:, None, :] + (prices @ budget)[:, None, None]
-        slackened = (prices @ cost).reshape(len(prices), capacity, num_choices)
-        bound = utility + (priced - slackened).min(0).ravel()
-
-        total = cost.reshape(len(spend), 1, capacity, num_choices) + finish_cost[:, :, None, :]
-        within = (total <= (budget - slack)[:, None, None, None]).all(0)
-        finished = jnp.where(within, finish_utility[:, None, :], -jnp.inf)
-        finished = utility + finished.max(0).ravel()
-        winner = finished.argmax()
-        found = finished[winner]
-        way = (
-            (jnp.where(within, finish_utility[:, None, :], -jnp.inf))
-            .reshape(len(prices), -1)[:, winner]
-            .argmax()
-        )
-        now = Incumbent(found, index, winner // num_choices, choice[winner], way)
-        now = Incumbent(*(leaf.astype(old.dtype) for leaf, old in zip(now, best, strict=True)))
-        best = jax.tree.map(lambda new, old: jnp.where(found > best.utility, new, old), now, best)
-        if keep_best == 1:
-            known = jnp.maximum(known, found)
-        else:
-            _, top = lax.top_k(finished.astype(jnp.float32), keep_best)
-            known = jnp.maximum(known, finished[top].min())
-
-        reach = (cost + least[:, choice] <= (budget + slack)[:, None]).all(0)
-        margin = tolerance if keep_best == 1 else -tolerance
-        keep = reach & (bound > known + margin)
-        key, chosen = lax.top_k(
-            jnp.where(keep, (bound - reference) / scale, -jnp.inf).astype(jnp.float32), capacity
-        )
-        full = keep.sum() > capacity
-        lost = jnp.nextafter(key[-1], jnp.float32(jnp.inf)).astype(dtype) * scale + reference
-        dropped = jnp.where(full, jnp.maximum(dropped, lost), dropped)
-
-        alive = keep[chosen]
-        pool = Labels(jnp.where(alive, utility[chosen], -jnp.inf), cost[:, chosen], choice[chosen])
-        alive &= ~_dominated(pool, keep_best)
+        index, gain, spend, here, onward, least = layer
+        best, known = _complete_all(problem, labels, known, best, (index, *here), limits - slack, wanted)
+        beaten = jnp.where(jnp.isneginf(known), -2 * scale, known)  # finite, to keep the order among labels
+        longer, excess = _extend(problem, labels, beaten, (gain, spend, onward, least), limits + slack)
+        keep = excess > (tolerance if wanted == 1 else -tolerance)
+        key, chosen = lax.top_k(jnp.where(keep, excess / scale, -jnp.inf).astype(jnp.float32), capacity)
+        lost = beaten + scale * jnp.nextafter(key[-1], jnp.float32(jnp.inf)).astype(dtype)
+        dropped = jnp.where(keep.sum() > capacity, jnp.maximum(dropped, lost), dropped)
+        pool = Labels(longer.utility[chosen], longer.cost[:, chosen], longer.choice[chosen])
+        alive = keep[chosen] & ~_dominated(pool, wanted)
         pool = pool._replace(utility=jnp.where(alive, pool.utility, -jnp.inf))
-        parent = (chosen // num_choices).astype(jnp.int32)
-        return (pool, known, best, dropped), (parent, pool.choice)
+        return (pool, known, best, dropped), (chosen % capacity, pool.choice)
 
+    ways = problem.ways
+    none = jnp.full(len(limits), -jnp.inf, dtype)
+    zeros = jnp.zeros(len(limits), jnp.int32)
     empty = Labels(
         jnp.full(capacity, -jnp.inf, dtype).at[0].set(0),
-        jnp.zeros((len(tables.spend), capacity), dtype),
+        jnp.zeros((limits.shape[1], capacity), dtype),
         jnp.zeros(capacity, jnp.int32),
     )
-    zero = jnp.zeros((), jnp.int32)
-    start = (
-        empty,
-        known,
-        Incumbent(jnp.asarray(-jnp.inf, dtype), zero, zero, zero, zero),
-        jnp.asarray(-jnp.inf, dtype),
-    )
     layers = (
-        jnp.arange(num_layers, dtype=jnp.int32),
+        jnp.arange(len(tables.gain), dtype=jnp.int32),
         tables.gain,
         jnp.moveaxis(tables.spend, 1, 0),
-        jnp.moveaxis(completions.value, 1, 0)[1:],
-        jnp.moveaxis(completions.utility, 1, 0)[1:],
-        completions.cost.transpose(2, 1, 0, 3)[1:],
-        jnp.moveaxis(cheapest, 1, 0)[1:],
+        (ways.utility[:-1], ways.cost[:-1]),
+        ways.value[1:],
+        problem.least[1:],
     )
+    start = (empty, known, Incumbent(none, zeros, zeros, zeros), none)
     (pool, known, best, dropped), (parents, choices) = lax.scan(step, start, layers)
-    return Search(
-        _finish(best, parents, choices, completions.following),
-        known,
-        _trace(parents, choices, jnp.arange(capacity, dtype=jnp.int32)),
-        pool.utility,
-        dropped,
-    )
+    places = jnp.arange(capacity, dtype=jnp.int32)
+    final = jax.vmap(lambda place: _trace(place, parents, choices))(places)
+    incumbent = jax.vmap(lambda one: _finish(one, parents, choices, ways.following))(best)
+    return Search(incumbent, known, final, pool.utility, dropped)
 
 
-def _dominated(labels: Labels, keep_best: int) -> Bool[Array, ' labels']:
-    """Find labels to which `keep_best` others with the same choice are at least equal; the first of equals stays."""
+def rounding(problem: Problem) -> tuple[Float[Array, ' costs'], Float[Array, ''], Float[Array, '']]:
+    """Bound the rounding in any order of addition: of a cost, of a bound; and give the scale of bounds."""
+    tables, prices = problem.tables, problem.prices
+    eps = 4 * len(tables.gain) * jnp.finfo(tables.gain.dtype).eps
+    gains = jnp.where(jnp.isneginf(tables.gain), 0, jnp.abs(tables.gain)).max((1, 2)).sum()
+    costs = jnp.abs(tables.spend).max((2, 3)).sum(1)
+    scale = gains + (prices @ costs).max()
+    return eps * costs, eps * scale, jnp.where(scale > 0, scale, 1)
+
+
+def _complete_all(problem, labels, known, best, row, limits, wanted):
+    """Complete every label at every price and keep what is feasible and better than the incumbents."""
+    index, utility, cost = row
+    value = jnp.full((len(limits), len(labels.choice)), -jnp.inf, labels.utility.dtype)
+    way = jnp.zeros(value.shape, jnp.int32)
+    for price in range(len(problem.prices)):
+        total = labels.cost + cost[:, labels.choice, price]
+        within = (total[None] <= limits[:, :, None]).all(1)
+        reached = jnp.where(within, labels.utility + utility[labels.choice, price], -jnp.inf)
+        better = reached > value
+        value, way = jnp.where(better, reached, value), jnp.where(better, price, way)
+    place = value.argmax(1).astype(jnp.int32)
+    budgets = jnp.arange(len(limits))
+    found = Incumbent(value.max(1), jnp.full_like(place, index), place, way[budgets, place])
+    better = found.utility > best.utility
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
+    if wanted == 1:
+        return best, jnp.maximum(known, found.utility)
+    # Completions of different labels differ, so the least of any `wanted` of them is met by that many configurations.
+    _, top = lax.top_k(value.astype(jnp.float32), wanted)
+    return best, jnp.maximum(known, jnp.take_along_axis(value, top, 1).min(1))
+
+
+def _extend(problem, labels, beaten, layer, limits):
+    """Extend every label by every choice; say by how much each may yet beat what is known at some budget."""
+    gain, spend, onward, least = layer
+    utility = labels.utility + gain.T[:, labels.choice]  # [choices labels]
+    cost = labels.cost[:, None, :] + spend.transpose(0, 2, 1)[:, :, labels.choice]
+    needed = cost + least.T[:, :, None]
+    priced = [
+        utility - sum(paid * price for paid, price in zip(cost, prices, strict=True)) + onward[:, index, None]
+        for index, prices in enumerate(problem.prices)
+    ]
+
+    def at_budget(index, excess):
+        limit = limits[index]
+        bound = priced[0] + problem.prices[0] @ limit
+        for prices, value in zip(problem.prices[1:], priced[1:], strict=True):
+            bound = jnp.minimum(bound, value + prices @ limit)
+        within = (needed <= limit[:, None, None]).all(0)
+        return jnp.maximum(excess, jnp.where(within, bound - beaten[index], -jnp.inf))
+
+    excess = lax.fori_loop(0, len(limits), at_budget, jnp.full(utility.shape, -jnp.inf, utility.dtype))
+    choice = jnp.broadcast_to(jnp.arange(len(gain), dtype=jnp.int32)[:, None], utility.shape)
+    return Labels(utility.ravel(), cost.reshape(len(cost), -1), choice.ravel()), excess.ravel()
+
+
+def _dominated(labels: Labels, wanted: int) -> Bool[Array, ' labels']:
+    """Find labels to which `wanted` others with the same choice are at least equal; the first of equals stays."""
     utility, cost, choice = labels
     same = choice[None, :] == choice[:, None]
     no_worse = (utility[None, :] >= utility[:, None]) & (cost[:, None, :] <= cost[:, :, None]).all(0)
     equal = (utility[None, :] == utility[:, None]) & (cost[:, None, :] == cost[:, :, None]).all(0)
     order = jnp.arange(len(choice))
     before = order[None, :] < order[:, None]
-    dominates = same & no_worse & (~equal | before)
-    return dominates.sum(1) >= keep_best
+    return (same & no_worse & (~equal | before)).sum(1) >= wanted
 
 
-def _trace(parents, choices, last) -> Int[Array, 'labels layers']:
-    """Read whole configurations off the back-pointers."""
+def _trace(place, parents, choices) -> Int[Array, ' layers']:
+    """Read the configuration of a place in the last pool off the back-pointers."""
 
-    def step(place, layer):
+    def back(place, layer):
         parent, choice = layer
         return parent[place], choice[place]
 
-    return lax.scan(step, last, (parents, choices), reverse=True)[1].T
+    return lax.scan(back, place, (parents, choices), reverse=True)[1]
 
 
 def _finish(best: Incumbent, parents, choices, following) -> Int[Array, ' layers']:
-    """Read off the prefix of the incumbent's label, its choice, and the completion it was given."""
+    """Read off the incumbent's label and the way on it was given."""
 
     def back(place, layer):
         index, parent, choice = layer
-        inside = index < best.layer
-        return jnp.where(inside, parent[place], place), choice[place]
+        return jnp.where(index < best.layer, parent[place], place), choice[place]
 
     def onward(choice, layer):
-        index, prefix, follow = layer
-        chosen = jnp.where(
-            index < best.layer, prefix, jnp.where(index == best.layer, best.choice, follow[choice])
-        )
-        return chosen, chosen
+        index, chosen, follow = layer
+        choice = jnp.where(index < best.layer, chosen, follow[choice, best.price])
+        return choice, choice
 
     indices = jnp.arange(len(parents), dtype=jnp.int32)
     prefix = lax.scan(back, best.parent, (indices, parents, choices), reverse=True)[1]
-    return lax.scan(onward, jnp.zeros((), jnp.int32), (indices, prefix, following[best.price]))[1]
-
-
-def _rounding(spend, num_layers) -> Float[Array, ' costs']:
-    """Bound the rounding of a sum of one spend a layer, whatever the order of addition."""
-    eps = jnp.finfo(spend.dtype).eps
-    return 2 * num_layers * eps * jnp.abs(spend).max((2, 3)).sum(1)
+    return lax.scan(onward, jnp.zeros((), jnp.int32), (indices, prefix, following))[1]

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jcw.mrf import ChainMRF
 
@@ -28,6 +29,15 @@ def tabulate(utility: ChainMRF, costs: tuple[ChainMRF, ...]) -> Tables:
     spend = jnp.stack([_merge(cost) for cost in costs])
     forbidden = jnp.isneginf(gain) | before[:, :, None] | (jnp.isposinf(spend) & ~absent[:, None, :]).any(0)
     return Tables(jnp.where(forbidden, -jnp.inf, gain), jnp.where(forbidden, 0, spend))
+
+
+def evaluate(
+    field: ChainMRF, choices: Int[np.ndarray, 'configurations layers']
+) -> Float[np.ndarray, ' configurations']:
+    """Sum the potentials of configurations on the host, in the fields' own precision."""
+    layers, edges = np.arange(choices.shape[1]), np.arange(choices.shape[1] - 1)
+    pairs = field.pairwise[edges, choices[:, :-1], choices[:, 1:]]
+    return field.unary[layers, choices].sum(1) + pairs.sum(1)
 
 
 def _merge(field: ChainMRF) -> Float[Array, 'layers choices choices']:
