@@ -164,16 +164,25 @@ class _Timing:
 
 
 def _take_turns(timings: Sequence[_Timing], reference: Program) -> None:
-    before = time_call(reference)
+    """Call each once; without the reference before and after it a call is worth nothing."""
+    before = None
     for timing in timings:
         assert timing.program is not None
         try:
+            before = _time_reference_call(reference) if before is None else before
             milliseconds = time_call(timing.program)
+            after = _time_reference_call(reference)
         except RuntimeFailure as failure:
             timing.failure = str(failure)
-            before = time_call(reference)
+            before = None
             continue
-        after = time_call(reference)
         timing.calls_ms.append(milliseconds)
         timing.reference_ms.append((before + after) / 2)
         before = after
+
+
+def _time_reference_call(reference: Program) -> float:
+    try:
+        return time_call(reference)
+    except RuntimeFailure as failure:
+        raise RuntimeFailure(f'reference network: {failure}') from failure

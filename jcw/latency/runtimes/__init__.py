@@ -1,6 +1,18 @@
 """What is timed: a runtime opens the network of given widths and times it, call by call."""
 
+from jcw.latency.runtimes.ahead import CompileAhead
+from jcw.latency.runtimes.command import CommandRuntime
+from jcw.latency.runtimes.onnx import OnnxRuntime
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
-from jcw.latency.runtimes.xla import XlaRuntime
+from jcw.latency.runtimes.xla import FAST_COMPILE, XlaRuntime
 
-__all__ = ['Program', 'Runtime', 'RuntimeFailure', 'XlaRuntime']
+__all__ = [
+    'FAST_COMPILE',
+    'CommandRuntime',
+    'CompileAhead',
+    'OnnxRuntime',
+    'Program',
+    'Runtime',
+    'RuntimeFailure',
+    'XlaRuntime',
+]

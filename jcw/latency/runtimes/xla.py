@@ -3,16 +3,19 @@
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jaxlib
+import numpy as np
 
 from jcw.latency import device
+from jcw.latency.runtimes.ahead import Build, CompileAhead, Options, compile_exported
 from jcw.latency.runtimes.protocol import RuntimeFailure
 
-Build = Callable[[Sequence[int]], tuple[Callable[..., Any], tuple[Any, ...]]]
+FAST_COMPILE = {'xla_cpu_use_fusion_emitters': False, 'xla_cpu_parallel_codegen_split_count': 1}
+"""On CPUs: half the time to compile; programs as fast as those of the default options (docs/latency.md)."""
 
 
 @dataclasses.dataclass
@@ -42,20 +45,22 @@ class XlaRuntime:
 
     Args:
       build: from widths to a function and its arguments: the deployed network, normalisation folded.
-      device_kind: overrides the device's name in the header.
+      options: of the compiler, such as `FAST_COMPILE`; only those that leave the program's speed alone.
+      ahead: compiles the networks that will be opened next, in another process.
     """
 
     name = 'xla'
 
-    def __init__(self, build: Build, *, device_kind: str = '') -> None:
+    def __init__(
+        self, build: Build, *, options: Options | None = None, ahead: CompileAhead | None = None
+    ) -> None:
         self._build = build
+        self._options = dict(options or {})
+        self._ahead = ahead
         self._device = jax.devices()[0]
-        self._device_kind = device_kind
 
     @property
     def device(self) -> str:
-        if self._device_kind:
-            return self._device_kind
         return device.cpu_name() if self._device.platform == 'cpu' else self._device.device_kind
 
     @property
@@ -64,22 +69,45 @@ class XlaRuntime:
 
     @property
     def details(self) -> Mapping[str, str]:
-        return {**device.details(), 'platform': self._device.platform}
+        options = {name: str(value) for name, value in self._options.items()}
+        return {**device.details(), 'platform': self._device.platform, **options}
 
     def open(self, widths: Sequence[int]) -> XlaProgram:
         try:
-            function, arguments = self._build(widths)
-            arguments = jax.device_put(arguments, self._device)
-            compiled = jax.jit(function).lower(*arguments).compile()
+            return self._load(widths) or self._compile(widths)
         except Exception as error:
             raise RuntimeFailure(f'could not compile: {_brief(error)}') from error
-        return XlaProgram(compiled, arguments)
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
-        """Do nothing yet: networks are compiled when they are opened."""
+        if self._ahead is not None:
+            self._ahead.want(networks)
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         jax.clear_caches()
+
+    def _load(self, widths: Sequence[int]) -> XlaProgram | None:
+        exported = None if self._ahead is None else self._ahead.take(tuple(int(w) for w in widths))
+        if exported is None:
+            return None
+        compiled = compile_exported(exported, self._options)
+        leaves = [_random(aval) for aval in exported.in_avals]
+        arguments, _ = jax.tree.unflatten(exported.in_tree, jax.device_put(leaves, self._device))
+        return XlaProgram(compiled, arguments)
+
+    def _compile(self, widths: Sequence[int]) -> XlaProgram:
+        function, arguments = self._build(widths)
+        arguments = jax.device_put(arguments, self._device)
+        lowered = jax.jit(function).lower(*arguments)
+        return XlaProgram(lowered.compile(compiler_options=self._options), arguments)
+
+
+def _random(aval: Any) -> np.ndarray:
+    """Fill an argument: a convolution takes the same time for all numbers that are neither 0 nor denormal."""
+    if not np.issubdtype(aval.dtype, np.floating):
+        return np.zeros(aval.shape, aval.dtype)
+    return (0.1 * np.random.default_rng(0).standard_normal(aval.shape, np.float32)).astype(aval.dtype)
 
 
 def _brief(error: Exception) -> str:
