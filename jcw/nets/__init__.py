@@ -1,0 +1,1 @@
+"""Networks: one definition, in masked, switched and sliced form."""

@@ -1,0 +1,116 @@
+"""Channel masks, and normalisation + ReLU that respects them.
+
+A mask is 1 on a layer's first `width` channels and 0 on the rest, shared by a batch ([channels]) or one per example
+([batch channels]). Statistics are taken over live entries only, and the output of dead channels is exactly zero:
+masking before the normalisation would not do, since its bias would bring them back.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jcw.nets import kernels
+
+Activations = Float[Array, 'batch height width channels']
+Mask = Float[Array, 'channels'] | Float[Array, 'batch channels']
+PerChannel = Float[Array, 'channels']
+
+EPSILON = 1e-5
+
+
+class Moments(NamedTuple):
+    """Mean and variance of each channel over the live entries of a batch, float32 [channels]."""
+
+    mean: jax.Array
+    variance: jax.Array
+    live: jax.Array  # number of live entries each was taken over; 0 for a channel that was nowhere live
+
+
+def channel_mask(width: Int[Array, '*batch'], channels: int, dtype=jnp.float32) -> Float[Array, '*batch channels']:
+    """Return 1 for the first `width` of `channels` channels, 0 for the rest."""
+    return (jnp.arange(channels) < width[..., None]).astype(dtype)
+
+
+def normalise_train(
+    x: Activations, scale: PerChannel, bias: PerChannel, mask: Mask, axis_name: str | None = None
+) -> tuple[Activations, Moments]:
+    """Return `relu((x - mean) / sqrt(variance + eps) * scale + bias) * mask` and the batch's moments.
+
+    Moments are taken over live entries, and over all devices of `axis_name` where it is given. No gradient flows into
+    the moments returned.
+    """
+    return _normalise(x, scale, bias, mask, axis_name)
+
+
+def normalise_eval(
+    x: Activations, scale: PerChannel, bias: PerChannel, mean: PerChannel, variance: PerChannel, mask: Mask
+) -> Activations:
+    """Return `relu((x - mean) / sqrt(variance + eps) * scale + bias) * mask` with given moments."""
+    factor = scale * jax.lax.rsqrt(variance + EPSILON)
+    return _apply(x, factor, bias - mean * factor, mask)
+
+
+def _apply(x: jax.Array, factor: jax.Array, shift: jax.Array, mask: jax.Array) -> jax.Array:
+    y = jax.nn.relu(x * factor + shift)
+    return (y * _spatial(mask)).astype(x.dtype)
+
+
+def _spatial(mask: jax.Array) -> jax.Array:
+    """Give a mask per example its two axes of positions."""
+    return mask[:, None, None, :] if mask.ndim == 2 else mask
+
+
+def _sums(values: tuple[jax.Array, ...], axis_name: str | None) -> tuple[jax.Array, ...]:
+    sums = tuple(v.sum((0, 1, 2), dtype=kernels.accumulator(v)) for v in values)
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _live(x: jax.Array, mask: jax.Array, axis_name: str | None) -> jax.Array:
+    batch, height, width, _ = x.shape
+    examples = mask.sum(0) if mask.ndim == 2 else batch * mask
+    entries = examples * (height * width)
+    return entries if axis_name is None else jax.lax.psum(entries, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, Moments]:
+    live = _live(x, mask, axis_name)
+    masked = x * _spatial(mask) if mask.ndim == 2 else x
+    total, squares = _sums((masked, jnp.square(masked.astype(kernels.accumulator(x)))), axis_name)
+    count = jnp.maximum(live, 1) if mask.ndim == 2 else jnp.maximum(live.max(), 1)
+    mean = total / count
+    variance = jnp.maximum(squares / count - jnp.square(mean), 0)
+    factor = scale * jax.lax.rsqrt(variance + EPSILON)
+    return _apply(x, factor, bias - mean * factor, mask), Moments(mean, variance, live)
+
+
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array, axis_name: str | None
+) -> tuple[tuple[jax.Array, Moments], tuple]:
+    y, moments = _normalise(x, scale, bias, mask, axis_name)
+    return (y, moments), (x, y, scale, mask, moments)
+
+
+def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tuple) -> tuple:
+    """Differentiate by hand: `dx = scale / std * (g - (sum g + xhat * sum(g * xhat)) / live)`, `g` where y > 0.
+
+    The sums run over all devices; the gradients of scale and bias are each device's own part.
+    """
+    x, y, scale, mask, moments = residuals
+    g = jnp.where(y > 0, gradients[0], 0)
+    inverse = jax.lax.rsqrt(moments.variance + EPSILON)
+    centred = (x - moments.mean) * inverse
+    own = _sums((g, g * centred), None)
+    total, projected = own if axis_name is None else jax.lax.psum(own, axis_name)
+    live = jnp.maximum(moments.live, 1)
+    dx = (scale * inverse) * (g - (total + centred * projected) / live) * _spatial(mask)
+    dbias, dscale = own
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype), jnp.zeros_like(mask)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)

@@ -1,0 +1,1 @@
+"""Training: the supernet by sandwich rule and random mutation, and networks of one configuration."""

@@ -1,0 +1,61 @@
+"""Spread a training step over all devices: the only place that knows `pmap`.
+
+The state is the same on every device, the batch is split evenly. Gradients and metrics are averaged inside the step
+(`axis_name`), and a network built with the same `axis_name` takes its batch statistics over all devices.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+AXIS = 'data'
+
+
+def data_parallel(
+    step: Callable[..., tuple], *, batch_args: Sequence[bool], batch_outputs: Sequence[bool]
+) -> Callable[..., tuple]:
+    """Map a step over all local devices; what is not a batch goes in and comes out unreplicated.
+
+    Args:
+      step: returns a tuple, and uses `AXIS` for its collectives.
+      batch_args: for each argument, whether it has a leading batch axis; it then holds this process's share.
+      batch_outputs: for each output, whether it has a leading batch axis; if not, it must be equal on all devices.
+
+    Returns:
+      A function of the same arguments. It raises `ValueError` where a batch does not divide by the local devices.
+    """
+    devices = jax.local_devices()
+    mapped = jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=tuple(0 if batch else None for batch in batch_args),
+        out_axes=tuple(0 if batch else None for batch in batch_outputs),
+    )
+    # Arguments placed the way pmap places its results compile once; unplaced ones compile a second program at the
+    # second call, when the first call's results come back in.
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    parts = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def split(array: Any) -> Any:
+        if len(array) % len(devices):
+            raise ValueError(f'a batch of {len(array)} does not divide by {len(devices)} devices')
+        return array.reshape(len(devices), -1, *array.shape[1:])
+
+    def run(*args: Any) -> tuple:
+        placed = [
+            jax.device_put(jax.tree.map(split, arg), parts) if batch else jax.device_put(arg, whole)
+            for arg, batch in zip(args, batch_args, strict=True)
+        ]
+        return tuple(
+            jax.tree.map(_join, output) if batch else output
+            for output, batch in zip(mapped(*placed), batch_outputs, strict=True)
+        )
+
+    return run
+
+
+def _join(array: jax.Array) -> jax.Array:
+    return array.reshape(-1, *array.shape[2:])

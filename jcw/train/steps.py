@@ -1,0 +1,206 @@
+"""Training steps, recalibration and evaluation as pure functions; `jcw.train.parallel` spreads them over devices."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key, UInt8
+
+from jcw.nets.mobilenet import Network, Variables, Widths
+from jcw.space import SearchSpace
+from jcw.train import losses
+from jcw.train.augment import Augmentation, crop_and_flip, example_keys, mixup, normalise
+from jcw.train.sandwich import Draw, Rewards, SandwichMetrics, sandwich_loss
+from jcw.train.state import TrainState
+
+STATISTICS_MOMENTUM = 0.9
+
+
+class Recipe(NamedTuple):
+    """How images become a loss."""
+
+    mean: tuple[float, ...]  # of each channel, in [0, 1]
+    std: tuple[float, ...]
+    augmentation: Augmentation = Augmentation()
+    label_smoothing: float = 0.0
+
+
+class PlainMetrics(NamedTuple):
+    """Means over the batch."""
+
+    loss: jax.Array  # in nats
+    accuracy: jax.Array
+
+
+def supernet_step(
+    supernet: Network,
+    smallest: Network,
+    space: SearchSpace,
+    optimiser: optax.GradientTransformation,
+    recipe: Recipe,
+    draw: Draw,
+    axis_name: str | None = None,
+) -> Callable[..., tuple[TrainState, SandwichMetrics, Rewards]]:
+    """Return `step(state, key, images, labels, draw_inputs) -> (state, metrics, rewards)` for the sandwich rule.
+
+    `draw(keys, draw_inputs)` chooses the mutated widths; `draw_inputs` are arrays (probabilities, for instance), so
+    changing them compiles nothing.
+    """
+
+    def step(
+        state: TrainState,
+        key: Key[Array, ''],
+        images: UInt8[Array, 'batch height width channels'],
+        labels: Int[Array, 'batch'],
+        draw_inputs: Any,
+    ) -> tuple[TrainState, SandwichMetrics, Rewards]:
+        x, targets, draw_keys = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
+        choices = draw(draw_keys, draw_inputs)
+
+        def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
+            variables = {'params': params, 'batch_stats': state.batch_stats}
+            return sandwich_loss(
+                variables, x, targets, labels, choices, supernet=supernet, smallest=smallest, space=space
+            )
+
+        gradients, (moments, rewards, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        state, metrics = _update(state, gradients, moments, metrics, optimiser, axis_name)
+        return state, metrics, rewards
+
+    return step
+
+
+def plain_step(
+    network: Network,
+    space: SearchSpace,
+    optimiser: optax.GradientTransformation,
+    recipe: Recipe,
+    axis_name: str | None = None,
+) -> Callable[..., tuple[TrainState, PlainMetrics]]:
+    """Return `step(state, key, images, labels) -> (state, metrics)` for a network of one configuration."""
+
+    def step(
+        state: TrainState,
+        key: Key[Array, ''],
+        images: UInt8[Array, 'batch height width channels'],
+        labels: Int[Array, 'batch'],
+    ) -> tuple[TrainState, PlainMetrics]:
+        x, targets, _ = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
+
+        def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
+            variables = {'params': params, 'batch_stats': state.batch_stats}
+            logits, moments = network.apply(variables, x, None, True)
+            mean_loss = losses.cross_entropy(logits, targets).mean()
+            return mean_loss, (moments, PlainMetrics(mean_loss, losses.correct(logits, labels).mean()))
+
+        gradients, (moments, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        return _update(state, gradients, moments, metrics, optimiser, axis_name)
+
+    return step
+
+
+def _prepare(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    recipe: Recipe,
+    num_classes: int,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return augmented images, targets, and a further key per example."""
+    image_key, draw_key, mixup_key = jax.random.split(key, 3)
+    x = normalise(images, recipe.mean, recipe.std)
+    x = crop_and_flip(example_keys(image_key, len(labels), axis_name), x, recipe.augmentation)
+    targets = losses.smooth_targets(labels, num_classes, recipe.label_smoothing)
+    if recipe.augmentation.mixup:
+        x, targets = mixup(mixup_key, x, targets, recipe.augmentation.mixup)
+    return x, targets, example_keys(draw_key, len(labels), axis_name)
+
+
+def _update(
+    state: TrainState,
+    gradients: dict[str, Any],
+    moments: dict[str, Any],
+    metrics: Any,
+    optimiser: optax.GradientTransformation,
+    axis_name: str | None,
+) -> tuple[TrainState, Any]:
+    if axis_name is not None:
+        gradients, moments, metrics = jax.lax.pmean((gradients, moments, metrics), axis_name)
+    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = STATISTICS_MOMENTUM
+    batch_stats = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.batch_stats, moments)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def recalibrate(
+    network: Network,
+    variables: Variables,
+    widths: Widths | None,
+    images: UInt8[Array, 'batches batch height width channels'],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Variables:
+    """Return the variables with batch statistics re-estimated for one configuration from whole batches.
+
+    Means are averaged; variances are averaged and the variance of the means added, as if all were one batch.
+    """
+
+    def add(_: None, batch: jax.Array) -> tuple[None, dict[str, Any]]:
+        return None, network.apply(variables, normalise(batch, mean, std), widths, True)[1]
+
+    _, moments = jax.lax.scan(add, None, images)
+    stats = {name: _pool(layer) for name, layer in moments.items()}
+    return {'params': variables['params'], 'batch_stats': stats}
+
+
+def _pool(layer: dict[str, Any]) -> dict[str, Any]:
+    if 'mean' not in layer:
+        return {name: _pool(value) for name, value in layer.items()}
+    means, variances = layer['mean'], layer['variance']
+    return {'mean': means.mean(0), 'variance': variances.mean(0) + means.var(0)}
+
+
+class Evaluation(NamedTuple):
+    """Means over a set."""
+
+    loss: jax.Array  # in nats
+    accuracy: jax.Array
+
+
+def evaluate(
+    network: Network,
+    variables: Variables,
+    widths: Widths | None,
+    images: UInt8[Array, 'examples height width channels'],
+    labels: Int[Array, 'examples'],
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 250,
+) -> Evaluation:
+    """Return mean loss and accuracy, computed `batch` examples at a time."""
+    count = len(labels)
+    batch = min(batch, count)
+    chunks = -(-count // batch)
+    padding = chunks * batch - count
+    split = functools.partial(_split_padded, chunks=chunks, padding=padding)
+
+    def add(totals: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
+        x, y, weight = chunk
+        logits, _ = network.apply(variables, normalise(x, mean, std), widths, False)
+        loss = losses.cross_entropy(logits, losses.smooth_targets(y, logits.shape[-1]))
+        return totals + jnp.stack([(weight * loss).sum(), (weight * losses.correct(logits, y)).sum()]), None
+
+    chunked = (split(images), split(labels), split(jnp.ones(count)))
+    totals, _ = jax.lax.scan(add, jnp.zeros(2), chunked)
+    return Evaluation(totals[0] / count, totals[1] / count)
+
+
+def _split_padded(values: Array, chunks: int, padding: int) -> Array:
+    values = jnp.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
+    return values.reshape(chunks, -1, *values.shape[1:])
+
