@@ -18,8 +18,7 @@ from jcw.mrf import ChainMRF
 Budget = Float[Array, '...'] | Float[np.ndarray, '...'] | Int[np.ndarray, '...'] | Sequence[Any] | float | int
 
 NUM_PRICES = 16
-TOGETHER = 32  # neighbouring budgets that share a pass
-GROWTH = 8
+TOGETHER, LABELS_TOGETHER = 32, 256  # neighbouring budgets that share a pass, and its labels
 
 
 class Solution(NamedTuple):
@@ -71,7 +70,7 @@ def solve(
         answer = jax.vmap(one)(limits.reshape(-1, len(costs)))
     else:
         utility, costs, limits = _checked(utility, costs, budget, several)
-        answer = _solve_sorted(utility, costs, limits.reshape(-1, len(costs)), max_labels)
+        answer = _solve_all(utility, costs, limits.reshape(-1, len(costs)), max_labels)
     answer = Solution(*(leaf.reshape((*limits.shape[:-1], *leaf.shape[1:])) for leaf in answer))
     return answer if several else answer._replace(cost=answer.cost[..., 0])
 
@@ -98,7 +97,7 @@ def k_best(
     utility, costs, limits = _checked(utility, costs, budget, several)
     if k < 1 or limits.ndim != 1:
         raise ValueError(f'k must be positive and the budget single, got k={k} and budgets of shape {limits.shape}')
-    answer = _solve_together(utility, costs, limits[None], max(max_labels, k), k)
+    answer = _solve_all(utility, costs, limits[None], max(max_labels, 4 * k), k)
     return answer if several else answer._replace(cost=answer.cost[..., 0])
 
 
@@ -110,37 +109,38 @@ def _checked(utility, costs, budget, several) -> tuple[ChainMRF, tuple[ChainMRF,
     return fields[0], tuple(fields[1:]), limits if several else limits[..., None]
 
 
-def _solve_sorted(utility, costs, limits, max_labels) -> Solution:
-    """Solve for neighbouring budgets together: what is best at one is nearly so at the next."""
+def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solution:
+    """Run passes, with more labels each time, over the budgets that are not yet proven."""
     order = np.lexsort(limits.T)
-    together = TOGETHER if len(limits) > 1 and len(costs) == 1 else 1
-    answers = []
-    for start in range(0, len(order), together):
-        members = order[start : start + together]
-        padded = np.concatenate([members, np.repeat(members[-1:], together - len(members))])
-        answer = _solve_together(utility, costs, limits[padded], max_labels)
-        answers.append(jax.tree.map(lambda leaf, n=len(members): leaf[:n], answer))
-    back = np.argsort(order)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *answers)
-
-
-def _solve_together(utility, costs, limits, max_labels, wanted: int = 1) -> Solution:
-    """Run passes with more and more labels until nothing is dropped for want of room."""
-    known = np.full(len(limits), -np.inf)
-    bound = np.full(len(limits), np.inf)
+    known, bound = np.full(len(limits), -np.inf), np.full(len(limits), np.inf)
     pool = np.zeros((0, utility.unary.shape[0]), np.int32)
-    capacity = min(max_labels, max(64 if len(limits) == 1 else 256, 4 * wanted))
-    while True:
-        with jax.enable_x64(True):
-            found, cheapest, dual = jax.device_get(_pass(utility, costs, limits, known, capacity, wanted))
-        pool = np.concatenate([pool, found.incumbent, found.final[found.utility > -np.inf]])
-        improved, known = (found.known > known).any(), found.known
-        bound = np.minimum(bound, np.minimum(found.dropped, dual))
-        if np.isneginf(found.dropped).all() or (capacity >= max_labels and not improved):
+    for together, capacity in _schedule(len(limits) if len(costs) == 1 else 1, max_labels, wanted):
+        remaining = order[bound[order] > known[order]]
+        if not len(remaining):
             break
-        capacity = capacity if improved and capacity > 64 else min(GROWTH * capacity, max_labels)
-    pool = np.unique(np.concatenate([pool, cheapest[None]]), axis=0)
-    return _choose(utility, costs, limits, pool, cheapest, bound, wanted)
+        for start in range(0, len(remaining), together):
+            members = remaining[start : start + together]
+            padded = np.pad(members, (0, together - len(members)), 'edge')
+            with jax.enable_x64(True):
+                outcome = _pass(utility, costs, limits[padded], known[padded], capacity, wanted)
+            found, cheapest, dual = jax.device_get(outcome)
+            pool = np.concatenate([pool, cheapest[None], found.incumbent, found.final[found.utility > -np.inf]])
+            proven = np.isneginf(found.dropped)
+            stated = np.where(proven, -np.inf, np.minimum(found.dropped, dual))[: len(members)]
+            bound[members] = np.minimum(bound[members], stated)
+            known[members] = found.known[: len(members)]
+        pool = np.unique(pool, axis=0)
+        answer = _choose(utility, costs, limits, pool, cheapest, bound, wanted)
+        if wanted == 1:
+            known = answer.utility
+    return answer
+
+
+def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int, int]]:
+    """Say how many budgets share a pass and how many labels it has room for; each twice, as the first helps."""
+    sizes = [size for size in (64, 512, 4096, 32768) if 4 * wanted <= size < max_labels]
+    alone = [(1, size) for size in (*sizes, max_labels) for _ in range(2)]
+    return alone if num_budgets == 1 else [(TOGETHER, LABELS_TOGETHER)] * 2 + alone[2:]
 
 
 def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
@@ -152,8 +152,7 @@ def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
         best = values.argmax(1)
         values = values.max(1)
     else:
-        best = np.argsort(-values[0], kind='stable')[:wanted]
-        best = np.concatenate([best, np.repeat(best[-1:], wanted - len(best))])
+        best = np.resize(np.argsort(-values[0], kind='stable'), wanted)
         values = np.where(np.arange(wanted) < len(pool), values[0, best], -np.inf)
     feasible = values > -np.inf
     best = np.where(feasible, best, (pool == cheapest).all(1).argmax())

@@ -158,16 +158,19 @@ def _extend(problem, labels, beaten, layer, limits):
         utility - sum(paid * price for paid, price in zip(cost, prices, strict=True)) + onward[:, index, None]
         for index, prices in enumerate(problem.prices)
     ]
+    groups = max(1, len(limits) // 4)
+    # Of neighbouring budgets, max_b min_p (value_p + p . limit_b - beaten_b) <= min_p (value_p + credit_p).
+    credit = (limits @ problem.prices.T - beaten[:, None]).reshape(groups, -1, len(priced)).max(1)
+    furthest = limits.reshape(groups, -1, limits.shape[1]).max(1)
 
-    def at_budget(index, excess):
-        limit = limits[index]
-        bound = priced[0] + problem.prices[0] @ limit
-        for prices, value in zip(problem.prices[1:], priced[1:], strict=True):
-            bound = jnp.minimum(bound, value + prices @ limit)
-        within = (needed <= limit[:, None, None]).all(0)
-        return jnp.maximum(excess, jnp.where(within, bound - beaten[index], -jnp.inf))
+    def at_group(index, excess):
+        bound = priced[0] + credit[index, 0]
+        for price, value in enumerate(priced[1:], 1):
+            bound = jnp.minimum(bound, value + credit[index, price])
+        within = (needed <= furthest[index, :, None, None]).all(0)
+        return jnp.maximum(excess, jnp.where(within, bound, -jnp.inf))
 
-    excess = lax.fori_loop(0, len(limits), at_budget, jnp.full(utility.shape, -jnp.inf, utility.dtype))
+    excess = lax.fori_loop(0, groups, at_group, jnp.full(utility.shape, -jnp.inf, utility.dtype))
     choice = jnp.broadcast_to(jnp.arange(len(gain), dtype=jnp.int32)[:, None], utility.shape)
     return Labels(utility.ravel(), cost.reshape(len(cost), -1), choice.ravel()), excess.ravel()
 
