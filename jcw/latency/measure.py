@@ -1,5 +1,6 @@
 """Time networks one group after another and keep every result: interrupted at any moment, it resumes."""
 
+import collections
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime
 from jcw.latency.samples import Header, Sample
-from jcw.latency.timing import Protocol, time_group, time_reference
+from jcw.latency.timing import Conveyor, Protocol, time_reference
 from jcw.space import SearchSpace
 
 __all__ = ['Protocol', 'measure', 'pending']
@@ -34,8 +35,8 @@ def measure(
 ) -> Iterator[Sample]:
     """Time the networks that the file does not hold yet, yielding each sample once it is on disk.
 
-    Networks that fail, or whose repeats disagree, are timed again after the others, `protocol.attempts` times
-    at most.
+    Networks that fail, or whose error stays large, are timed again after the others, `protocol.attempts`
+    times at most.
 
     Args:
       runtime: what to time.
@@ -106,52 +107,60 @@ def _begin_or_continue(path: str | Path, header: Header) -> Header:
 def _measure(
     runtime: Runtime, anchor: Program, networks: list[Widths], path: Path, header: Header, protocol: Protocol
 ) -> Iterator[Sample]:
-    yield from _record_deaths(path)
     suspects = _in_flight(path)
-    while wanted := pending(path, networks, protocol):
-        # After a crash its suspects go one by one, so that only the guilty one is given up.
-        wanted.sort(key=lambda item: (item[1], item[0] not in suspects))
-        while wanted:
-            size = 1 if wanted[0][0] in suspects else protocol.group
-            group, wanted = wanted[:size], wanted[size:]
-            runtime.prefetch([widths for widths, _ in (*group, *wanted)])
-            _write_mark(path, group)
-            for sample in time_group(runtime, anchor, group, header.reference_ms, protocol):
-                samples.append(path, sample)
-                yield sample
-            _mark(path).unlink()
-            suspects -= {widths for widths, _ in group}
+    if len(suspects) == 1:
+        (guilty,) = suspects
+        yield _append(path, Sample(guilty, attempt=_attempts(path, guilty) + 1, failure=DIED))
+    line = Conveyor(runtime, anchor, header.reference_ms, protocol)
+    try:
+        while wanted := collections.deque(pending(path, networks, protocol)):
+            while wanted or line.timings:
+                if wanted and _room(line, wanted[0][0], suspects):
+                    runtime.prefetch([widths for widths, _ in wanted])
+                    _mark(path, [*(timing.widths for timing in line.timings), wanted[0][0]])
+                    line.put(*wanted.popleft())
+                line.visit()
+                for sample in line.take():
+                    yield _append(path, sample)
+    finally:
+        line.close()
+        _mark_file(path).unlink(missing_ok=True)
+
+
+def _room(line: Conveyor, widths: Widths, suspects: set[Widths]) -> bool:
+    """Whether a network may be put on; after a crash those suspected of it go alone."""
+    alone = suspects & {widths, *(timing.widths for timing in line.timings)}
+    return len(line.timings) < (1 if alone else line.protocol.window)
+
+
+def _append(path: Path, sample: Sample) -> Sample:
+    samples.append(path, sample)
+    return sample
 
 
 def _again(sample: Sample, protocol: Protocol) -> bool:
-    doubtful = bool(sample.failure) or sample.disagreement > protocol.disagreement
+    doubtful = bool(sample.failure) or sample.error > protocol.doubt
     return doubtful and sample.attempt < protocol.attempts
 
 
-def _mark(path: Path) -> Path:
+def _attempts(path: Path, widths: Widths) -> int:
+    return sum(sample.attempt for sample in samples.read(path).samples if sample.widths == widths)
+
+
+def _mark_file(path: Path) -> Path:
     """Name the file that says which networks are being timed, for the case that the process dies of one."""
     return path.with_name(path.name + '.timing')
 
 
-def _write_mark(path: Path, group: Sequence[tuple[Widths, int]]) -> None:
-    written = _mark(path).with_suffix('.written')
-    written.write_text(json.dumps(group))
-    os.replace(written, _mark(path))
+def _mark(path: Path, networks: Sequence[Widths]) -> None:
+    written = path.with_name(path.name + '.timing.new')
+    written.write_text(json.dumps(networks))
+    os.replace(written, _mark_file(path))
 
 
 def _in_flight(path: Path) -> set[Widths]:
-    if not _mark(path).exists():
+    """Return the networks that were being timed when the process died."""
+    if not _mark_file(path).exists():
         return set()
-    return {tuple(widths) for widths, _ in json.loads(_mark(path).read_text())}
-
-
-def _record_deaths(path: Path) -> Iterator[Sample]:
-    """Record a network that was being timed alone when the process died."""
-    if not _mark(path).exists():
-        return
-    group = json.loads(_mark(path).read_text())
-    if len(group) == 1:
-        sample = Sample(widths=tuple(group[0][0]), attempt=group[0][1], failure=DIED)
-        samples.append(path, sample)
-        _mark(path).unlink()
-        yield sample
+    marked = {tuple(widths) for widths in json.loads(_mark_file(path).read_text())}
+    return marked - {sample.widths for sample in samples.read(path).timed}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcw.latency.location import Visits, locate
 from jcw.space import SearchSpace
 
 UNIT = 'ms per call'
@@ -69,17 +70,15 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One network timed once, or the reason why it could not be.
+    """One network timed, or the reason why it could not be.
 
     Attributes:
       widths: of every layer.
-      ms: the estimate, ms per call, NaN for a failure: `ratio` times the reference's time in the header.
-      ratio: median over calls of the network's time over the reference's, timed right before and after.
-      error: standard error of `ratio`, relative.
-      disagreement: between the first and the second half of the calls, relative.
-      calls_ms: every call of the network, in order.
-      reference_ms: every call of the reference, one before each of the network's and one after the last.
-      outliers: calls whose ratio is far from the median.
+      ms: the estimate, ms per call, for a reference as fast as the header says; NaN for a failure.
+      error: its standard error, relative.
+      calls_ms: every call of the network, visit by visit.
+      reference_ms: beside every call, the mean of the reference's calls before and after it.
+      outliers: calls whose ratio to the reference is far from the others'.
       attempt: how many times the network has been timed, this time included.
       opening_s: time to build and compile the network, s.
       failure: empty, or what went wrong.
@@ -87,11 +86,9 @@ class Sample:
 
     widths: tuple[int, ...]
     ms: float = float('nan')
-    ratio: float = float('nan')
     error: float = float('nan')
-    disagreement: float = float('nan')
-    calls_ms: tuple[float, ...] = ()
-    reference_ms: tuple[float, ...] = ()
+    calls_ms: Visits = ()
+    reference_ms: Visits = ()
     outliers: int = 0
     attempt: int = 1
     opening_s: float = 0.0
@@ -143,10 +140,10 @@ def repair(path: str | Path) -> None:
 
 
 def read(path: str | Path) -> Samples:
-    """Read a file, keeping per network its most trusted line.
+    """Read a file; several timings of one network become one sample.
 
-    A network with several lines keeps the successful one of least error. Left out, and said so in `excluded`:
-    a truncated last line and superseded lines. An estimate that is not finite and positive is a failure.
+    What was left out or joined is said in `excluded`: a truncated last line, failures that a later attempt
+    made good, timings joined, identical lines.
 
     Raises:
       ValueError: no header, an unknown version, a broken line before the last, or widths outside the space.
@@ -161,9 +158,9 @@ def read(path: str | Path) -> Samples:
             f'{path} has version {records[0].get("version")!r} of the format, expected {VERSION}'
         )
     header = _read_header(records[0])
-    samples = [_read_sample(path, number, record, header) for number, record in enumerate(records[1:], 2)]
-    kept, superseded = best(samples)
-    return Samples(header, kept, (*excluded, *(f'{path}: {reason}' for reason in superseded)))
+    timed = [_read_sample(path, number, record, header) for number, record in enumerate(records[1:], 2)]
+    kept, notes = join(timed, header.reference_ms)
+    return Samples(header, kept, (*excluded, *(f'{path}: {note}' for note in notes)))
 
 
 def merge(parts: Sequence[Samples]) -> Samples:
@@ -181,33 +178,47 @@ def merge(parts: Sequence[Samples]) -> Samples:
         if conflicts := first.conflicts(part.header):
             raise ValueError(f'samples of a foreign header: {"; ".join(conflicts)}')
     reference_ms = float(np.median([part.header.reference_ms for part in parts]))
-    header = dataclasses.replace(first, reference_ms=reference_ms)
-    samples = [
-        dataclasses.replace(sample, ms=sample.ratio * reference_ms)
+    scaled = [
+        dataclasses.replace(sample, ms=sample.ms / part.header.reference_ms * reference_ms)
         for part in parts
         for sample in part.samples
     ]
-    kept, superseded = best(samples)
-    return Samples(header, kept, (*(reason for part in parts for reason in part.excluded), *superseded))
+    kept, notes = join(scaled, reference_ms)
+    header = dataclasses.replace(first, reference_ms=reference_ms)
+    return Samples(header, kept, (*(reason for part in parts for reason in part.excluded), *notes))
 
 
-def best(samples: Iterable[Sample]) -> tuple[tuple[Sample, ...], list[str]]:
-    """Keep one sample per network: the successful one of least error; also return what was superseded."""
+def join(samples: Iterable[Sample], reference_ms: float) -> tuple[tuple[Sample, ...], list[str]]:
+    """Make one sample of all timings of a network; also say what was joined and what was dropped."""
     kept: dict[tuple[int, ...], Sample] = {}
-    superseded = []
+    notes = []
     for sample in samples:
-        other = kept.setdefault(sample.widths, sample)
-        if other is sample:
-            continue
-        winner, loser = (sample, other) if _trust(sample) < _trust(other) else (other, sample)
-        kept[sample.widths] = dataclasses.replace(winner, attempt=max(winner.attempt, loser.attempt))
-        superseded.append(f'{list(loser.widths)}: {loser.failure or "timed again with smaller error"}')
-    return tuple(kept.values()), superseded
+        known = kept.setdefault(sample.widths, sample)
+        if known is not sample:
+            kept[sample.widths], note = _join_two(known, sample, reference_ms)
+            notes.append(f'{list(sample.widths)}: {note}')
+    return tuple(kept.values()), notes
 
 
-def _trust(sample: Sample) -> tuple[bool, float]:
-    doubts = (sample.error, sample.disagreement)
-    return bool(sample.failure), float(np.nansum(np.square(doubts)))
+def _join_two(first: Sample, second: Sample, reference_ms: float) -> tuple[Sample, str]:
+    attempt = max(first.attempt, second.attempt)
+    if first.failure or second.failure:
+        good, bad = (first, second) if second.failure else (second, first)
+        return dataclasses.replace(good, attempt=attempt), f'failed once: {bad.failure}'
+    if first.calls_ms == second.calls_ms:
+        return first, 'identical line dropped'
+    calls_ms, references_ms = (*first.calls_ms, *second.calls_ms), (*first.reference_ms, *second.reference_ms)
+    ratio = locate(calls_ms, references_ms)
+    joined = dataclasses.replace(
+        first,
+        ms=ratio.value * reference_ms,
+        error=ratio.error,
+        calls_ms=calls_ms,
+        reference_ms=references_ms,
+        outliers=ratio.outliers,
+        attempt=attempt,
+    )
+    return joined, 'two timings joined'
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -251,8 +262,8 @@ def _read_sample(path: str | Path, number: int, record: Mapping[str, Any], heade
         header.space.to_choices(record['widths'])
     except ValueError as error:
         raise ValueError(f'{path}, line {number}: {error}') from None
-    lists = {name: tuple(record.get(name, ())) for name in ('widths', 'calls_ms', 'reference_ms')}
-    sample = Sample(**{**record, **lists})
+    visits = {name: tuple(map(tuple, record.get(name, ()))) for name in ('calls_ms', 'reference_ms')}
+    sample = Sample(**{**record, **visits, 'widths': tuple(record['widths'])})
     if not sample.failure and not (np.isfinite(sample.ms) and sample.ms > 0):
         return dataclasses.replace(sample, failure=f'estimate of {sample.ms} ms')
     return sample

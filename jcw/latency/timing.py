@@ -1,12 +1,12 @@
-"""The time of one network relative to a reference, robust to drift, bursts and stray interruptions."""
+"""Time a few networks at once, in turn, each call beside a call of the reference."""
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
+from jcw.latency.location import locate
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Sample
 
@@ -15,62 +15,36 @@ from jcw.latency.samples import Sample
 class Protocol:
     """How networks are timed.
 
+    A machine's disturbances last for seconds, so that a hundred calls in a row share them; the same calls in
+    short visits, with other networks in between, average them out.
+
     Attributes:
-      warmup: untimed calls after opening.
-      min_calls: timed calls at least.
-      max_calls: timed calls at most.
+      warmup: untimed calls at the beginning of a visit.
+      calls: timed calls of a visit, each with a call of the reference before and after it.
+      min_visits: visits of a network at least.
+      max_visits: visits of a network at most.
       error: stop once the standard error of the ratio to the reference is below this, relative.
-      disagreement: time a network again if the halves of its calls disagree by more, relative.
-      attempts: timings of one network at most.
-      group: networks that are held open together and called in turn.
+      doubt: time a network again, after the others, if its standard error is still above this, relative.
+      attempts: of timing a network, at most.
+      window: networks that are held open together, visited in turn.
     """
 
-    warmup: int = 3
-    min_calls: int = 30
-    max_calls: int = 120
-    error: float = 0.003
-    disagreement: float = 0.02
+    warmup: int = 1
+    calls: int = 20
+    min_visits: int = 5
+    max_visits: int = 8
+    error: float = 0.008
+    doubt: float = 0.02
     attempts: int = 3
-    group: int = 4
+    window: int = 6
 
     def __post_init__(self) -> None:
-        if not 2 <= self.min_calls <= self.max_calls:
-            raise ValueError(f'need 2 <= min_calls <= max_calls, got {self.min_calls} and {self.max_calls}')
-        if min(self.group, self.attempts) < 1 or self.warmup < 0:
-            raise ValueError('group and attempts must be positive, warmup not negative')
-
-
-class Ratio(NamedTuple):
-    """A network's time over the reference's."""
-
-    value: float  # median over calls
-    error: float  # its standard error, relative
-    disagreement: float  # between the medians of the first and the second half of the calls, relative
-    outliers: int  # calls whose ratio is more than five robust standard deviations away
-
-
-def locate(calls_ms: Sequence[float], reference_ms: Sequence[float]) -> Ratio:
-    """Locate the ratio r = calls / reference, call by call.
-
-    m = median(r); s = 1.4826 median|r - m|, the standard deviation if most calls are normal; the error of a
-    median of n is sqrt(pi / 2) s / sqrt(n).
-
-    Raises:
-      ValueError: fewer than two calls, or lists of different lengths.
-    """
-    if len(calls_ms) != len(reference_ms) or len(calls_ms) < 2:
-        raise ValueError(f'need two or more paired calls, got {len(calls_ms)} and {len(reference_ms)}')
-    ratios = np.asarray(calls_ms, np.float64) / np.asarray(reference_ms, np.float64)
-    middle = np.median(ratios)
-    distances = np.abs(ratios - middle)
-    deviation = 1.4826 * np.median(distances)
-    early, late = np.array_split(ratios, 2)
-    return Ratio(
-        value=float(middle),
-        error=float(np.sqrt(np.pi / 2 / len(ratios)) * deviation / middle),
-        disagreement=float(abs(np.median(early) - np.median(late)) / middle),
-        outliers=int((distances > 5 * deviation).sum()) if deviation > 0 else 0,
-    )
+        if not 1 <= self.min_visits <= self.max_visits:
+            raise ValueError(
+                f'need 1 <= min_visits <= max_visits, got {self.min_visits} and {self.max_visits}'
+            )
+        if min(self.calls, self.window, self.attempts) < 1 or self.warmup < 0:
+            raise ValueError('calls, window and attempts must be positive, warmup not negative')
 
 
 def time_call(program: Program) -> float:
@@ -85,100 +59,114 @@ def time_reference(reference: Program, protocol: Protocol) -> float:
     """Return the median time of the reference alone, ms."""
     for _ in range(protocol.warmup):
         reference.time_ms()
-    return float(np.median([time_call(reference) for _ in range(protocol.max_calls)]))
-
-
-def time_group(
-    runtime: Runtime,
-    reference: Program,
-    group: Sequence[tuple[tuple[int, ...], int]],
-    reference_ms: float,
-    protocol: Protocol,
-) -> Iterator[Sample]:
-    """Open a few networks, given with their attempt numbers, and call them in turn until each is known.
-
-    The reference is called between every two of them; a call is compared with the mean of the two around it.
-    """
-    timings = [_Timing(widths, attempt) for widths, attempt in group]
-    try:
-        for timing in timings:
-            timing.open(runtime, protocol)
-        for turn in range(protocol.max_calls):
-            active = [timing for timing in timings if timing.wants(turn, protocol)]
-            if not active:
-                break
-            _take_turns(active, reference)
-    finally:
-        for timing in timings:
-            timing.close()
-    return (timing.sample(reference_ms) for timing in timings)
+    return float(np.median([time_call(reference) for _ in range(protocol.calls * protocol.min_visits)]))
 
 
 @dataclasses.dataclass
+class Conveyor:
+    """Networks being timed: each is put on, visited with the others, and taken off once it is known."""
+
+    runtime: Runtime
+    reference: Program
+    normal_ms: float
+    protocol: Protocol
+    timings: list['_Timing'] = dataclasses.field(default_factory=list)
+
+    def put(self, widths: tuple[int, ...], attempt: int) -> None:
+        """Open a network; where that fails, it comes off with the reason."""
+        timing = _Timing(widths, attempt)
+        self.timings.append(timing)
+        start = time.perf_counter()
+        try:
+            timing.program = self.runtime.open(widths)
+        except RuntimeFailure as failure:
+            timing.failure = str(failure)
+        timing.opening_s = time.perf_counter() - start
+
+    def visit(self) -> None:
+        """Call every network in turn, the reference before and after each call, `protocol.calls` times."""
+        for timing in self.timings:
+            timing.begin_visit(self.protocol)
+        for _ in range(self.protocol.calls):
+            before = None
+            for timing in self.timings:
+                if not timing.failure:
+                    before = timing.call(self.reference, before)
+
+    def take(self) -> Iterator[Sample]:
+        """Take off the networks that failed or are known well enough."""
+        done = [timing for timing in self.timings if timing.done(self.protocol)]
+        self.timings = [timing for timing in self.timings if timing not in done]
+        for timing in done:
+            timing.close()
+            yield timing.sample(self.normal_ms)
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for timing in self.timings:
+            timing.close()
+
+
+@dataclasses.dataclass(eq=False)
 class _Timing:
     """One network while it is timed."""
 
     widths: tuple[int, ...]
     attempt: int
     program: Program | None = None
-    calls_ms: list[float] = dataclasses.field(default_factory=list)
-    reference_ms: list[float] = dataclasses.field(default_factory=list)
+    calls_ms: list[list[float]] = dataclasses.field(default_factory=list)
+    reference_ms: list[list[float]] = dataclasses.field(default_factory=list)
     opening_s: float = 0.0
     failure: str = ''
 
-    def open(self, runtime: Runtime, protocol: Protocol) -> None:
-        start = time.perf_counter()
+    def begin_visit(self, protocol: Protocol) -> None:
+        self.calls_ms.append([])
+        self.reference_ms.append([])
         try:
-            self.program = runtime.open(self.widths)
-            for _ in range(protocol.warmup):
-                self.program.time_ms()
+            for _ in range(protocol.warmup if self.program else 0):
+                self.program.time_ms()  # type: ignore[union-attr]
         except RuntimeFailure as failure:
             self.failure = str(failure)
-        self.opening_s = time.perf_counter() - start
 
-    def wants(self, turn: int, protocol: Protocol) -> bool:
-        """Whether another call is needed; the error is looked at every tenth turn, which is cheap enough."""
-        if self.failure or turn < protocol.min_calls or turn % 10:
-            return not self.failure
-        return locate(self.calls_ms, self.reference_ms).error > protocol.error
+    def call(self, reference: Program, before: float | None) -> float | None:
+        """Call once between two calls of the reference, whose last call may serve as the first of these."""
+        assert self.program is not None
+        try:
+            before = _time_reference_call(reference) if before is None else before
+            milliseconds = time_call(self.program)
+            after = _time_reference_call(reference)
+        except RuntimeFailure as failure:
+            self.failure = str(failure)
+            return None
+        self.calls_ms[-1].append(milliseconds)
+        self.reference_ms[-1].append((before + after) / 2)
+        return after
+
+    def done(self, protocol: Protocol) -> bool:
+        visits = len(self.calls_ms)
+        if self.failure or visits >= protocol.max_visits:
+            return True
+        return (
+            visits >= protocol.min_visits and locate(self.calls_ms, self.reference_ms).error < protocol.error
+        )
 
     def close(self) -> None:
         if self.program is not None:
             self.program.close()
 
-    def sample(self, reference_ms: float) -> Sample:
+    def sample(self, normal_ms: float) -> Sample:
         sample = Sample(self.widths, attempt=self.attempt, opening_s=self.opening_s, failure=self.failure)
         if self.failure:
             return sample
         ratio = locate(self.calls_ms, self.reference_ms)
         return dataclasses.replace(
             sample,
-            ms=ratio.value * reference_ms,
-            ratio=ratio.value,
+            ms=ratio.value * normal_ms,
             error=ratio.error,
-            disagreement=ratio.disagreement,
-            calls_ms=tuple(self.calls_ms),
-            reference_ms=tuple(self.reference_ms),
+            calls_ms=tuple(map(tuple, self.calls_ms)),
+            reference_ms=tuple(map(tuple, self.reference_ms)),
             outliers=ratio.outliers,
         )
-
-
-def _take_turns(timings: Sequence[_Timing], reference: Program) -> None:
-    """Call each once; without the reference before and after it a call is worth nothing."""
-    before = None
-    for timing in timings:
-        assert timing.program is not None
-        try:
-            before = _time_reference_call(reference) if before is None else before
-            milliseconds = time_call(timing.program)
-            after = _time_reference_call(reference)
-        except RuntimeFailure as failure:
-            timing.failure = str(failure)
-            before = None
-            continue
-        timing.calls_ms.append(milliseconds)
-        timing.reference_ms.append((before + after) / 2)
-        before = after
 
 
 def _time_reference_call(reference: Program) -> float:
