@@ -1,34 +1,121 @@
 """Which networks to time: cover every pair of widths first, then go where the table is least certain."""
 
-import jax
-import numpy as np
-from jaxtyping import Int
+import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jcw.latency import prior, uncertainty
 from jcw.latency.signatures import Signatures
-from jcw.mrf import ChainMRF, PRNGKey, max_sum
+from jcw.mrf import PRNGKey, max_sum
 from jcw.space import SearchSpace
 
+Networks = Int[np.ndarray, 'networks layers']
 
-def random_networks(key: PRNGKey, space: SearchSpace, count: int) -> Int[np.ndarray, 'networks layers']:
+VARIANCES = (1000.0, 30.0, 30.0, 3.0)
+"""Assumed of the prior's terms before anything is timed, in units of the noise variance (docs/latency.md)."""
+
+
+def random_networks(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
     """Draw networks with every width uniform over its layer's choices."""
     draws = jax.random.randint(key, (count, space.num_layers), 0, 2**30)
     return space.to_widths(np.asarray(draws) % space.num_choices)
 
 
-def coverage(key: PRNGKey, space: SearchSpace, *, visits: int = 1) -> Int[np.ndarray, 'networks layers']:
+def coverage(key: PRNGKey, space: SearchSpace, *, visits: int = 1) -> Networks:
     """Choose networks until every signature has been used by `visits` of them.
 
     Each next network is the chain that uses most of the signatures still wanted, found exactly by the chain
     solver; ties are broken at random.
     """
     signatures = Signatures(space)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     wanted = np.full(len(signatures), visits)
+    noise = np.asarray(jax.random.uniform(key, (len(signatures) * visits, len(signatures)))) * 0.01
     solve = jax.jit(lambda mrf: max_sum(mrf)[1])
-    chosen = []
+    chosen: list[np.ndarray] = []
     while (wanted > 0).any():
-        gain = np.sqrt(np.maximum(wanted, 0)) + 0.01 * rng.random(len(signatures))
-        choices = np.asarray(solve(ChainMRF(*signatures.to_cost(gain, 0.0))))
+        gain = np.sqrt(np.maximum(wanted, 0)) + noise[len(chosen)]
+        choices = np.asarray(solve(signatures.to_cost(gain, 0.0)))
         np.subtract.at(wanted, signatures.entries(choices), 1)
         chosen.append(choices)
     return space.to_widths(np.stack(chosen))
+
+
+def informative(
+    key: PRNGKey,
+    space: SearchSpace,
+    count: int,
+    *,
+    timed: Networks | None = None,
+    scale: Float[np.ndarray, ' signatures'] | None = None,
+    variances: tuple[float, ...] = VARIANCES,
+    pool: int = 1536,
+    targets: int = 512,
+) -> Networks:
+    """Choose the networks to time next: those after which random networks' times are best known.
+
+    I-optimal design (Atkinson and Donev, 1992, ch. 10), greedily: of a pool of random networks, take again
+    and again the one that lowers most the summed posterior variance of `targets` other random networks.
+
+    Args:
+      key: of the pool and the targets.
+      space: of the networks.
+      count: networks to choose.
+      timed: networks already timed.
+      scale: time of every entry as the prior has it; by default every kind of work takes an equal share.
+      variances: of the prior's terms, in units of the noise variance.
+      pool: networks to choose from.
+      targets: networks whose times one wants to know.
+
+    Raises:
+      ValueError: more networks wanted than the pool has.
+    """
+    if count > pool:
+        raise ValueError(f'cannot choose {count} networks from a pool of {pool}; enlarge the pool')
+    signatures = Signatures(space)
+    believed = prior.roofline(signatures)
+    scale = equal_shares(believed, signatures) if scale is None else scale
+    drawn = random_networks(key, space, pool + targets)
+    covariance = uncertainty.covariance(believed, np.array(variances))
+    rows = signatures.incidence(space.to_choices(drawn)) * scale
+    rows /= rows.sum(1, keepdims=True)
+    if timed is not None and len(timed):
+        known = signatures.incidence(space.to_choices(timed))
+        ones = np.ones(len(signatures))
+        covariance = uncertainty.posterior(covariance, ones, known * scale, (known @ scale), 1.0)
+    among = rows @ covariance @ rows[:pool].T
+    chosen = _select(jnp.asarray(among[:pool], jnp.float32), jnp.asarray(among[pool:], jnp.float32), count)
+    return drawn[np.asarray(chosen)]
+
+
+def sequence(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
+    """Choose networks to time, in order: a coverage of all pairs of widths, then the most informative."""
+    first = coverage(key, space)[:count]
+    further = informative(jax.random.fold_in(key, 1), space, count - len(first), timed=first)
+    return np.concatenate([first, further])
+
+
+def equal_shares(believed: prior.Prior, signatures: Signatures) -> Float[np.ndarray, ' signatures']:
+    """Guess entries' times before anything is timed: all features share the base network's time equally."""
+    space = signatures.space
+    used = signatures.incidence(space.to_choices(space.base[None]))[0]
+    return (believed.features / (used @ believed.features)).sum(1).astype(np.float64)
+
+
+@functools.partial(jax.jit, static_argnames='count')
+def _select(
+    pool: Float[Array, 'pool pool'], targets: Float[Array, 'targets pool'], count: int
+) -> Int[Array, ' count']:
+    """Pick greedily by sum over targets of cov(target, i)^2 / (var(i) + 1), conditioning on every pick."""
+
+    def pick(state: tuple, _: None) -> tuple:
+        pool, targets, free = state
+        gain = (targets**2).sum(0) / (jnp.diag(pool) + 1)
+        best = jnp.argmax(jnp.where(free, gain, -jnp.inf))
+        along = pool[best] / (pool[best, best] + 1)
+        pool, targets = pool - pool[best][:, None] * along, targets - targets[:, best, None] * along
+        return (pool, targets, free.at[best].set(False)), best
+
+    return jax.lax.scan(pick, (pool, targets, jnp.ones(len(pool), bool)), length=count)[1]

@@ -42,7 +42,7 @@ class Fit(NamedTuple):
     held_out: Errors  # of cross-validated predictions at that strength
     predicted: Float[np.ndarray, ' samples']  # cross-validated predictions, ms
     curve: Float[np.ndarray, ' strengths']  # cross-validated NRMSE of every strength
-    noise: float  # standard deviation of what the table leaves unexplained, relative
+    noise: float  # standard deviation of a sample about the table, relative
     residual: float  # of the solver, largest over folds and strengths
 
 
@@ -119,16 +119,20 @@ def fit_table(
         scaled_orders[chosen : chosen + 1].astype(np.float32),
         monotone_pairs,
     )
-    relative = predicted[chosen] / latency_ms - 1
+    entries = np.asarray(roofline.scale[0] * z[0, 0], np.float64)
+    relative = (incidence @ entries + float(roofline.base[0])) / latency_ms - 1
+    deviation = np.asarray(z[0, 0], np.float64) - 1
     return Fit(
-        entries=np.asarray(roofline.scale[0] * z[0, 0], np.float64),
+        entries=entries,
         base=float(roofline.base[0]),
         scale=np.asarray(roofline.scale[0], np.float64),
         strength=np.asarray(strengths[chosen]),
         held_out=errors(predicted[chosen], latency_ms),
         predicted=predicted[chosen],
         curve=curve,
-        noise=float(np.sqrt(np.mean(relative**2))),
+        noise=float(
+            np.sqrt((relative @ relative + deviation @ precisions[chosen] @ deviation) / len(latency_ms))
+        ),
         residual=max(float(residual.max()), float(final_residual.max())),
     )
 

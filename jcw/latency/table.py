@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from jcw.latency import prior
+from jcw.latency import prior, uncertainty
+from jcw.latency.drift import corrected
 from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
 from jcw.latency.signatures import Signatures
@@ -21,25 +22,41 @@ VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What a table's error bars follow from.
+
+    Attributes:
+      timed: networks that the table was fitted to.
+      scale: cost of each signature by the prior alone.
+      variances: of the prior's terms, in units of the noise variance.
+      noise: standard deviation of a sample about the table, relative.
+    """
+
+    timed: Int[np.ndarray, 'samples layers']
+    scale: Float[np.ndarray, ' signatures']
+    variances: tuple[float, ...]
+    noise: float
+
+
+@dataclasses.dataclass(frozen=True)
 class LatencyTable:
     """Cost of a network as a sum over its layers.
 
     Attributes:
       space: whose layers the table knows.
-      entries: cost of each signature of the space, float64 [signatures], in the order of `Signatures`.
-      deviations: standard deviation of each entry, alone.
+      entries: cost of each signature of the space, in the order of `Signatures`.
       base: cost of a network beside its layers.
       unit: 'ms per call', 'FLOPs' or 'parameters'.
-      provenance: device, runtime, dtype, batch, versions, samples, held-out errors.
+      provenance: device, runtime, dtype, batch, input shape, versions, samples, held-out errors.
+      evidence: of the error bars; a counted table has none, and no error.
     """
 
     space: SearchSpace
     entries: Float[np.ndarray, ' signatures']
-    deviations: Float[np.ndarray, ' signatures']
     base: float = 0.0
-    noise: float = 0.0  # relative
     unit: str = 'ms per call'
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evidence: Evidence | None = None
 
     @cached_property
     def signatures(self) -> Signatures:
@@ -55,8 +72,33 @@ class LatencyTable:
         return self.entries[entries].sum(-1) + self.base
 
     def predict_std(self, widths: Any) -> Any:
-        """Return the standard deviation of a prediction, [... layers] -> float64 [...]."""
-        return self.noise * self.predict(widths)
+        """Return the standard deviation of a prediction about a sample, [... layers] -> float64 [...].
+
+        It joins the uncertainty of the entries and the noise about the table: what layers do not add up to.
+        """
+        predicted = self.predict(widths)
+        if self.evidence is None:
+            return np.zeros_like(predicted)
+        incidence = self.signatures.incidence(
+            self.space.to_choices(widths).reshape(-1, self.space.num_layers)
+        )
+        of_entries = uncertainty.variance(self.covariance, incidence).reshape(np.shape(predicted))
+        return np.sqrt(of_entries + (self.evidence.noise * predicted) ** 2)
+
+    @cached_property
+    def covariance(self) -> Float[np.ndarray, 'signatures signatures']:
+        """Covariance of the entries, squared units."""
+        if self.evidence is None:
+            return np.zeros((len(self.entries), len(self.entries)))
+        before = uncertainty.covariance(prior.roofline(self.signatures), np.array(self.evidence.variances))
+        incidence = self.signatures.incidence(self.space.to_choices(self.evidence.timed))
+        latency = incidence @ self.entries + self.base
+        return uncertainty.posterior(before, self.evidence.scale, incidence, latency, self.evidence.noise)
+
+    @property
+    def deviations(self) -> Float[np.ndarray, ' signatures']:
+        """Standard deviation of every entry alone; those of layers that go together are large and cancel."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0))
 
     def to_cost(self, space: SearchSpace | None = None) -> ChainMRF:
         """Arrange the table for the chain solvers; the score of a configuration is its predicted cost.
@@ -82,18 +124,18 @@ class LatencyTable:
             'version': VERSION,
             'unit': self.unit,
             'base': self.base,
-            'noise': self.noise,
             'provenance': dict(self.provenance),
+            'evidence': _evidence_json(self.evidence),
             'space': self.space.to_json(),
-            'columns': [*LayerSignature._fields, 'cost', 'deviation'],
+            'columns': [*LayerSignature._fields, 'cost', 'deviation', 'prior'],
         }
+        scales = np.zeros_like(self.entries) if self.evidence is None else self.evidence.scale
+        columns = (self.signatures.all, self.entries, self.deviations, scales)
         rows = [
-            json.dumps([*signature, float(cost), float(deviation)])
-            for signature, cost, deviation in zip(
-                self.signatures.all, self.entries, self.deviations, strict=True
-            )
+            json.dumps([*signature, *map(float, numbers)])
+            for signature, *numbers in zip(*columns, strict=True)
         ]
-        text = json.dumps(head, indent=1)[:-2] + ',\n "entries": [\n  ' + ',\n  '.join(rows) + '\n ]\n}\n'
+        text = json.dumps(head)[:-1] + ',\n"entries": [\n' + ',\n'.join(rows) + '\n]}\n'
         Path(path).write_text(text, encoding='utf-8')
 
     @classmethod
@@ -103,55 +145,72 @@ class LatencyTable:
         Raises:
           ValueError: not a table, an unknown version, or entries that do not fit the space.
         """
-        value = json.loads(Path(path).read_text(encoding='utf-8'))
-        if value.get('version') != VERSION or 'entries' not in value:
-            raise ValueError(f'{path} is not a latency table of version {VERSION}: {value.get("version")!r}')
+        try:
+            value = json.loads(Path(path).read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ValueError(f'{path} is not JSON: {error}') from None
+        if not isinstance(value, dict) or 'entries' not in value or value.get('version') != VERSION:
+            raise ValueError(f'{path} is not a latency table of version {VERSION}')
         space = SearchSpace.from_json(value['space'])
-        rows = {LayerSignature(*row[:-2]): row[-2:] for row in value['entries']}
+        rows = {LayerSignature(*row[:-3]): row[-3:] for row in value['entries']}
         signatures = Signatures(space).all
         if set(rows) != set(signatures):
             raise ValueError(
-                f'{path} has {len(rows)} entries, its space has {len(signatures)} other signatures'
+                f'{path}: {len(rows)} entries do not fit the {len(signatures)} signatures of its space'
             )
-        entries, deviations = np.array([rows[signature] for signature in signatures], np.float64).T
-        return cls(
-            space, entries, deviations, value['base'], value['noise'], value['unit'], value['provenance']
-        )
+        entries, _, scale = np.array([rows[signature] for signature in signatures], np.float64).T
+        evidence = _read_evidence(value['evidence'], scale, space)
+        return cls(space, entries, float(value['base']), value['unit'], value['provenance'], evidence)
 
 
-def fit_samples(samples: Samples, strengths: np.ndarray | None = None) -> tuple[LatencyTable, Fit]:
-    """Fit a table to timed networks, with the roofline prior.
+def fit_samples(
+    samples: Samples, strengths: Float[np.ndarray, 'strengths 5'] | None = None
+) -> tuple[LatencyTable, Fit]:
+    """Fit a table to timed networks, drift corrected, with the roofline prior.
 
     Raises:
       ValueError: too few samples, or constant times.
     """
+    samples = corrected(samples)
     space = samples.header.space
     signatures = Signatures(space)
-    incidence = signatures.incidence(space.to_choices(samples.widths))
     fit = fit_table(
-        incidence,
+        signatures.incidence(space.to_choices(samples.widths)),
         samples.latency_ms,
         signatures.monotone_pairs,
         default_strengths() if strengths is None else strengths,
         prior=prior.roofline(signatures),
     )
+    evidence = Evidence(samples.widths, fit.scale, tuple(float(v) for v in fit.strength[1:]), fit.noise)
+    return LatencyTable(
+        space, fit.entries, fit.base, provenance=_provenance(samples, fit), evidence=evidence
+    ), fit
+
+
+def _provenance(samples: Samples, fit: Fit) -> dict[str, Any]:
     header = samples.header
-    provenance = {
-        'device': header.device,
-        'details': dict(header.details),
-        'runtime': header.runtime,
-        'dtype': header.dtype,
-        'batch': header.batch,
+    named = ('device', 'runtime', 'dtype', 'batch', 'reference', 'reference_ms', 'versions', 'details')
+    return {
+        **{name: getattr(header, name) for name in named},
         'input_shape': list(header.input_shape),
-        'versions': dict(header.versions),
         'samples': len(samples.timed),
+        'failed': len(samples.samples) - len(samples.timed),
         'held_out': fit.held_out._asdict(),
-        'strength': fit.strength.tolist(),
+        'monotone': float(fit.strength[0]),
     }
-    table = LatencyTable(
-        space, fit.entries, np.zeros_like(fit.entries), fit.base, fit.noise, provenance=provenance
-    )
-    return table, fit
+
+
+def _evidence_json(evidence: Evidence | None) -> dict[str, Any] | None:
+    if evidence is None:
+        return None
+    return {'noise': evidence.noise, 'variances': evidence.variances, 'timed': evidence.timed.tolist()}
+
+
+def _read_evidence(value: Mapping[str, Any] | None, scale: np.ndarray, space: SearchSpace) -> Evidence | None:
+    if value is None:
+        return None
+    timed = np.array(value['timed'], np.int32).reshape(-1, space.num_layers)
+    return Evidence(timed, scale, tuple(value['variances']), float(value['noise']))
 
 
 def flops_table(space: SearchSpace) -> LatencyTable:
@@ -165,6 +224,5 @@ def params_table(space: SearchSpace) -> LatencyTable:
     return _counted(space, Signatures(space).work[:, 3], 'parameters')
 
 
-def _counted(space: SearchSpace, entries: Sequence[float] | np.ndarray, unit: str) -> LatencyTable:
-    entries = np.asarray(entries, np.float64)
-    return LatencyTable(space, entries, np.zeros_like(entries), unit=unit, provenance={'source': 'counted'})
+def _counted(space: SearchSpace, entries: Float[np.ndarray, ' signatures'], unit: str) -> LatencyTable:
+    return LatencyTable(space, entries, unit=unit, provenance={'source': 'counted'})
