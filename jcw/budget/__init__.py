@@ -1,6 +1,7 @@
 """The best configuration under budgets, proven: Lagrangian sweep, exact search over labels, certificate."""
 
 from jcw.budget.exact import Solution, k_best, solve
+from jcw.budget.explain import Explanation, explain
 from jcw.budget.pareto import frontier
 
-__all__ = ['Solution', 'frontier', 'k_best', 'solve']
+__all__ = ['Solution', 'solve', 'frontier', 'k_best', 'Explanation', 'explain']

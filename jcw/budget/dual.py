@@ -61,7 +61,9 @@ def complete(tables: Tables, prices: Float[Array, 'prices costs']) -> Completion
         return best[:3], best
 
     layers = (tables.gain, jnp.moveaxis(tables.spend, 1, 0))
-    _, (value, utility, cost, following) = lax.scan(step, (nothing, nothing, none_spent), layers, reverse=True)
+    _, (value, utility, cost, following) = lax.scan(
+        step, (nothing, nothing, none_spent), layers, reverse=True
+    )
     rows = [jnp.concatenate([table, jnp.zeros_like(table[:1])]) for table in (value, utility, cost)]
     return Completion(*rows, following)
 

@@ -1,12 +1,14 @@
 """The best configuration within budgets, with its proof."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jcw.budget.checks import check_budget, check_shapes, check_values
@@ -15,7 +17,7 @@ from jcw.budget.labels import Problem, Search, rounding, search
 from jcw.budget.tables import Tables, evaluate, tabulate
 from jcw.mrf import ChainMRF
 
-Budget = Float[Array, '...'] | Float[np.ndarray, '...'] | Int[np.ndarray, '...'] | Sequence[Any] | float | int
+Budget = ArrayLike | Sequence[Any]
 
 NUM_PRICES = 16
 TOGETHER, LABELS_TOGETHER = 32, 256  # neighbouring budgets that share a pass, and its labels
@@ -96,7 +98,9 @@ def k_best(
     check_shapes(utility, costs)
     utility, costs, limits = _checked(utility, costs, budget, several)
     if k < 1 or limits.ndim != 1:
-        raise ValueError(f'k must be positive and the budget single, got k={k} and budgets of shape {limits.shape}')
+        raise ValueError(
+            f'k must be positive and the budget single, got k={k} and budgets of shape {limits.shape}'
+        )
     answer = _solve_all(utility, costs, limits[None], max(max_labels, 4 * k), k)
     return answer if several else answer._replace(cost=answer.cost[..., 0])
 
@@ -114,21 +118,27 @@ def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solu
     order = np.lexsort(limits.T)
     known, bound = np.full(len(limits), -np.inf), np.full(len(limits), np.inf)
     pool = np.zeros((0, utility.unary.shape[0]), np.int32)
+
+    def run(part):
+        with jax.enable_x64(True):  # a setting of the thread
+            return jax.device_get(_pass(utility, costs, *part, wanted))
+
     for together, capacity in _schedule(len(limits) if len(costs) == 1 else 1, max_labels, wanted):
         remaining = order[bound[order] > known[order]]
         if not len(remaining):
             break
-        for start in range(0, len(remaining), together):
-            members = remaining[start : start + together]
-            padded = np.pad(members, (0, together - len(members)), 'edge')
-            with jax.enable_x64(True):
-                outcome = _pass(utility, costs, limits[padded], known[padded], capacity, wanted)
-            found, cheapest, dual = jax.device_get(outcome)
-            pool = np.concatenate([pool, cheapest[None], found.incumbent, found.final[found.utility > -np.inf]])
+        parts = [remaining[start : start + together] for start in range(0, len(remaining), together)]
+        padded = [np.pad(part, (0, together - len(part)), 'edge') for part in parts]
+        with ThreadPoolExecutor() as threads:
+            outcomes = list(threads.map(run, [(limits[part], known[part], capacity) for part in padded]))
+        for part, (found, cheapest, dual) in zip(parts, outcomes, strict=True):
+            pool = np.concatenate(
+                [pool, cheapest[None], found.incumbent, found.final[found.utility > -np.inf]]
+            )
             proven = np.isneginf(found.dropped)
-            stated = np.where(proven, -np.inf, np.minimum(found.dropped, dual))[: len(members)]
-            bound[members] = np.minimum(bound[members], stated)
-            known[members] = found.known[: len(members)]
+            stated = np.where(proven, -np.inf, np.minimum(found.dropped, dual))[: len(part)]
+            bound[part] = np.minimum(bound[part], stated)
+            known[part] = found.known[: len(part)]
         pool = np.unique(pool, axis=0)
         answer = _choose(utility, costs, limits, pool, cheapest, bound, wanted)
         if wanted == 1:
@@ -140,22 +150,27 @@ def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int,
     """Say how many budgets share a pass and how many labels it has room for; each twice, as the first helps."""
     sizes = [size for size in (64, 512, 4096, 32768) if 4 * wanted <= size < max_labels]
     alone = [(1, size) for size in (*sizes, max_labels) for _ in range(2)]
-    return alone if num_budgets == 1 else [(TOGETHER, LABELS_TOGETHER)] * 2 + alone[2:]
+    return (
+        alone if num_budgets == 1 else [(TOGETHER, LABELS_TOGETHER), (TOGETHER // 4, LABELS_TOGETHER), *alone]
+    )
 
 
 def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
     """Evaluate all candidates in float64 and take the best within each budget; `limits` or `wanted` is one."""
     utilities = evaluate(utility, pool)
     spent = np.stack([evaluate(cost, pool) for cost in costs], -1)
-    values = np.where((spent[None] <= limits[:, None]).all(-1), utilities, -np.inf)
+    spent = np.where(np.isneginf(utilities)[:, None], np.inf, spent)
+    order = np.lexsort((spent.sum(-1), -utilities))  # of equals, the first is the cheapest
+    pool, utilities, spent = pool[order], utilities[order], spent[order]
+    within = (spent[None] <= limits[:, None]).all(-1) & (utilities > -np.inf)
     if wanted == 1:
-        best = values.argmax(1)
-        values = values.max(1)
+        best, feasible = within.argmax(1), within.any(1)
     else:
-        best = np.resize(np.argsort(-values[0], kind='stable'), wanted)
-        values = np.where(np.arange(wanted) < len(pool), values[0, best], -np.inf)
-    feasible = values > -np.inf
+        best = np.flatnonzero(within[0])[:wanted]
+        feasible = np.arange(wanted) < len(best)
+        best = np.pad(best, (0, wanted - len(best)))
     best = np.where(feasible, best, (pool == cheapest).all(1).argmax())
+    values = np.where(feasible, utilities[best], -np.inf)
     return Solution(pool[best], values, spent[best], np.maximum(values, bound), feasible)
 
 
@@ -172,7 +187,9 @@ def _solve_traced(utility, costs, limit, capacity) -> Solution:
     feasible = values[best] > -jnp.inf
     best = jnp.where(feasible, best, len(pool) - 1)
     bound = jnp.maximum(jnp.maximum(values[best], found.utility.max()), found.dropped[0]) + tolerance
-    bound = jnp.where(feasible | (bound > -jnp.inf), jnp.minimum(bound, _dual(problem)[0] + tolerance), -jnp.inf)
+    bound = jnp.where(
+        feasible | (bound > -jnp.inf), jnp.minimum(bound, _dual(problem)[0] + tolerance), -jnp.inf
+    )
     return Solution(pool[best], jnp.where(feasible, values[best], -jnp.inf), spent[best], bound, feasible)
 
 
@@ -190,7 +207,7 @@ def _problem(utility, costs, limits) -> tuple[Problem, Int[Array, ' layers']]:
     prices = price_cloud(ends, NUM_PRICES)
     free = Tables(jnp.where(jnp.isneginf(tables.gain), -jnp.inf, 0), tables.spend)
     units = jnp.eye(len(costs), dtype=tables.gain.dtype)
-    sums = units.sum(0, keepdims=True) / jnp.maximum(tables.spend.max((2, 3)).sum(1), 1e-30)
+    sums = units.sum(0, keepdims=True) / _positive(jnp.abs(tables.spend).max((2, 3)).sum(1))
     least = complete(free, jnp.concatenate([units, sums]))
     problem = Problem(tables, limits, prices, complete(tables, prices), -least.value[..., :-1])
     way = least.following[..., -1]
@@ -207,3 +224,7 @@ def _sums(tables: Tables, choices: Int[Array, ' layers']) -> tuple[Float[Array, 
     before = jnp.concatenate([jnp.zeros_like(choices[:1]), choices[:-1]])
     layers = jnp.arange(len(choices))
     return tables.gain[layers, before, choices].sum(), tables.spend[:, layers, before, choices].sum(1)
+
+
+def _positive(scale: Float[Array, ' costs']) -> Float[Array, ' costs']:
+    return jnp.where(scale > 0, scale, 1)

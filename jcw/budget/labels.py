@@ -6,6 +6,7 @@ completions beats the best solution known at no budget, or when another one with
 and gains no less. What is dropped for want of room raises the stated bound instead.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -128,17 +129,19 @@ def rounding(problem: Problem) -> tuple[Float[Array, ' costs'], Float[Array, '']
 def _complete_all(problem, labels, known, best, row, limits, wanted):
     """Complete every label at every price and keep what is feasible and better than the incumbents."""
     index, utility, cost = row
+    reached = labels.utility[:, None] + utility[labels.choice]  # [labels prices]
+    total = labels.cost + cost[:, labels.choice].transpose(2, 0, 1)  # [prices costs labels]
+
+    def within(total):
+        return (total <= limits[:, :, None]).all(1)  # [budgets labels]
+
     value = jnp.full((len(limits), len(labels.choice)), -jnp.inf, labels.utility.dtype)
-    way = jnp.zeros(value.shape, jnp.int32)
     for price in range(len(problem.prices)):
-        total = labels.cost + cost[:, labels.choice, price]
-        within = (total[None] <= limits[:, :, None]).all(1)
-        reached = jnp.where(within, labels.utility + utility[labels.choice, price], -jnp.inf)
-        better = reached > value
-        value, way = jnp.where(better, reached, value), jnp.where(better, price, way)
+        value = jnp.maximum(value, jnp.where(within(total[price]), reached[:, price], -jnp.inf))
     place = value.argmax(1).astype(jnp.int32)
-    budgets = jnp.arange(len(limits))
-    found = Incumbent(value.max(1), jnp.full_like(place, index), place, way[budgets, place])
+    fits = (total[:, :, place] <= limits.T).all(1)  # [prices budgets]
+    way = jnp.where(fits, reached[place].T, -jnp.inf).argmax(0).astype(jnp.int32)
+    found = Incumbent(value.max(1), jnp.full_like(place, index), place, way)
     better = found.utility > best.utility
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
     if wanted == 1:
@@ -163,14 +166,11 @@ def _extend(problem, labels, beaten, layer, limits):
     credit = (limits @ problem.prices.T - beaten[:, None]).reshape(groups, -1, len(priced)).max(1)
     furthest = limits.reshape(groups, -1, limits.shape[1]).max(1)
 
-    def at_group(index, excess):
-        bound = priced[0] + credit[index, 0]
-        for price, value in enumerate(priced[1:], 1):
-            bound = jnp.minimum(bound, value + credit[index, price])
-        within = (needed <= furthest[index, :, None, None]).all(0)
-        return jnp.maximum(excess, jnp.where(within, bound, -jnp.inf))
-
-    excess = lax.fori_loop(0, groups, at_group, jnp.full(utility.shape, -jnp.inf, utility.dtype))
+    excess = jnp.full(utility.shape, -jnp.inf, utility.dtype)
+    for limit, credits in zip(furthest, credit, strict=True):
+        bound = reduce(jnp.minimum, (value + one for value, one in zip(priced, credits, strict=True)))
+        within = (needed <= limit[:, None, None]).all(0)
+        excess = jnp.maximum(excess, jnp.where(within, bound, -jnp.inf))
     choice = jnp.broadcast_to(jnp.arange(len(gain), dtype=jnp.int32)[:, None], utility.shape)
     return Labels(utility.ravel(), cost.reshape(len(cost), -1), choice.ravel()), excess.ravel()
 
