@@ -1,6 +1,7 @@
 """Search spaces: the layers of a chain network and the widths each may take."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -34,7 +35,9 @@ class LayerSpec:
         if self.kind not in ('conv', 'separable'):
             raise ValueError(f"LayerSpec.kind must be 'conv' or 'separable', got {self.kind!r}")
         if self.base_width < 1 or self.stride < 1:
-            raise ValueError(f'base_width and stride must be positive, got {self.base_width} and {self.stride}')
+            raise ValueError(
+                f'base_width and stride must be positive, got {self.base_width} and {self.stride}'
+            )
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f'LayerSpec.kernel must be odd and positive, got {self.kernel}')
 
@@ -73,10 +76,14 @@ class SearchSpace:
         if len(self.layers) != len(self.width_choices):
             raise ValueError(f'{len(self.layers)} layers but {len(self.width_choices)} lists of widths')
         for layer, widths in enumerate(self.width_choices):
-            if not widths or widths[0] < 1 or any(a >= b for a, b in zip(widths, widths[1:], strict=False)):
-                raise ValueError(f'widths of layer {layer} must be positive and strictly increasing, got {widths}')
+            if not widths or widths[0] < 1 or any(a >= b for a, b in itertools.pairwise(widths)):
+                raise ValueError(
+                    f'widths of layer {layer} must be positive and strictly increasing, got {widths}'
+                )
         if len(self.input_shape) != 3 or min(self.input_shape) < 1 or self.num_classes < 1:
-            raise ValueError(f'input_shape {self.input_shape} and num_classes {self.num_classes} must be positive')
+            raise ValueError(
+                f'input_shape {self.input_shape} and num_classes {self.num_classes} must be positive'
+            )
 
     @property
     def num_layers(self) -> int:
@@ -116,7 +123,10 @@ class SearchSpace:
 
     def nearest(self, widths: Sequence[float]) -> np.ndarray:
         """Return the configuration whose widths are nearest to those given, the smaller on a tie, int32 [layers]."""
-        chosen = [min(allowed, key=lambda w: abs(w - x)) for allowed, x in zip(self.width_choices, widths, strict=True)]
+        chosen = [
+            min(allowed, key=lambda w: abs(w - x))
+            for allowed, x in zip(self.width_choices, widths, strict=True)
+        ]
         return np.array(chosen, np.int32)
 
     def to_widths(self, choices: Any) -> Any:
@@ -124,9 +134,14 @@ class SearchSpace:
         if isinstance(choices, jax.Array):
             return jnp.asarray(self.width_table)[jnp.arange(self.num_layers), choices]
         choices = np.asarray(choices)
-        if choices.shape[-1:] != (self.num_layers,) or (choices < 0).any() or (choices >= self.num_choices).any():
+        if (
+            choices.shape[-1:] != (self.num_layers,)
+            or (choices < 0).any()
+            or (choices >= self.num_choices).any()
+        ):
             raise ValueError(
-                f'choices must end in {self.num_layers} indices below {self.num_choices.tolist()}, got {choices.tolist()}'
+                f'choices must end in {self.num_layers} indices below {self.num_choices.tolist()}, '
+                f'got {choices.tolist()}'
             )
         return self.width_table[np.arange(self.num_layers), choices]
 
@@ -169,7 +184,7 @@ class SearchSpace:
     def signatures(self, widths: Sequence[int] | np.ndarray) -> tuple[LayerSignature, ...]:
         """Return the signatures of a whole network, classifier included: `layers + 1` of them."""
         channels = [self.input_shape[2], *(int(w) for w in widths), self.num_classes]
-        pairs = zip(channels, channels[1:], strict=False)
+        pairs = itertools.pairwise(channels)
         return tuple(self.signature(layer, a, b) for layer, (a, b) in enumerate(pairs))
 
     def to_json(self) -> dict[str, Any]:
@@ -213,7 +228,9 @@ def with_multipliers(
     if levels < 1 or divisor < 1:
         raise ValueError(f'levels and divisor must be positive, got {levels} and {divisor}')
     if not 0 < min_multiplier <= max_multiplier:
-        raise ValueError(f'need 0 < min_multiplier <= max_multiplier, got {min_multiplier} and {max_multiplier}')
+        raise ValueError(
+            f'need 0 < min_multiplier <= max_multiplier, got {min_multiplier} and {max_multiplier}'
+        )
     multipliers = np.linspace(min_multiplier, max_multiplier, levels)
 
     def choices(layer: LayerSpec) -> tuple[int, ...]:

@@ -116,9 +116,12 @@ def _window(padded: jax.Array, shape: tuple[int, ...], i: int, j: int, stride: i
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
     padded = _pad(x, size, stride)
-    return sum(
-        _window(padded, x.shape, i, j, stride) * kernel[i, j] for i in range(size) for j in range(size)
-    )
+    terms = [
+        _window(padded, x.shape, i, j, stride) * kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return functools.reduce(jnp.add, terms)
 
 
 def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
@@ -141,9 +144,7 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[int, ...], str
         pads.append((low, shape[axis] + size - 1 - low - dilated, stride - 1))
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     flipped = kernel[::-1, ::-1]
-    return sum(
-        _window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size)
-    )
+    return sum(_window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size))
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -29,7 +29,9 @@ class Moments(NamedTuple):
     live: jax.Array  # number of live entries each was taken over; 0 for a channel that was nowhere live
 
 
-def channel_mask(width: Int[Array, '*batch'], channels: int, dtype=jnp.float32) -> Float[Array, '*batch channels']:
+def channel_mask(
+    width: Int[Array, '*batch'], channels: int, dtype=jnp.float32
+) -> Float[Array, '*batch channels']:
     """Return 1 for the first `width` of `channels` channels, 0 for the rest."""
     return (jnp.arange(channels) < width[..., None]).astype(dtype)
 

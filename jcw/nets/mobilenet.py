@@ -55,7 +55,8 @@ def network(
     module = MobileNet(space, physical, dtype, implementation, axis_name)
 
     def init(key: jax.Array) -> Variables:
-        return module.init(key, jnp.zeros((1, *space.input_shape), dtype))
+        shapes = jax.eval_shape(module.init, key, jnp.zeros((1, *space.input_shape), dtype))
+        return {'params': _draw(key, shapes['params']), 'batch_stats': _draw(key, shapes['batch_stats'])}
 
     def apply(
         variables: Variables,
@@ -71,8 +72,32 @@ def network(
     return Network(init, apply)
 
 
+def _draw(key: jax.Array, shapes: Any) -> Any:
+    """Draw kernels from He et al.'s normal (2015), the classifier's at 0.01; ones for scales and variances.
+
+    One draw serves all kernels: a generator for each would take longer to compile than the network.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    ends = np.cumsum([leaf.size if leaf.ndim > 1 else 0 for _, leaf in leaves])
+    normal = jax.random.normal(key, (int(ends[-1]),))
+
+    def fill(path: tuple, leaf: jax.ShapeDtypeStruct, end: int) -> jax.Array:
+        name = path[-1].key
+        if leaf.ndim == 1:
+            return (jnp.ones if name in ('scale', 'variance') else jnp.zeros)(leaf.shape, leaf.dtype)
+        fan_in = leaf.size // leaf.shape[-1]
+        deviation = 0.01 if path[0].key == 'head' else (2 / fan_in) ** 0.5
+        return deviation * normal[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+
+    filled = [fill(path, leaf, int(end)) for (path, leaf), end in zip(leaves, ends, strict=True)]
+    return jax.tree.unflatten(tree, filled)
+
+
 class MobileNet(nn.Module):
-    """The chain: layers of `space`, global average pooling, classifier."""
+    """The chain: layers of `space`, global average pooling, classifier.
+
+    Its initialisers give shapes only; `network` draws the values.
+    """
 
     space: SearchSpace
     widths: tuple[int, ...]
@@ -81,7 +106,9 @@ class MobileNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, widths: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, widths: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
         if widths is None:
             widths = jnp.array(self.widths)
         x = images.astype(self.dtype)
@@ -89,7 +116,9 @@ class MobileNet(nn.Module):
         for index, (spec, width) in enumerate(zip(self.space.layers, self.widths, strict=True)):
             in_mask, mask = mask, masking.channel_mask(widths[..., index], width)
             layer = Convolution if spec.kind == 'conv' else Separable
-            block = layer(spec, width, self.dtype, self.implementation, self.axis_name, name=layer_name(index))
+            block = layer(
+                spec, width, self.dtype, self.implementation, self.axis_name, name=layer_name(index)
+            )
             x = block(x, in_mask, mask, train=train)
         return Head(self.space.num_classes, name='head')(x.mean((1, 2), dtype=kernels.accumulator(x)))
 
@@ -107,7 +136,7 @@ class Normalisation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
         channels = (x.shape[-1],)
-        scale = self.param('scale', nn.initializers.ones, channels)
+        scale = self.param('scale', nn.initializers.zeros, channels)
         bias = self.param('bias', nn.initializers.zeros, channels)
         mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
         variance = self.variable('batch_stats', 'variance', jnp.ones, channels)
@@ -130,7 +159,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, in_mask: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
         size = self.spec.kernel
-        kernel = self.param('kernel', nn.initializers.he_normal(), (size, size, x.shape[-1], self.width))
+        kernel = self.param('kernel', nn.initializers.zeros, (size, size, x.shape[-1], self.width))
         x = kernels.dense(x, kernel.astype(self.dtype), self.spec.stride, self.implementation)
         return Normalisation(self.axis_name, name='norm')(x, mask, train=train)
 
@@ -147,11 +176,10 @@ class Separable(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, in_mask: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
         size, channels = self.spec.kernel, x.shape[-1]
-        per_channel = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2)
-        kernel = self.param('depthwise', per_channel, (size, size, channels))
+        kernel = self.param('depthwise', nn.initializers.zeros, (size, size, channels))
         x = kernels.depthwise(x, kernel.astype(self.dtype), self.spec.stride, self.implementation)
         x = Normalisation(self.axis_name, name='depthwise_norm')(x, in_mask, train=train)
-        kernel = self.param('pointwise', nn.initializers.he_normal(), (channels, self.width))
+        kernel = self.param('pointwise', nn.initializers.zeros, (channels, self.width))
         x = kernels.pointwise(x, kernel.astype(self.dtype), self.implementation)
         return Normalisation(self.axis_name, name='pointwise_norm')(x, mask, train=train)
 
@@ -163,6 +191,6 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        kernel = self.param('kernel', nn.initializers.normal(0.01), (features.shape[-1], self.num_classes))
+        kernel = self.param('kernel', nn.initializers.zeros, (features.shape[-1], self.num_classes))
         bias = self.param('bias', nn.initializers.zeros, (self.num_classes,))
         return features @ kernel + bias

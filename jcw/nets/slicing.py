@@ -10,7 +10,9 @@ from jcw.nets.mobilenet import Variables, layer_name
 from jcw.space import SearchSpace
 
 
-def slice_variables(variables: Variables, space: SearchSpace, widths: Sequence[int] | np.ndarray) -> Variables:
+def slice_variables(
+    variables: Variables, space: SearchSpace, widths: Sequence[int] | np.ndarray
+) -> Variables:
     """Keep the first `widths` channels of every layer; differentiable, and exact for `network(space, widths)`.
 
     Raises:

@@ -38,7 +38,10 @@ class SandwichMetrics(NamedTuple):
 
 
 def mutate(
-    keys: Key[Array, 'batch'], probabilities: Float[Array, 'layers choices'], space: SearchSpace, mutation: Mutation
+    keys: Key[Array, 'batch'],
+    probabilities: Float[Array, 'layers choices'],
+    space: SearchSpace,
+    mutation: Mutation,
 ) -> Int[Array, 'batch layers']:
     """Draw a configuration per example.
 

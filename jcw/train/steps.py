@@ -203,4 +203,3 @@ def evaluate(
 def _split_padded(values: Array, chunks: int, padding: int) -> Array:
     values = jnp.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
     return values.reshape(chunks, -1, *values.shape[1:])
-

@@ -1,0 +1,1 @@
+"""Search: width statistics to unary potentials, one-shot and adaptive width search, greedy slimming."""

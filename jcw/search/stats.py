@@ -1,0 +1,105 @@
+"""Width statistics: a regression of rewards on one-hot choices, kept as sums that add across devices and time.
+
+A reward is modelled as `intercept + sum_l effect[l, choice_l]`. Marginal means per (layer, choice) are biased as soon
+as choices of different layers are drawn together, as an adaptive search does; the regression is not.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class WidthStats(NamedTuple):
+    """Sufficient statistics of the regression; merge two by adding their leaves. `cells = layers * choices`."""
+
+    gram: Float[Array, 'cells cells']  # sum of outer products of one-hot choices; its diagonal counts draws
+    moment: Float[Array, 'cells']  # sum of rewards times one-hot choices
+    squares: Float[Array, '']  # sum of squared rewards
+    rewards: Float[Array, '']  # number of rewards
+
+    @property
+    def draws(self) -> Float[Array, 'cells']:
+        """Number of draws of each (layer, choice)."""
+        return jnp.diagonal(self.gram)
+
+
+class Unary(NamedTuple):
+    """Estimated effects; -inf where a choice was never drawn."""
+
+    mean: Float[np.ndarray, 'layers choices']  # nats, each layer's largest choice 0
+    std: Float[np.ndarray, 'layers choices']  # standard error of the mean; inf where never drawn
+
+
+def empty(layers: int, choices: int) -> WidthStats:
+    """Return the statistics of no rewards at all."""
+    cells = layers * choices
+    return WidthStats(jnp.zeros((cells, cells)), jnp.zeros(cells), jnp.zeros(()), jnp.zeros(()))
+
+
+def update(
+    stats: WidthStats,
+    choices: Int[Array, 'batch layers'],
+    rewards: Float[Array, 'batch'],
+    keep: Float[Array, ''] | float = 1.0,
+) -> WidthStats:
+    """Add a batch of rewards, what was there before weighted by `keep` (exponential forgetting)."""
+    batch, layers = choices.shape
+    num_choices = stats.moment.shape[0] // layers
+    one_hot = jax.nn.one_hot(choices, num_choices).reshape(batch, -1)
+    return WidthStats(
+        keep * stats.gram + one_hot.T @ one_hot,
+        keep * stats.moment + rewards @ one_hot,
+        keep * stats.squares + (rewards**2).sum(),
+        keep * stats.rewards + batch,
+    )
+
+
+def to_unary(stats: WidthStats, num_choices: np.ndarray, ridge: float = 1.0) -> Unary:
+    """Solve the regression, shrunk towards zero effect with the weight of `ridge` draws.
+
+    Minimises `sum (reward - intercept - sum_l effect[l, choice_l])^2 + ridge * sum effect^2`, in float64; the largest
+    choice of each layer is then the origin of its effects, since rewards are against the largest network.
+
+    Raises:
+      ValueError: `ridge` is not positive, or there are no rewards.
+    """
+    if ridge <= 0:
+        raise ValueError(f'ridge must be positive (it also settles what layers share), got {ridge}')
+    count = float(stats.rewards)
+    if count <= 0:
+        raise ValueError('no rewards yet: train the supernet first')
+    gram, moment = np.asarray(stats.gram, np.float64), np.asarray(stats.moment, np.float64)
+    draws = np.diag(gram)
+    layers = len(num_choices)
+    choices = len(draws) // layers
+    mean_reward = moment.reshape(layers, choices)[0].sum() / count
+    # The intercept is profiled out: centred normal equations.
+    centred = gram - np.outer(draws, draws) / count
+    right = moment - draws * mean_reward
+    inverse = np.linalg.inv(centred + ridge * np.eye(len(draws)))
+    effect = inverse @ right
+    residual = float(stats.squares) - count * mean_reward**2 - 2 * effect @ right + effect @ centred @ effect
+    noise = max(residual, 0.0) / max(count - np.count_nonzero(draws), 1.0)
+    std = np.sqrt(noise * np.einsum('ij,jk,ki->i', inverse, centred, inverse).clip(0))
+    return _arrange(effect, std, draws, num_choices)
+
+
+def marginal_means(stats: WidthStats, num_choices: np.ndarray) -> Unary:
+    """Return the plain mean reward of each (layer, choice): unbiased only under independent uniform draws."""
+    draws = np.asarray(stats.draws, np.float64)
+    mean = np.asarray(stats.moment, np.float64) / np.maximum(draws, 1)
+    spread = max(float(stats.squares) / max(float(stats.rewards), 1.0), 0.0) ** 0.5
+    return _arrange(mean, spread / np.sqrt(np.maximum(draws, 1)), draws, num_choices)
+
+
+def _arrange(effect: np.ndarray, std: np.ndarray, draws: np.ndarray, num_choices: np.ndarray) -> Unary:
+    layers = len(num_choices)
+    shape = (layers, len(effect) // layers)
+    seen = draws.reshape(shape) > 0
+    values = np.where(seen, effect.reshape(shape), -np.inf)
+    origin = values[np.arange(layers), np.asarray(num_choices) - 1]
+    values = values - np.where(np.isfinite(origin), origin, 0.0)[:, None]
+    return Unary(values, np.where(seen, std.reshape(shape), np.inf))
