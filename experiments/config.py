@@ -1,0 +1,176 @@
+"""What a run is made of: typed settings, and presets that are starting points."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Images."""
+
+    name: str = 'digits'
+    """'digits', a tensorflow-datasets name, a prepared directory, or a folder of images."""
+    data_dir: str | None = None
+    """Where tensorflow-datasets finds prepared sets."""
+    validation: float = 0.1
+    """Fraction of the training images set aside for the search."""
+    limit: int | None = None
+    """Use this many training images only."""
+    crop_padding: int = 0
+    """Pixels of padding for random crops."""
+    flip: bool = False
+    """Mirror half of the training images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceConfig:
+    """Widths to choose from, as multiples of MobileNet v1's."""
+
+    base_multiplier: float = 1.0
+    min_multiplier: float = 0.2
+    max_multiplier: float = 1.5
+    levels: int = 14
+    divisor: int = 8
+    strides: tuple[int, ...] | None = None
+    """One per layer, 14 in all; by default the published ones, made for 224x224."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyConfig:
+    """How the device is timed."""
+
+    runtime: Literal['xla', 'onnx', 'command'] = 'xla'
+    command: str | None = None
+    """For runtime 'command': the program that times a network (docs/latency.md)."""
+    networks: int = 250
+    """Networks to time for the table."""
+    batch: int = 8
+    """Images per call."""
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    cores: tuple[int, ...] | None = (0,)
+    """CPU cores the timing process is pinned to; none for no pinning."""
+    compile_cores: tuple[int, ...] = (1,)
+    """CPU cores on which the next networks are compiled meanwhile; none to compile in turn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetConfig:
+    """Training of the supernet."""
+
+    epochs: float = 20
+    batch: int = 512
+    learning_rate: float = 0.1
+    """Peak, per 256 images of batch."""
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.0
+    mutation: Literal['one', 'all'] = 'one'
+    """Which layers' widths an example redraws."""
+    adaptive: bool = False
+    """Narrow the draws to configurations that can still win at the budget (AOWS)."""
+    recalibration_images: int = 2000
+    """Training images from which batch statistics of a subnet are re-estimated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """What the found network may cost."""
+
+    budget: float = 0.6
+    """As a fraction of the base network's predicted latency."""
+    budget_ms: float | None = None
+    """In milliseconds per call; takes the place of `budget`."""
+    frontier: int = 100
+    """Budgets of the frontier."""
+    ridge: float = 10.0
+    """Draws' worth of shrinkage of the unaries."""
+    greedy_images: int = 2000
+    """Validation images that greedy's losses are taken on."""
+    greedy_per_ms: bool = True
+    """Whether greedy divides the rise in loss by the milliseconds saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SubnetConfig:
+    """Training of a found network."""
+
+    epochs: float = 200
+    batch: int = 512
+    learning_rate: float = 0.1
+    """Peak, per 256 images of batch."""
+    warmup_epochs: float = 5.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.1
+    mixup: float = 0.2
+    from_supernet: bool = False
+    """Start from the supernet's weights instead of from scratch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run."""
+
+    run: Path = Path('runs/digits')
+    """Folder for everything it makes; give another one for other settings."""
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    space: SpaceConfig = SpaceConfig()
+    latency: LatencyConfig = LatencyConfig()
+    supernet: SupernetConfig = SupernetConfig()
+    search: SearchConfig = SearchConfig()
+    subnet: SubnetConfig = SubnetConfig()
+
+
+STRIDES_8 = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
+STRIDES_32 = (1, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+
+DIGITS = Config(
+    run=Path('runs/digits'),
+    data=DataConfig(name='digits', crop_padding=1),
+    space=SpaceConfig(base_multiplier=0.25, strides=STRIDES_8),
+    latency=LatencyConfig(networks=120, batch=32),
+    supernet=SupernetConfig(epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640),
+    search=SearchConfig(greedy_images=144),
+    subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
+)
+FASHION_MNIST = Config(
+    run=Path('runs/fashion_mnist'),
+    data=DataConfig(name='fashion_mnist', crop_padding=2, flip=True),
+    space=SpaceConfig(base_multiplier=0.25, strides=STRIDES_32),
+    supernet=SupernetConfig(epochs=20, batch=128, learning_rate=0.2, warmup_epochs=1),
+    subnet=SubnetConfig(epochs=40, batch=128, learning_rate=0.2, mixup=0),
+)
+CIFAR10 = Config(
+    run=Path('runs/cifar10'),
+    data=DataConfig(name='cifar10', crop_padding=4, flip=True),
+    space=SpaceConfig(base_multiplier=0.5, strides=STRIDES_32),
+    supernet=SupernetConfig(epochs=40, batch=128, learning_rate=0.2, warmup_epochs=2),
+    subnet=SubnetConfig(epochs=100, batch=128, learning_rate=0.2),
+)
+IMAGENET2012 = Config(
+    run=Path('runs/imagenet2012'),
+    data=DataConfig(name='imagenet2012', crop_padding=16, flip=True),
+    latency=LatencyConfig(networks=600),
+)
+
+PRESETS = {
+    'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
+    'fashion_mnist': ('A quarter-width network on Fashion-MNIST.', FASHION_MNIST),
+    'cifar10': ('A half-width network on CIFAR-10.', CIFAR10),
+    'imagenet2012': ("The publication's recipe: 20 epochs of supernet, 200 of the final network.", IMAGENET2012),
+}
+
+
+def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
+    """Read a preset's name and changes to it from the command line; without a name the preset is `digits`."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
+        args = ['digits', *args]
+    return tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)

@@ -1,0 +1,74 @@
+"""The files of a run folder: written whole, and never mixed between settings."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import Config
+from jcw.data import Dataset
+from jcw.space import SearchSpace, mobilenet_v1
+
+
+class Usage(Exception):
+    """A wrong request, whose message is all the user needs to see."""
+
+
+def space_of(config: Config, dataset: Dataset) -> SearchSpace:
+    """Build the search space of a run."""
+    settings = dataclasses.asdict(config.space)
+    return mobilenet_v1(dataset.input_shape, dataset.num_classes, **settings)
+
+
+def claim(folder: Path, **settings: Any) -> Path:
+    """Make a folder for results under these settings.
+
+    Raises:
+      Usage: it holds results under others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = json.loads(json.dumps({k: _plain(v) for k, v in settings.items()}))
+    path = folder / 'settings.json'
+    if not path.exists():
+        save_json(path, wanted)
+    changed = list(_differences(read_json(path), wanted))
+    if changed:
+        raise Usage(
+            f'{folder} holds results of other settings: {"; ".join(changed)}. '
+            'Give another --run folder, or remove this one to do it again.'
+        )
+    return folder
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write JSON, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(value, indent=1, default=_plain) + '\n')
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = ''):
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f'{prefix}{key}.')
+        elif a != b:
+            yield f'{prefix}{key} was {a}, now {b}'
