@@ -164,7 +164,7 @@ def fit_roofline(normal: Normal, features: Float[Array, 'signatures features']) 
         order_scale=jnp.zeros(size),
         pairs=jnp.zeros((0, 2), jnp.int32),
     )
-    solution = nnls.solve(problem, jnp.ones(size), tolerance=1e-6, max_iterations=20000)
+    solution = nnls.solve(problem)
     coefficients = unit * solution.x
     scale = features @ coefficients[:-1]
     return Roofline(jnp.maximum(scale, LEAST_SCALE * scale.mean()), coefficients[-1])
@@ -192,7 +192,7 @@ def _solve(normal: Normal, roofline: Roofline, precision, order, pairs) -> nnls.
         order_scale=order * scale,
         pairs=pairs,
     )
-    return nnls.solve(problem, jnp.ones_like(scale))
+    return nnls.solve(problem)
 
 
 def _precision(

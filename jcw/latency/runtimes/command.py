@@ -154,7 +154,7 @@ def read_answer(line: str) -> float:
         raise RuntimeFailure(str(answer['error'])[:200])
     times = answer.get('ms') if isinstance(answer, dict) else None
     times = times if isinstance(times, list) else [times]
-    if not times or not all(isinstance(t, int | float) and math.isfinite(t) and t > 0 for t in times):
+    if not times or not all(type(t) in (int, float) and math.isfinite(t) and t > 0 for t in times):
         raise RuntimeFailure(f'no positive time under "ms": {line.strip()[:80]!r}')
     return float(statistics.median(times))
 

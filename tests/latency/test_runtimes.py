@@ -1,0 +1,178 @@
+import itertools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcw.latency import samples
+from jcw.latency.measure import Protocol, measure
+from jcw.latency.runtimes import (
+    CommandRuntime,
+    CompileAhead,
+    OnnxRuntime,
+    Runtime,
+    RuntimeFailure,
+    XlaRuntime,
+)
+from tests.latency.simulated import small_space
+
+SPACE = small_space()
+QUICK = Protocol(calls=2, min_visits=2, max_visits=2, attempts=1, window=3)
+
+ANSWERING = """
+import json, sys, time
+for line in sys.stdin:
+    request = json.loads(line)
+    first = request['widths'][0]
+    {body}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def command(body: str, **about) -> CommandRuntime:
+    return CommandRuntime([sys.executable, '-c', ANSWERING.format(body=body)], device='board', **about)
+
+
+def chain(widths):
+    """Build a chain of products, with one width each."""
+    sizes = [4, *widths]
+    weights = [jnp.ones((a, b)) / a for a, b in itertools.pairwise(sizes)]
+
+    def network(weights, x):
+        for weight in weights:
+            x = jax.nn.relu(x @ weight)
+        return x
+
+    return network, (weights, jnp.ones((2, 4)))
+
+
+def test_a_command_answers_with_one_time_or_several():
+    runtime = command("answer = {'ms': first / 10} if first == 8 else {'ms': [1.0, 9.0, 2.0]}")
+    assert isinstance(runtime, Runtime)
+    assert runtime.open([8]).time_ms() == 0.8
+    assert runtime.open([16]).time_ms() == 2.0
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ('body', 'reason'),
+    [
+        ('sys.exit(3)', 'command ended with status 3'),
+        ('time.sleep(30)', 'no answer within 1 s'),
+        ("print('hello', flush=True); answer = {}", "not a line of JSON: 'hello'"),
+        ("answer = {'ms': float('nan')}", 'no positive time'),
+        ("answer = {'ms': -1.0}", 'no positive time'),
+        ("answer = {'ms': 'fast'}", 'no positive time'),
+        ("answer = {'ms': True}", 'no positive time'),
+        ("answer = {'ms': []}", 'no positive time'),
+        ('answer = [1]', 'no positive time'),
+        ("answer = {'error': 'out of memory'}", 'out of memory'),
+    ],
+)
+def test_whatever_goes_wrong_is_a_failure_with_its_reason_and_the_next_network_is_timed(body, reason):
+    runtime = command(f"answer = {{'ms': 1.0}}\n    if first == 8:\n        {body}", time_limit_s=1.0)
+    with pytest.raises(RuntimeFailure, match=reason):
+        runtime.open([8]).time_ms()
+    assert runtime.open([16]).time_ms() == 1.0
+    runtime.close()
+
+
+def test_a_command_that_does_not_exist_is_a_failure():
+    runtime = CommandRuntime(['/no/such/program'], device='board')
+    with pytest.raises(RuntimeFailure, match='could not start'):
+        runtime.open([8]).time_ms()
+
+
+def test_the_exported_network_is_handed_over_and_removed(tmp_path):
+    runtime = command(
+        "answer = {'ms': float(len(open(request['network'], 'rb').read()))}",
+        export=lambda widths: b'x' * widths[0],
+    )
+    program = runtime.open([24])
+    assert program.time_ms() == 24
+    path = program._request['network']
+    program.close()
+    assert not Path(path).exists()
+    runtime.close()
+
+
+def test_a_run_through_a_failing_command_loses_no_other_network(tmp_path):
+    networks = [SPACE.smallest, SPACE.largest, SPACE.base]
+    runtime = command("answer = {'ms': sum(request['widths']) / 100}\n    if first == 24: sys.exit(1)")
+    found = list(measure(runtime, SPACE, np.array(networks), tmp_path / 's', batch=1, protocol=QUICK))
+    runtime.close()
+    assert sorted(bool(sample.failure) for sample in found) == [False, False, True]
+    held = samples.read(tmp_path / 's')
+    np.testing.assert_allclose(held.latency_ms, held.widths.sum(1) / 100)
+
+
+def test_xla_times_what_it_compiles(tmp_path):
+    runtime = XlaRuntime(chain)
+    assert isinstance(runtime, Runtime)
+    networks = np.array([SPACE.smallest, SPACE.largest])
+    found = list(measure(runtime, SPACE, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    assert all(sample.ms > 0 and not sample.failure for sample in found)
+    header = samples.read(tmp_path / 's').header
+    assert header.versions['jax'] == jax.__version__
+    assert 'core' in header.device
+
+
+def test_a_network_that_does_not_compile_is_a_failure():
+    with pytest.raises(RuntimeFailure, match='could not compile: TypeError'):
+        XlaRuntime(lambda widths: (lambda x: x @ x, (jnp.ones((2, 3)),))).open([8])
+
+
+@pytest.mark.slow
+def test_a_program_compiled_ahead_by_another_process_is_timed(tmp_path):
+    code = (
+        'import jax, sys; jax.config.update("jax_platforms", "cpu")\n'
+        'from jcw.latency.runtimes import ahead; from tests.latency.test_runtimes import chain\n'
+        'ahead.serve(chain, sys.argv[1], {})'
+    )
+    cache = jax.config.jax_compilation_cache_dir
+    ahead = CompileAhead([sys.executable, '-c', code, '{directory}'])
+    runtime = XlaRuntime(chain, ahead=ahead)
+    try:
+        runtime.prefetch([SPACE.smallest, SPACE.largest])
+        with ahead._changed:
+            assert ahead._changed.wait_for(lambda: len(ahead._ready) == 2, 60)
+        program = runtime.open(SPACE.largest)
+        assert program.time_ms() > 0
+        assert ahead.compiled == 2
+    finally:
+        runtime.close()
+        jax.config.update('jax_compilation_cache_dir', cache)
+
+
+def test_onnx_runtime_opens_a_chain_written_by_hand(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+
+    def build(widths):
+        sizes = [4, *(int(w) for w in widths)]
+        shapes = list(itertools.pairwise(sizes))
+        nodes = [
+            onnx.helper.make_node('MatMul', [f'x{i}', f'w{i}'], [f'x{i + 1}']) for i in range(len(shapes))
+        ]
+        tensors = [
+            onnx.numpy_helper.from_array(np.ones(shape, np.float32), f'w{i}')
+            for i, shape in enumerate(shapes)
+        ]
+        ends = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, size])
+            for name, size in (('x0', sizes[0]), (f'x{len(shapes)}', sizes[-1]))
+        ]
+        graph = onnx.helper.make_graph(nodes, 'chain', ends[:1], ends[1:], tensors)
+        opset = [onnx.helper.make_opsetid('', 17)]
+        return onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+    runtime = OnnxRuntime(build)
+    assert isinstance(runtime, Runtime)
+    networks = np.array([SPACE.smallest, SPACE.largest])
+    found = list(measure(runtime, SPACE, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    assert all(sample.ms > 0 for sample in found)
+    with pytest.raises(RuntimeFailure, match='could not open'):
+        OnnxRuntime(lambda widths: b'no model').open([8])

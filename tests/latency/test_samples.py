@@ -1,0 +1,163 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jcw.latency import samples
+from jcw.latency.samples import Header, Sample
+from tests.latency.simulated import small_space
+
+SPACE = small_space()
+HEADER = Header(
+    space=SPACE,
+    device='paper',
+    runtime='simulated',
+    dtype='float32',
+    batch=8,
+    reference=tuple(int(w) for w in SPACE.base),
+    reference_ms=2.0,
+    versions={'simulation': '1'},
+)
+SMALL, LARGE = (tuple(int(w) for w in widths) for widths in (SPACE.smallest, SPACE.largest))
+
+
+def sample(widths=SMALL, ms=3.0, calls=((3.0, 3.1), (2.9, 3.0)), **about) -> Sample:
+    reference = tuple(tuple(2.0 for _ in visit) for visit in calls)
+    return Sample(widths, ms=ms, error=0.01, calls_ms=calls, reference_ms=reference, **about)
+
+
+def write(path, *lines: Sample, header: Header = HEADER):
+    samples.create(path, header)
+    for line in lines:
+        samples.append(path, line)
+    return path
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    failed = Sample(LARGE, failure='no memory', attempt=2)
+    held = samples.read(write(tmp_path / 's', sample(), failed))
+    assert held.header == HEADER
+    assert held.samples[0] == sample()
+    assert held.samples[1].failure == 'no memory'
+    assert held.samples[1].attempt == 2
+    assert held.widths.tolist() == [list(SMALL)]
+    assert held.latency_ms.tolist() == [3.0]
+
+
+def test_a_truncated_last_line_is_left_out_and_stated(tmp_path):
+    path = write(tmp_path / 's', sample(), sample(LARGE))
+    path.write_bytes(path.read_bytes()[:-5])
+    held = samples.read(path)
+    assert len(held.samples) == 1
+    assert 'truncated last line' in held.excluded[0]
+
+
+def test_repair_cuts_off_exactly_the_truncated_line(tmp_path):
+    path = write(tmp_path / 's', sample())
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"widths": [1')
+    samples.repair(path)
+    assert path.read_bytes() == whole
+
+
+def test_timings_of_one_network_are_joined(tmp_path):
+    held = samples.read(write(tmp_path / 's', sample(), sample(ms=3.2, calls=((3.2, 3.2),), attempt=2)))
+    assert len(held.samples) == 1
+    assert len(held.samples[0].calls_ms) == 3
+    assert held.samples[0].attempt == 2
+    assert held.latency_ms[0] == pytest.approx(np.sqrt(3.0 * 3.1))
+    assert 'two timings joined' in held.excluded[0]
+
+
+def test_an_identical_line_counts_once(tmp_path):
+    held = samples.read(write(tmp_path / 's', sample(), sample()))
+    assert held.samples[0] == sample()
+    assert 'identical line dropped' in held.excluded[0]
+
+
+def test_a_failure_made_good_is_stated(tmp_path):
+    held = samples.read(write(tmp_path / 's', Sample(SMALL, failure='hung'), sample(attempt=2)))
+    assert held.latency_ms.tolist() == [3.0]
+    assert 'failed once: hung' in held.excluded[0]
+
+
+def test_files_merge_in_units_of_the_median_reference(tmp_path):
+    slow = dataclasses.replace(HEADER, reference_ms=4.0)
+    parts = [
+        samples.read(write(tmp_path / 'a', sample())),
+        samples.read(write(tmp_path / 'b', sample(LARGE), header=slow)),
+    ]
+    merged = samples.merge(parts)
+    assert merged.header.reference_ms == 3.0
+    assert merged.latency_ms.tolist() == [4.5, 2.25]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'batch': 1}, 'batch 1 instead of 8'),
+        ({'device': 'ink'}, "device 'ink' instead of 'paper'"),
+        ({'versions': {'simulation': '2'}}, 'versions'),
+        ({'space': dataclasses.replace(SPACE, input_shape=(8, 8, 3))}, 'input_shape'),
+    ],
+)
+def test_a_foreign_header_is_refused(tmp_path, change, message):
+    foreign = write(tmp_path / 'b', sample(), header=dataclasses.replace(HEADER, **change))
+    with pytest.raises(ValueError, match=message):
+        samples.merge([samples.read(write(tmp_path / 'a', sample())), samples.read(foreign)])
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        (b'{"widths": [1, 2]}\n', 'expected 6 widths'),
+        (b'{"widths": [9, 16, 32, 32, 32, 64]}\n', 'width 9 of layer 0'),
+        (b'not json\n', 'line 2: not JSON'),
+        (b'[1]\n', 'expected a JSON object'),
+        (b'{"latency": 3}\n', 'not a latency sample'),
+    ],
+)
+def test_a_broken_line_is_an_error_with_its_number(tmp_path, line, message):
+    path = write(tmp_path / 's')
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(ValueError, match=message):
+        samples.read(path)
+
+
+@pytest.mark.parametrize('ms', [float('inf'), -1.0, 0.0])
+def test_a_time_that_is_no_time_is_a_failure(tmp_path, ms):
+    path = write(tmp_path / 's')
+    line = f'{{"widths": {list(SMALL)}, "ms": {ms}}}\n'.replace('inf', 'Infinity')
+    path.write_bytes(path.read_bytes() + line.encode())
+    held = samples.read(path)
+    assert held.timed == ()
+    assert 'estimate of' in held.samples[0].failure
+
+
+def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
+    (tmp_path / 'empty').write_bytes(b'')
+    with pytest.raises(ValueError, match='does not begin with a header'):
+        samples.read(tmp_path / 'empty')
+    path = write(tmp_path / 's')
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":9'))
+    with pytest.raises(ValueError, match='version 9'):
+        samples.read(path)
+
+
+def test_a_file_is_never_begun_twice(tmp_path):
+    with pytest.raises(FileExistsError):
+        write(write(tmp_path / 's'))
+
+
+def test_no_file_is_an_error():
+    with pytest.raises(ValueError, match='at least one file'):
+        samples.merge([])
+
+
+def test_lines_are_small_and_hold_every_call(tmp_path):
+    rng = np.random.default_rng(0)
+    calls = tuple(tuple(rng.uniform(1, 2, 20).tolist()) for _ in range(5))
+    path = write(tmp_path / 's', sample(calls=calls))
+    read = samples.read(path).samples[0]
+    np.testing.assert_allclose(np.concatenate(read.calls_ms), np.concatenate(calls), atol=1e-6)
+    assert path.stat().st_size < 6000
