@@ -80,7 +80,7 @@ def forward(
 def build(
     space: SearchSpace, widths: Sequence[int], batch: int, dtype: Any = jnp.float32
 ) -> tuple[Callable[[Folded, Any], jax.Array], tuple[Folded, Any]]:
-    """Return the deployed function of a configuration and shapes of its arguments: what a runtime times."""
+    """Return the deployed function of a configuration and arguments of no meaning: what a runtime times."""
     unnamed = ([0.5] * space.input_shape[2],) * 2
     strides = tuple(layer.stride for layer in space.layers)
 
@@ -90,8 +90,8 @@ def build(
     def variables() -> Folded:
         return fold(network(space, widths).init(jax.random.key(0)), space, *unnamed)
 
-    images = jax.ShapeDtypeStruct((batch, *space.input_shape), jnp.uint8)
-    return function, (jax.eval_shape(variables), images)
+    folded = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), jax.eval_shape(variables))
+    return function, (folded, np.full((batch, *space.input_shape), 128, np.uint8))
 
 
 def export(
