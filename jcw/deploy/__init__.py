@@ -1,0 +1,23 @@
+"""The network that ships: sliced, normalisation folded into convolutions, bytes in and logits out."""
+
+from jcw.deploy.export import export
+from jcw.deploy.fold import Folded, fold, random, shapes
+from jcw.deploy.forward import build, forward
+from jcw.deploy.load import Deployed, load
+from jcw.deploy.onnx import onnx_model
+from jcw.deploy.storage import pack, unpack
+
+__all__ = [
+    'export',
+    'load',
+    'Deployed',
+    'onnx_model',
+    'build',
+    'forward',
+    'Folded',
+    'fold',
+    'random',
+    'shapes',
+    'pack',
+    'unpack',
+]

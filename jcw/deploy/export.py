@@ -1,0 +1,120 @@
+"""Write the folder of a deployed network."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import export as jax_export
+
+import jcw
+from jcw.deploy import folder as files
+from jcw.deploy.fold import Folded, fold
+from jcw.deploy.forward import forward
+from jcw.deploy.onnx import onnx_model
+from jcw.deploy.storage import pack, unpack
+from jcw.nets.mobilenet import Variables
+from jcw.nets.slicing import slice_variables
+from jcw.space import SearchSpace
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def export(
+    folder: str | Path,
+    variables: Variables,
+    space: SearchSpace,
+    widths: Sequence[int] | np.ndarray,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str] = (),
+    details: Mapping[str, Any] | None = None,
+    weights: str = 'float32',
+    onnx: bool = False,
+) -> Path:
+    """Write the deployable folder, all or nothing: a previous one stays until the new one is complete.
+
+    Args:
+      folder: to be made, or replaced; what lies in it is told in `jcw.deploy.folder`.
+      variables: of the supernet, its statistics recalibrated, or of a network of exactly these widths.
+      space: layers, input shape and number of classes.
+      widths: one per layer.
+      mean: of each input channel, in [0, 1].
+      std: likewise.
+      class_names: of the logits, for `network.json`.
+      details: further JSON values for `network.json`, such as `accuracy` and `latency` (predicted and measured,
+        device).
+      weights: 'float32', 'bfloat16' or 'int8', in which kernels are stored.
+      onnx: also write `network.onnx`; needs the extra `jcw[onnx]`.
+
+    Raises:
+      ValueError: widths, names or weights that do not fit, numbers that are not finite, or details that are not JSON
+        or would replace what the export itself states.
+    """
+    folder = Path(folder).resolve()
+    if class_names and len(class_names) != space.num_classes:
+        raise ValueError(f'{len(class_names)} class names for {space.num_classes} classes')
+    stored = pack(fold(slice_variables(variables, space, widths), space, mean, std), weights)
+    if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(stored)):
+        raise ValueError('the variables hold numbers that are not finite')
+    description = _describe(space, widths, mean, std, class_names, weights, dict(details or {}))
+
+    def write(partial: Path) -> None:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / files.WEIGHTS, stored)
+        (partial / files.STABLEHLO).write_bytes(stablehlo(stored, space))
+        if onnx:
+            (partial / files.ONNX).write_bytes(onnx_model(space, widths, unpack(stored)))
+        files.write_description(partial, description)
+
+    files.replace(folder, write)
+    return folder
+
+
+def stablehlo(stored: Folded, space: SearchSpace) -> bytes:
+    """Serialise the whole function, weights included, for any batch size and the platforms of `PLATFORMS`."""
+    strides = tuple(layer.stride for layer in space.layers)
+    (batch,) = jax_export.symbolic_shape('batch')
+    images = jax.ShapeDtypeStruct((batch, *space.input_shape), np.uint8)
+
+    def network(images: jax.Array) -> jax.Array:
+        return forward(unpack(jax.tree.map(jax.numpy.asarray, stored)), images, strides)
+
+    return bytes(jax_export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize())
+
+
+def _describe(
+    space: SearchSpace,
+    widths: Sequence[int] | np.ndarray,
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str],
+    weights: str,
+    details: dict[str, Any],
+) -> dict[str, Any]:
+    stated = {
+        'format': files.FORMAT,
+        'architecture': 'mobilenet',
+        'space': space.to_json(),
+        'widths': [int(w) for w in widths],
+        'input_shape': list(space.input_shape),
+        'input_dtype': 'uint8',
+        'mean': [float(m) for m in mean],
+        'std': [float(s) for s in std],
+        'class_names': [str(name) for name in class_names],
+        'weights': weights,
+        'versions': {
+            'jcw': jcw.__version__,
+            'jax': jax.__version__,
+            'orbax': ocp.__version__,
+            'python': platform.python_version(),
+        },
+    }
+    clash = sorted(set(details) & {*stated, 'checksums'})
+    if clash:
+        raise ValueError(f'details may not replace {", ".join(clash)}')
+    return {'accuracy': None, 'latency': None, **details, **stated}

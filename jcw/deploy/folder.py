@@ -1,0 +1,128 @@
+"""The folder of a deployed network: what lies in it, how it is replaced at once, and how damage is noticed.
+
+weights/              an orbax checkpoint of nested dictionaries of arrays
+network.json          what the network is, readable by any program, with checksums of all files
+network.stablehlo     the whole function for any batch size, on CPU, CUDA and TPU
+network.onnx          the same in ONNX, if wanted
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION, STABLEHLO, ONNX = 'weights', 'network.json', 'network.stablehlo', 'network.onnx'
+REQUIRED = (
+    'format',
+    'architecture',
+    'space',
+    'widths',
+    'input_shape',
+    'input_dtype',
+    'mean',
+    'std',
+    'class_names',
+    'weights',
+    'accuracy',
+    'latency',
+    'versions',
+    'checksums',
+)
+
+
+def replace(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a new folder, then put it in the place of `folder`.
+
+    A process that dies on the way leaves the previous folder, in its place or beside it as `NAME.previous`, where
+    `find` looks for it.
+    """
+    partial, previous = _beside(folder, 'partial'), _beside(folder, 'previous')
+    if not folder.exists() and previous.exists():
+        os.replace(previous, folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        shutil.rmtree(previous, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, previous)
+        os.replace(partial, folder)
+    except BaseException:
+        if not folder.exists() and previous.exists():
+            os.replace(previous, folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def find(folder: Path) -> Path:
+    """Return the folder, or the one that an interrupted export left in its stead."""
+    previous = _beside(folder, 'previous')
+    return previous if not folder.exists() and previous.exists() else folder
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f'{folder.name}.{suffix}')
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write `network.json`, with checksums of itself and of every file in the folder."""
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    sums[DESCRIPTION] = _own_sum(description)
+    text = json.dumps({**description, 'checksums': sums}, indent=1) + '\n'
+    (folder / DESCRIPTION).write_text(text, encoding='utf-8')
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and check `network.json` and the files it names.
+
+    Raises:
+      ValueError: no such folder, a file that is missing, foreign or damaged, or a newer format.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ValueError(f'{folder} is not a deployed network: it has no {DESCRIPTION}')
+    try:
+        description = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged: it is not JSON ({error})') from None
+    if not isinstance(description, dict) or not isinstance(description.get('format'), int):
+        raise ValueError(f'{path} does not describe a deployed network: it states no format')
+    if description['format'] > FORMAT:
+        raise ValueError(
+            f'{folder} has format {description["format"]}, this library reads up to {FORMAT}: upgrade jcw'
+        )
+    missing = [name for name in REQUIRED if name not in description]
+    if missing:
+        raise ValueError(f'{path} does not describe a deployed network: it lacks {", ".join(missing)}')
+    _check_sums(folder, description)
+    return description
+
+
+def _check_sums(folder: Path, description: dict[str, Any]) -> None:
+    stated = dict(description['checksums'])
+    if stated.pop(DESCRIPTION, None) != _own_sum(description):
+        raise ValueError(f'{folder / DESCRIPTION} is damaged: its checksum differs')
+    for name, expected in stated.items():
+        if not (folder / name).is_file():
+            raise ValueError(f'{folder} is damaged: {name} is missing')
+        if _sha256(folder / name) != expected:
+            raise ValueError(f'{folder} is damaged: the checksum of {name} differs')
+    if not any(name.startswith(f'{WEIGHTS}/') for name in stated):
+        raise ValueError(f'{folder} is damaged: no checksum of its weights is stated')
+
+
+def _own_sum(description: dict[str, Any]) -> str:
+    """Sum the description's values, checksums left out, so that its layout is free."""
+    rest = {name: value for name, value in description.items() if name != 'checksums'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,0 +1,101 @@
+"""Read the folder of a deployed network back as a function."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jcw.deploy import folder as files
+from jcw.deploy.fold import Folded, shapes
+from jcw.deploy.forward import forward
+from jcw.deploy.storage import pack, unpack
+from jcw.space import SearchSpace
+
+
+class Deployed(NamedTuple):
+    """A network read back from its folder; called on images it returns their logits.
+
+    Attributes:
+      description: the contents of `network.json`.
+      space: layers, input shape and number of classes.
+      folded: the weights, float32.
+      compiled: (weights, images) -> logits; compiles once for each batch size.
+    """
+
+    description: dict[str, Any]
+    space: SearchSpace
+    folded: Folded
+    compiled: Any
+
+    def __call__(self, images: Any) -> jax.Array:
+        """Return float32 logits [batch classes] of uint8 images [batch height width channels].
+
+        Raises:
+          ValueError: images of another shape or type.
+        """
+        if not hasattr(images, 'dtype'):
+            images = np.asarray(images)
+        expected = self.space.input_shape
+        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
+            raise ValueError(
+                f'expected uint8 images [batch {" ".join(map(str, expected))}], '
+                f'got {images.dtype} {list(images.shape)}'
+            )
+        return self.compiled(self.folded, images)
+
+    def logits(self, images: Any) -> jax.Array:
+        """Do the same under a name."""
+        return self(images)
+
+
+def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
+    """Read a folder that `export` wrote; nothing in it is ever executed or unpickled.
+
+    Args:
+      folder: the folder.
+      dtype: of activations and products; bfloat16 suits accelerators.
+
+    Raises:
+      ValueError: a file is missing, foreign or damaged, the format is newer than this library, or weights do not
+        have the shapes that the description states.
+    """
+    folder = files.find(Path(folder).resolve())
+    description = files.read_description(folder)
+    try:
+        space = SearchSpace.from_json(description['space'])
+        expected = shapes(space, description['widths'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{folder} does not describe a network this library knows: {error!r}') from error
+    stored = _restore(folder / files.WEIGHTS)
+    _check_shapes(folder, stored, expected, description['weights'])
+    strides = tuple(layer.stride for layer in space.layers)
+    compiled = jax.jit(lambda folded, images: forward(folded, images, strides, dtype=dtype))
+    return Deployed(description, space, jax.device_put(unpack(stored)), compiled)
+
+
+def _restore(path: Path) -> Folded:
+    """Read a checkpoint as NumPy arrays, on whatever devices it was written."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return checkpointer.restore(path, restore_args=as_numpy)
+
+
+def _check_shapes(folder: Path, stored: Folded, expected: Folded, weights: str) -> None:
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
+    want, have = (_leaves(tree) for tree in (pack(zeros, weights), stored))
+    for name in sorted({*want, *have}):
+        if want.get(name) != have.get(name):
+            raise ValueError(
+                f'{folder} does not hold the network it describes: weights {name} should be '
+                f'{want.get(name, "absent")}, and are {have.get(name, "absent")}'
+            )
+
+
+def _leaves(tree: Folded) -> dict[str, str]:
+    return {
+        '/'.join(str(key.key) for key in path): f'{leaf.dtype} {list(leaf.shape)}'
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
