@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from experiments.config import Config
 from jcw.data import Dataset
 from jcw.space import SearchSpace, mobilenet_v1
+from jcw.train.loop import Diverged, Interrupted
 
 
 class Usage(Exception):
@@ -72,3 +75,12 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = ''):
             yield from _differences(a, b, f'{prefix}{key}.')
         elif a != b:
             yield f'{prefix}{key} was {a}, now {b}'
+
+
+def run_stage(main: Callable[[Config], None], config: Config) -> None:
+    """Run a stage's main; what the user did wrong is said in a line, without a traceback."""
+    try:
+        main(config)
+    except (Usage, ValueError, Diverged, Interrupted) as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        sys.exit(0 if isinstance(error, Interrupted) else 1)

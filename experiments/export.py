@@ -1,0 +1,55 @@
+"""Write the found network in its deployable form."""
+
+from pathlib import Path
+
+from experiments import progress
+from experiments.config import Config, parse
+from experiments.run_folder import space_of
+from experiments.search_widths import folder_of
+from experiments.train_subnet import found, measured, subnet_folder, train
+from experiments.train_supernet import load_data
+from jcw import data, deploy
+from jcw.latency.table import LatencyTable
+from jcw.space import SearchSpace
+
+
+def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: str = 'joint') -> Path:
+    """Export a method's network, with what was predicted and measured of it."""
+    result = found(config)
+    widths = result['methods'][method]['widths']
+    variables, accuracy = train(
+        config, dataset, space, widths, subnet_folder(config, method), f'Training {method}'
+    )
+    timed = measured(config, space, [widths])[tuple(widths)]
+    table = LatencyTable.load(config.run / 'latency' / 'table.json')
+    return deploy.export(
+        config.run / 'network' / folder_of(config).name,
+        variables,
+        space,
+        widths,
+        mean=dataset.mean,
+        std=dataset.std,
+        class_names=dataset.class_names,
+        details={
+            'accuracy': accuracy,
+            'latency': {
+                'budget_ms': result['budget_ms'],
+                'predicted_ms': result['methods'][method]['ms'],
+                'measured_ms': timed.ms,
+                'measured_error': timed.error,
+                **{k: table.provenance[k] for k in ('device', 'runtime', 'dtype', 'batch')},
+            },
+        },
+    )
+
+
+def main(config: Config) -> None:
+    dataset = load_data(config)
+    folder = export(config, dataset, space_of(config, dataset))
+    progress.console.print(f'Deployable network: {folder}', highlight=False)
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))

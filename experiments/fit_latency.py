@@ -1,0 +1,65 @@
+"""Fit the latency table to the timed networks, and say how wrong it is on networks it has not seen."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments import progress
+from experiments.config import Config, parse
+from experiments.run_folder import Usage, read_json, save_json
+from jcw.latency import samples
+from jcw.latency.metrics import errors
+from jcw.latency.table import LatencyTable, fit_samples, flops_table
+
+
+def fit(config: Config) -> LatencyTable:
+    """Fit and save the table with its held-out predictions; reuse it while the samples are the same."""
+    folder = config.run / 'latency'
+    path = folder / 'samples.jsonl'
+    if not path.exists():
+        raise Usage(f'{path} is missing: run experiments.measure_latency first')
+    timed = samples.read(path)
+    table_file, report_file = folder / 'table.json', folder / 'fit.json'
+    if table_file.exists() and report_file.exists() and read_json(report_file)['samples'] == len(timed.timed):
+        return LatencyTable.load(table_file)
+    table, result = fit_samples(timed)
+    measured = timed.latency_ms
+    flops = flops_table(table.space).predict(timed.widths)
+    line = np.polyfit(flops, measured, 1)
+    by_flops = errors(np.polyval(line, flops), measured)
+    table.save(table_file)
+    save_json(
+        report_file,
+        {
+            'samples': len(timed.timed),
+            'held_out': result.held_out._asdict(),
+            'flops': by_flops._asdict(),
+            'measured_ms': measured,
+            'predicted_ms': result.predicted,
+            'flops_ms': np.polyval(line, flops),
+        },
+    )
+    return table
+
+
+def describe(folder: Path) -> str:
+    """Say in two lines how good the table is."""
+    report = read_json(folder / 'fit.json')
+    held, flops = report['held_out'], report['flops']
+    return (
+        f'Latency table from {report["samples"]} networks; on networks held out: '
+        f'NRMSE {held["nrmse"]:.1%}, R2 {held["r2"]:.4f}, rank correlation {held["spearman"]:.3f}\n'
+        f'FLOPs as the predictor, on the same networks: NRMSE {flops["nrmse"]:.1%}, '
+        f'rank correlation {flops["spearman"]:.3f}'
+    )
+
+
+def main(config: Config) -> None:
+    fit(config)
+    progress.console.print(describe(config.run / 'latency'), highlight=False)
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))

@@ -1,0 +1,97 @@
+"""Time networks of many widths on this machine's device, from outside, in a process of their own."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import progress
+from experiments.config import Config, parse
+from experiments.run_folder import Usage, claim, space_of
+from experiments.timing_process import Request
+from jcw import data
+from jcw.latency import design, samples
+from jcw.space import SearchSpace
+
+
+def measure(config: Config) -> Path:
+    """Time the networks that the table needs; return the samples' file."""
+    dataset = data.load(config.data.name, config.data.data_dir)
+    space = space_of(config, dataset)
+    settings = dataclasses.replace(config.latency, networks=0)
+    folder = claim(config.run / 'latency', space=config.space, latency=settings, seed=config.seed)
+    networks = design.sequence(jax.random.key(config.seed), space, config.latency.networks)
+    path = folder / 'samples.jsonl'
+    time_networks(config, space, networks, path, 'Timing networks')
+    return path
+
+
+def time_networks(
+    config: Config, space: SearchSpace, networks: Sequence[Sequence[int]] | np.ndarray, path: Path, title: str
+) -> samples.Samples:
+    """Time networks that the file lacks, in a process pinned to the configured cores.
+
+    Raises:
+      Usage: the process failed; its own words are above.
+    """
+    wanted = [[int(w) for w in widths] for widths in networks]
+    held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
+    missing = [widths for widths in wanted if tuple(widths) not in held]
+    if missing:
+        _run(config, space, wanted, path, title, held & {tuple(widths) for widths in wanted})
+    return samples.read(path)
+
+
+def _run(
+    config: Config,
+    space: SearchSpace,
+    networks: list[list[int]],
+    path: Path,
+    title: str,
+    held: set[tuple[int, ...]],
+) -> None:
+    settings = config.latency
+    request = Request(
+        space=space.to_json(),
+        networks=networks,
+        path=str(path),
+        runtime=settings.runtime,
+        command=settings.command,
+        batch=settings.batch,
+        dtype=settings.dtype,
+        cores=list(settings.cores or ()),
+        compile_cores=list(settings.compile_cores),
+    )
+    with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(networks)) as update:
+        file = Path(folder) / 'request.json'
+        file.write_text(json.dumps(dataclasses.asdict(request)))
+        command = [sys.executable, '-m', 'experiments.timing_process', str(file)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                sample = json.loads(line)
+                if sample['failure']:
+                    update(len(held), f'failed: {sample["failure"]}')
+                    continue
+                held = held | {tuple(sample['widths'])}
+                update(len(held), f'{sample["ms"]:.3f} ms')
+    if process.returncode:
+        raise Usage(f'timing stopped with exit code {process.returncode}; samples so far are in {path}')
+
+
+def main(config: Config) -> None:
+    path = measure(config)
+    timed = samples.read(path)
+    progress.console.print(f'{len(timed.timed)} networks timed: {path}')
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))

@@ -1,0 +1,175 @@
+"""Find the best configuration within the budget, the frontier of all budgets, and what the baselines choose."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import progress
+from experiments.config import Config, parse
+from experiments.run_folder import Usage, claim, read_json, save_json, space_of
+from experiments.train_supernet import SubnetLoss, Supernet, load_data, train
+from jcw import budget, data
+from jcw.latency.table import LatencyTable
+from jcw.mrf import ChainMRF
+from jcw.search import greedy, ows, stats
+from jcw.space import SearchSpace
+
+
+def budget_ms(config: Config, table: LatencyTable) -> float:
+    """Return the budget in ms per call.
+
+    Raises:
+      Usage: it is not positive, or no configuration meets it.
+    """
+    base = float(table.predict(table.space.base))
+    limit = config.search.budget * base if config.search.budget_ms is None else config.search.budget_ms
+    least = _least(table)
+    if not limit >= least:
+        raise Usage(
+            f'no configuration meets a budget of {limit:.3f} ms: the smallest reachable latency is {least:.3f} ms '
+            f'({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
+            f'Try --search.budget {np.ceil(100 * least / base + 1) / 100:.2f} or more.'
+        )
+    return limit
+
+
+def _least(table: LatencyTable) -> float:
+    cost = table.to_cost()
+    present = np.where(table.space.width_table > 0, 0.0, -np.inf)
+    return float(budget.solve(ChainMRF(present, np.zeros_like(cost.pairwise)), cost, 0.0).cost)
+
+
+def field_of(config: Config, supernet: Supernet, space: SearchSpace) -> ChainMRF:
+    """Return the accuracy field, from the supernet's width statistics."""
+    return ows.to_field(stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge), space)
+
+
+def folder_of(config: Config) -> Path:
+    """Return the folder of the configured budget's results."""
+    settings = config.search
+    name = f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
+    return config.run / 'search' / name
+
+
+def search(
+    config: Config, dataset: data.Dataset, space: SearchSpace, table: LatencyTable, supernet: Supernet
+) -> dict[str, Any]:
+    """Return widths by method: joint, uniform and greedy; write them and the frontier."""
+    limit = budget_ms(config, table)
+    folder = claim(
+        folder_of(config),
+        data=config.data,
+        space=config.space,
+        supernet=config.supernet,
+        search=config.search,
+        seed=config.seed,
+    )
+    if (folder / 'result.json').exists():
+        return read_json(folder / 'result.json')
+    utility, cost = field_of(config, supernet, space), table.to_cost()
+    solution = budget.solve(utility, cost, limit)
+    frontier = budget.frontier(utility, cost, config.search.frontier)
+    choices = {
+        'joint': np.asarray(solution.choices),
+        'uniform': space.to_choices(uniform(space, table, limit)),
+        'greedy': _greedy(config, dataset, space, table, supernet, limit, folder),
+    }
+    result = {
+        'budget_ms': limit,
+        'base_ms': float(table.predict(space.base)),
+        'gap': float(solution.upper_bound - solution.utility),
+        'methods': {
+            name: {'widths': space.to_widths(c), 'ms': float(table.predict(space.to_widths(c)))}
+            for name, c in choices.items()
+        },
+        'frontier': {'ms': frontier.cost, 'utility': frontier.utility, 'choices': frontier.choices},
+    }
+    save_json(folder / 'result.json', result)
+    return read_json(folder / 'result.json')
+
+
+def uniform(space: SearchSpace, table: LatencyTable, limit: float) -> np.ndarray:
+    """Return the widths of the largest uniform multiplier within the limit; the smallest network if there is none."""
+    best = space.smallest
+    for multiplier in np.linspace(0.05, 3.0, 1181):
+        widths = space.nearest([multiplier * layer.base_width for layer in space.layers])
+        if table.predict(widths) <= limit and widths.sum() >= best.sum():
+            best = widths
+    return best
+
+
+def _greedy(
+    config: Config,
+    dataset: data.Dataset,
+    space: SearchSpace,
+    table: LatencyTable,
+    supernet: Supernet,
+    limit: float,
+    folder: Path,
+) -> np.ndarray:
+    """Slim greedily, remembering every loss on disk, so that an interrupted way goes on where it was."""
+    measure = SubnetLoss(config, dataset, space, supernet.variables, config.search.greedy_images)
+    known = Losses(folder / 'greedy_losses.jsonl', lambda choices: measure(space.to_widths(choices)).loss)
+    begin = float(table.predict(space.largest))
+    with progress.bar('Greedy slimming', 100) as update:
+
+        def report(step: greedy.Step) -> None:
+            done = (begin - step.cost) / (begin - limit)
+            update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {len(known)} losses')
+
+        way = greedy.slim(
+            space,
+            known,
+            lambda choices: float(table.predict(space.to_widths(choices))),
+            limit,
+            per_cost=config.search.greedy_per_ms,
+            report=report,
+        )
+    return way[-1].choices
+
+
+class Losses:
+    """A loss function that remembers, in a file of JSON lines, what it has been asked."""
+
+    def __init__(self, path: Path, loss) -> None:
+        import json
+
+        self._path, self._loss = path, loss
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [json.loads(line) for line in lines if line.endswith('\n')]
+        self._known = {tuple(choices): value for choices, value in whole}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __call__(self, choices: np.ndarray) -> float:
+        key = tuple(int(c) for c in choices)
+        if key not in self._known:
+            self._known[key] = float(self._loss(choices))
+            with self._path.open('a') as file:
+                file.write(f'[{list(key)}, {self._known[key]}]\n')
+        return self._known[key]
+
+
+def main(config: Config) -> None:
+    path = config.run / 'latency' / 'table.json'
+    if not path.exists():
+        raise Usage(f'{path} is missing: run experiments.fit_latency first')
+    table = LatencyTable.load(path)
+    budget_ms(config, table)
+    dataset = load_data(config)
+    space = space_of(config, dataset)
+    if not (config.run / 'supernet' / 'result.json').exists():
+        raise Usage(f'{config.run / "supernet"} holds no trained supernet: run experiments.train_supernet first')
+    result = search(config, dataset, space, table, train(config, dataset, space))
+    for name, found in result['methods'].items():
+        progress.console.print(
+            f'{name:8} {found["ms"]:.3f} ms of {result["budget_ms"]:.3f}  {found["widths"]}', highlight=False
+        )
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))

@@ -1,0 +1,101 @@
+"""The process that times networks: pinned before JAX starts, one line of JSON out per network.
+
+Not called by hand: `measure_latency` starts it with the request, a JSON file, as its argument; `--compile FOLDER`
+makes it the worker that compiles ahead on other cores.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to time, and where its samples go."""
+
+    space: dict[str, Any]
+    networks: list[list[int]]
+    path: str
+    runtime: str
+    command: str | None
+    batch: int
+    dtype: str
+    cores: list[int]
+    compile_cores: list[int]
+
+
+def main() -> None:
+    request_file = sys.argv[1]
+    request = Request(**json.loads(Path(request_file).read_text()))
+    compiling = len(sys.argv) > 2
+    _pin(request.compile_cores if compiling else request.cores)
+    if compiling:
+        _compile(request, sys.argv[3])
+    else:
+        _time(request, request_file)
+
+
+def _pin(cores: list[int]) -> None:
+    """Pin before JAX counts the cores it may use; cores this process may not use are passed over."""
+    if hasattr(os, 'sched_setaffinity'):
+        usable = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, (set(cores) & usable) or usable)
+
+
+def _build(request: Request):
+    from jcw import deploy
+    from jcw.space import SearchSpace
+
+    space = SearchSpace.from_json(request.space)
+    return lambda widths: deploy.build(space, widths, request.batch, request.dtype)
+
+
+def _compile(request: Request, folder: str) -> None:
+    from jcw.latency.runtimes import ahead, xla
+
+    ahead.serve(_build(request), folder, xla.FAST_COMPILE)
+
+
+def _runtime(request: Request, request_file: str):
+    if request.runtime == 'command':
+        import shlex
+
+        from jcw.latency.runtimes.command import CommandRuntime
+
+        return CommandRuntime(shlex.split(request.command or ''), batch=request.batch)
+    if request.runtime == 'onnx':
+        from jcw import deploy
+        from jcw.latency.runtimes.onnx import OnnxRuntime
+        from jcw.space import SearchSpace
+
+        space = SearchSpace.from_json(request.space)
+        return OnnxRuntime(lambda widths: deploy.onnx_model(space, widths, batch=request.batch))
+    from jcw.latency.runtimes import ahead, xla
+
+    if not set(request.compile_cores) - set(request.cores):
+        return xla.XlaRuntime(_build(request), options=xla.FAST_COMPILE)
+    command = [sys.executable, '-m', 'experiments.timing_process', request_file, '--compile', '{directory}']
+    return xla.XlaRuntime(_build(request), options=xla.FAST_COMPILE, ahead=ahead.CompileAhead(command))
+
+
+def _time(request: Request, request_file: str) -> None:
+    from jcw.latency.measure import measure
+    from jcw.space import SearchSpace
+
+    space = SearchSpace.from_json(request.space)
+    runtime = _runtime(request, request_file)
+    try:
+        for sample in measure(
+            runtime, space, request.networks, request.path, batch=request.batch, dtype=request.dtype
+        ):
+            line = {'widths': sample.widths, 'ms': sample.ms, 'error': sample.error, 'failure': sample.failure}
+            print(json.dumps(line), flush=True)
+    finally:
+        runtime.close()
+
+
+if __name__ == '__main__':
+    main()

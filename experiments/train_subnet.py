@@ -1,0 +1,137 @@
+"""Train a found network, test it, and time it on the device."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import progress
+from experiments.config import Config, parse
+from experiments.run_folder import Usage, claim, read_json, save_json, space_of
+from experiments.search_widths import folder_of
+from experiments.train_supernet import load_data
+from experiments.train_supernet import train as read_supernet
+from jcw import data
+from jcw.latency import samples
+from jcw.nets.mobilenet import Variables, network
+from jcw.nets.slicing import slice_variables
+from jcw.space import SearchSpace
+from jcw.train import loop, optim, parallel, steps
+from jcw.train.augment import Augmentation
+from jcw.train.checkpoint import Checkpoints
+from jcw.train.state import init_state, start_from
+
+METHODS = ('joint', 'uniform', 'greedy')
+
+
+def train(
+    config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], folder: Path, title: str
+) -> tuple[Variables, dict[str, Any]]:
+    """Train a network of these widths, or continue, or read it back; return its variables and accuracies."""
+    settings = config.subnet
+    claim(folder, data=config.data, space=config.space, subnet=settings, widths=widths, seed=config.seed)
+    steps_per_epoch = len(dataset.train) // settings.batch
+    num_steps = round(settings.epochs * steps_per_epoch)
+    optimiser = optim.sgd(
+        settings.learning_rate * settings.batch / 256,
+        num_steps,
+        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    net = network(space, widths)
+    if settings.from_supernet:
+        supernet = read_supernet(config, dataset, space)
+        carry = start_from(slice_variables(supernet.variables, space, widths), optimiser)
+    else:
+        carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
+    if not (folder / 'result.json').exists():
+        step = _step(config, dataset, space, widths, optimiser)
+        with progress.bar(title, num_steps) as update:
+            carry = loop.run(
+                carry,
+                step,
+                num_steps,
+                folder=folder,
+                batch=settings.batch,
+                save_every=max(steps_per_epoch, 100),
+                report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
+            )
+        save_json(folder / 'result.json', _test(dataset, net, carry.variables))
+    with Checkpoints(folder / 'checkpoints') as checkpoints:
+        state, _ = checkpoints.restore(carry)
+    return state.variables, read_json(folder / 'result.json')
+
+
+def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser):
+    settings = config.subnet
+    recipe = steps.Recipe(
+        dataset.mean,
+        dataset.std,
+        Augmentation(config.data.crop_padding, config.data.flip, settings.mixup),
+        settings.label_smoothing,
+    )
+    net = network(space, widths, axis_name=parallel.AXIS)
+    spread = parallel.data_parallel(
+        steps.plain_step(net, space, optimiser, recipe, parallel.AXIS),
+        batch_args=(False, False, True, True),
+        batch_outputs=(False, False),
+    )
+    key = jax.random.key(config.seed + 3)
+
+    def step(state, index: int):
+        rows = data.batch_rows(index, len(dataset.train), settings.batch, config.seed)
+        return spread(state, jax.random.fold_in(key, index), *dataset.train.take(rows))
+
+    return step
+
+
+def _test(dataset: data.Dataset, net, variables: Variables) -> dict[str, float]:
+    evaluate = jax.jit(
+        lambda v, images, labels: steps.evaluate(net, v, None, images, labels, dataset.mean, dataset.std)
+    )
+    parts = {'validation': dataset.validation, 'test': dataset.test}
+    return {f'{name}_accuracy': float(evaluate(variables, *part).accuracy) for name, part in parts.items()}
+
+
+def measured(config: Config, space: SearchSpace, networks: list[list[int]]) -> dict[tuple[int, ...], samples.Sample]:
+    """Time finished networks on the device; those already timed are read back."""
+    from experiments.measure_latency import time_networks
+
+    path = config.run / 'latency' / 'finals.jsonl'
+    timed = time_networks(config, space, networks, path, 'Timing the results')
+    return {sample.widths: sample for sample in timed.timed}
+
+
+def found(config: Config) -> dict[str, Any]:
+    """Read what the search found at the configured budget."""
+    path = folder_of(config) / 'result.json'
+    if not path.exists():
+        raise Usage(f'{path} is missing: run experiments.search_widths first')
+    return read_json(path)
+
+
+def main(config: Config) -> None:
+    dataset = load_data(config)
+    space = space_of(config, dataset)
+    methods = found(config)['methods']
+    times = measured(config, space, [methods[name]['widths'] for name in METHODS])
+    for name in METHODS:
+        widths = methods[name]['widths']
+        _, result = train(config, dataset, space, widths, subnet_folder(config, name), f'Training {name}')
+        ms = times[tuple(widths)].ms if tuple(widths) in times else np.nan
+        progress.console.print(
+            f'{name:8} test accuracy {result["test_accuracy"]:.1%}, {ms:.3f} ms  {widths}', highlight=False
+        )
+
+
+def subnet_folder(config: Config, method: str) -> Path:
+    """Return the folder of a method's trained network at the configured budget."""
+    return config.run / 'subnets' / folder_of(config).name / method
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))
