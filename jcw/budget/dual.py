@@ -110,7 +110,8 @@ def price_cloud(ends: Float[Array, '2 costs'], points: int) -> Float[Array, 'pri
     high = jnp.log(ends.max(0))
     low = jnp.maximum(jnp.log(ends.min(0)), high - 4)
     centre, radius = (high + low) / 2, (high - low) / 2 + 1
-    cloud = jnp.exp(centre + radius * jnp.asarray(spread(points - 3, ends.shape[1]), ends.dtype))
+    cube = jnp.asarray(spread(points - 3, ends.shape[1]), ends.dtype)
+    cloud = jnp.exp(centre + radius * cube + 2 * cube**3)  # denser near the centre
     return jnp.concatenate([jnp.zeros_like(ends[:1]), ends, cloud])
 
 

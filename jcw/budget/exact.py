@@ -148,7 +148,7 @@ def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solu
 
 def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int, int]]:
     """Say how many budgets share a pass and how many labels it has room for; each twice, as the first helps."""
-    sizes = [size for size in (64, 512, 4096, 32768) if 4 * wanted <= size < max_labels]
+    sizes = [size for size in (64, 256, 1024, 4096, 16384) if 4 * wanted <= size < max_labels]
     alone = [(1, size) for size in (*sizes, max_labels) for _ in range(2)]
     return (
         alone if num_budgets == 1 else [(TOGETHER, LABELS_TOGETHER), (TOGETHER // 4, LABELS_TOGETHER), *alone]
