@@ -45,11 +45,12 @@ def forward(
 
 def build(
     space: SearchSpace, widths: Sequence[int] | np.ndarray, batch: int, dtype: Any = jnp.float32
-) -> tuple[Callable[[Folded, Any], jax.Array], tuple[Folded, jax.ShapeDtypeStruct]]:
-    """Return the deployed function of a configuration and shapes of its arguments: what a runtime times."""
+) -> tuple[Callable[[Folded, Any], jax.Array], tuple[Folded, np.ndarray]]:
+    """Return the deployed function of a configuration and arguments of no meaning: what a runtime times."""
     strides = tuple(layer.stride for layer in space.layers)
 
     def function(folded: Folded, images: jax.Array) -> jax.Array:
         return forward(folded, images, strides, dtype=dtype)
 
-    return function, (shapes(space, widths), jax.ShapeDtypeStruct((batch, *space.input_shape), jnp.uint8))
+    folded = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), shapes(space, widths))
+    return function, (folded, np.full((batch, *space.input_shape), 128, np.uint8))
