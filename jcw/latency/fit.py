@@ -161,6 +161,7 @@ def fit_roofline(normal: Normal, features: Float[Array, 'signatures features']) 
         scale=unit,
         precision=1e-5 * jnp.eye(size),
         linear=unit * moment,
+        origin=jnp.zeros(size),
         order_scale=jnp.zeros(size),
         pairs=jnp.zeros((0, 2), jnp.int32),
     )
@@ -183,12 +184,14 @@ def _solve_folds(normals, features, precisions, orders, pairs):
 
 
 def _solve(normal: Normal, roofline: Roofline, precision, order, pairs) -> nnls.Solution:
+    """Solve for z, counted from 1, where the roofline's residuals are what is left to explain."""
     scale = roofline.scale
     problem = nnls.Problem(
         gram=normal.gram,
         scale=scale,
         precision=precision,
-        linear=scale * (normal.moment - roofline.base * normal.row) + precision.sum(1),
+        linear=scale * (normal.moment - roofline.base * normal.row - normal.gram @ scale),
+        origin=jnp.ones_like(scale),
         order_scale=order * scale,
         pairs=pairs,
     )

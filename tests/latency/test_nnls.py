@@ -24,6 +24,7 @@ def problem(
         scale=jnp.asarray(rng.uniform(0.5, 2, entries), jnp.float32),
         precision=jnp.asarray(ridge * np.eye(entries), jnp.float32),
         linear=jnp.zeros(entries),
+        origin=jnp.zeros(entries),
         order_scale=jnp.asarray(rng.uniform(0.5, 2, entries), jnp.float32),
         pairs=jnp.asarray(order, jnp.int32),
     )
@@ -119,10 +120,18 @@ def test_vmap_is_a_loop():
 
 def test_the_number_of_iterations_is_bounded():
     made, _, _ = problem(0, 60, 20, 10)
-    assert int(nnls.solve_jit(made, tolerance=0.0, max_iterations=7).iterations) == 7
+    assert int(nnls.solve_jit(made, tolerance=0.0, newton_steps=2, max_iterations=5).iterations) == 7
 
 
 def test_newton_and_projected_gradient_alone_find_the_same():
     made, _, _ = problem(0, 150, 60, 90, ridge=0.5)
-    slow = nnls.descend(made, jnp.ones(60), tolerance=1e-7, max_iterations=20000).x
+    slow = nnls.descend(made, jnp.zeros(60), tolerance=1e-7, max_iterations=20000).x
     np.testing.assert_allclose(nnls.solve_jit(made).x, slow, atol=2e-3)
+
+
+def test_the_origin_one_counts_from_does_not_matter():
+    made, _, _ = problem(0, 150, 60, 90, ridge=0.5)
+    origin = jax.random.uniform(jax.random.key(0), (60,))
+    plain = made._replace(order_scale=jnp.zeros(60))
+    moved = made._replace(origin=origin, linear=-nnls.gradient(plain, origin))
+    np.testing.assert_allclose(nnls.solve_jit(moved).x, nnls.solve_jit(made).x, atol=5e-3)
