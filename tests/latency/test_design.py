@@ -1,0 +1,77 @@
+import jax
+import numpy as np
+import pytest
+
+from jcw.latency import design, prior, uncertainty
+from jcw.latency.signatures import Signatures
+from tests.latency.simulated import small_space
+
+SPACE = small_space()
+SIGNATURES = Signatures(SPACE)
+
+
+def uses(widths: np.ndarray) -> np.ndarray:
+    return SIGNATURES.incidence(SPACE.to_choices(widths)).sum(0)
+
+
+def expected_error(timed: np.ndarray) -> float:
+    """Root mean posterior variance of random networks."""
+    believed = prior.roofline(SIGNATURES)
+    scale = design.equal_shares(believed, SIGNATURES)
+    before = uncertainty.covariance(believed, np.array(design.VARIANCES))
+    incidence = SIGNATURES.incidence(SPACE.to_choices(timed))
+    after = uncertainty.posterior(before, scale, incidence, incidence @ scale, 0.01)
+    targets = SIGNATURES.incidence(SPACE.to_choices(design.random_networks(jax.random.key(99), SPACE, 200)))
+    return float(np.sqrt((uncertainty.variance(after, targets) / (targets @ scale) ** 2).mean()))
+
+
+def test_coverage_uses_every_pair_of_widths_with_the_fewest_networks():
+    chosen = design.coverage(jax.random.key(0), SPACE)
+    assert uses(chosen).min() >= 1
+    assert len(chosen) <= 1.3 * 5 * 5
+    assert uses(design.coverage(jax.random.key(0), SPACE, visits=2)).min() >= 2
+
+
+def test_random_networks_would_need_many_more_to_cover_all_pairs():
+    chosen = design.coverage(jax.random.key(0), SPACE)
+    assert uses(design.random_networks(jax.random.key(0), SPACE, len(chosen))).min() == 0
+
+
+def test_random_widths_are_uniform():
+    chosen = SPACE.to_choices(design.random_networks(jax.random.key(0), SPACE, 2000))
+    counts = np.apply_along_axis(np.bincount, 0, chosen, minlength=5)
+    assert (np.abs(counts / 2000 - 0.2) < 0.04).all()
+
+
+@pytest.mark.parametrize('count', [15, 40])
+def test_informative_networks_leave_less_uncertainty_than_random_ones(count):
+    chosen = design.informative(jax.random.key(1), SPACE, count, pool=400, targets=200)
+    random = [expected_error(design.random_networks(jax.random.key(s), SPACE, count)) for s in range(5)]
+    assert expected_error(chosen) < min(random)
+
+
+def test_each_choice_is_the_best_of_the_pool():
+    covariance = np.cov(np.random.default_rng(0).standard_normal((12, 40))).astype(np.float32)
+    first, second = design._select(covariance[:8, :8], covariance[8:, :8], 2).tolist()
+
+    def left(chosen: list[int]) -> float:
+        seen = covariance[np.ix_(chosen, chosen)] + np.eye(len(chosen))
+        across = covariance[8:, chosen]
+        return float(np.trace(covariance[8:, 8:] - across @ np.linalg.solve(seen, across.T)))
+
+    assert left([first]) == pytest.approx(min(left([i]) for i in range(8)), rel=1e-5)
+    rest = [left([first, i]) for i in range(8) if i != first]
+    assert left([first, second]) == pytest.approx(min(rest), rel=1e-5)
+
+
+def test_a_sequence_covers_first_and_never_repeats_a_choice_of_the_pool():
+    chosen = design.sequence(jax.random.key(0), SPACE, 60)
+    covering = design.coverage(jax.random.key(0), SPACE)
+    np.testing.assert_array_equal(chosen[: len(covering)], covering)
+    assert chosen.shape == (60, SPACE.num_layers)
+    assert design.sequence(jax.random.key(0), SPACE, 10).shape == (10, SPACE.num_layers)
+
+
+def test_more_networks_than_the_pool_has_is_an_error():
+    with pytest.raises(ValueError, match='enlarge the pool'):
+        design.informative(jax.random.key(0), SPACE, 20, pool=10)
