@@ -47,6 +47,8 @@ class LatencyConfig:
     runtime: Literal['xla', 'onnx', 'command'] = 'xla'
     command: str | None = None
     """For runtime 'command': the program that times a network (docs/latency.md)."""
+    device: str = 'unnamed'
+    """For runtime 'command': the device in full, for the record."""
     networks: int = 250
     """Networks to time for the table."""
     batch: int = 8
@@ -136,7 +138,9 @@ DIGITS = Config(
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, strides=STRIDES_8),
     latency=LatencyConfig(networks=120, batch=32),
-    supernet=SupernetConfig(epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640),
+    supernet=SupernetConfig(
+        epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
+    ),
     search=SearchConfig(greedy_images=144),
     subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
 )
@@ -164,7 +168,10 @@ PRESETS = {
     'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
     'fashion_mnist': ('A quarter-width network on Fashion-MNIST.', FASHION_MNIST),
     'cifar10': ('A half-width network on CIFAR-10.', CIFAR10),
-    'imagenet2012': ("The publication's recipe: 20 epochs of supernet, 200 of the final network.", IMAGENET2012),
+    'imagenet2012': (
+        "The publication's recipe: 20 epochs of supernet, 200 of the final network.",
+        IMAGENET2012,
+    ),
 }
 
 

@@ -20,6 +20,9 @@ from jcw.latency import design, samples
 from jcw.space import SearchSpace
 
 
+SAMPLES = 'samples.jsonl'
+
+
 def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
     dataset = data.load(config.data.name, config.data.data_dir)
@@ -27,7 +30,7 @@ def measure(config: Config) -> Path:
     settings = dataclasses.replace(config.latency, networks=0)
     folder = claim(config.run / 'latency', space=config.space, latency=settings, seed=config.seed)
     networks = design.sequence(jax.random.key(config.seed), space, config.latency.networks)
-    path = folder / 'samples.jsonl'
+    path = folder / SAMPLES
     time_networks(config, space, networks, path, 'Timing networks')
     return path
 
@@ -37,9 +40,14 @@ def time_networks(
 ) -> samples.Samples:
     """Time networks that the file lacks, in a process pinned to the configured cores.
 
+    Times in all files of a run are in units of one reference, so that a device that is slower today than when the
+    table was made does not look like an error of the table.
+
     Raises:
       Usage: the process failed; its own words are above.
     """
+    if not path.exists() and (config.run / 'latency' / SAMPLES).exists():
+        samples.create(path, samples.read(config.run / 'latency' / SAMPLES).header)
     wanted = [[int(w) for w in widths] for widths in networks]
     held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
     missing = [widths for widths in wanted if tuple(widths) not in held]
@@ -63,6 +71,7 @@ def _run(
         path=str(path),
         runtime=settings.runtime,
         command=settings.command,
+        device=settings.device,
         batch=settings.batch,
         dtype=settings.dtype,
         cores=list(settings.cores or ()),

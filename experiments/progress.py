@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console()
+if not console.is_terminal:
+    console = Console(width=150)
 
 Update = Callable[[int, str], None]
 """(done so far, what to say beside the bar)"""

@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = ''):
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = '') -> Iterator[str]:
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

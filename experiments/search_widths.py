@@ -116,7 +116,9 @@ def _greedy(
 
         def report(step: greedy.Step) -> None:
             done = (begin - step.cost) / (begin - limit)
-            update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {len(known)} losses')
+            update(
+                min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {len(known)} losses'
+            )
 
         way = greedy.slim(
             space,
@@ -161,7 +163,9 @@ def main(config: Config) -> None:
     dataset = load_data(config)
     space = space_of(config, dataset)
     if not (config.run / 'supernet' / 'result.json').exists():
-        raise Usage(f'{config.run / "supernet"} holds no trained supernet: run experiments.train_supernet first')
+        raise Usage(
+            f'{config.run / "supernet"} holds no trained supernet: run experiments.train_supernet first'
+        )
     result = search(config, dataset, space, table, train(config, dataset, space))
     for name, found in result['methods'].items():
         progress.console.print(

@@ -21,6 +21,7 @@ class Request:
     path: str
     runtime: str
     command: str | None
+    device: str
     batch: int
     dtype: str
     cores: list[int]
@@ -65,7 +66,7 @@ def _runtime(request: Request, request_file: str):
 
         from jcw.latency.runtimes.command import CommandRuntime
 
-        return CommandRuntime(shlex.split(request.command or ''), batch=request.batch)
+        return CommandRuntime(shlex.split(request.command or ''), device=request.device)
     if request.runtime == 'onnx':
         from jcw import deploy
         from jcw.latency.runtimes.onnx import OnnxRuntime
@@ -91,7 +92,12 @@ def _time(request: Request, request_file: str) -> None:
         for sample in measure(
             runtime, space, request.networks, request.path, batch=request.batch, dtype=request.dtype
         ):
-            line = {'widths': sample.widths, 'ms': sample.ms, 'error': sample.error, 'failure': sample.failure}
+            line = {
+                'widths': sample.widths,
+                'ms': sample.ms,
+                'error': sample.error,
+                'failure': sample.failure,
+            }
             print(json.dumps(line), flush=True)
     finally:
         runtime.close()

@@ -95,7 +95,9 @@ def _test(dataset: data.Dataset, net, variables: Variables) -> dict[str, float]:
     return {f'{name}_accuracy': float(evaluate(variables, *part).accuracy) for name, part in parts.items()}
 
 
-def measured(config: Config, space: SearchSpace, networks: list[list[int]]) -> dict[tuple[int, ...], samples.Sample]:
+def measured(
+    config: Config, space: SearchSpace, networks: list[list[int]]
+) -> dict[tuple[int, ...], samples.Sample]:
     """Time finished networks on the device; those already timed are read back."""
     from experiments.measure_latency import time_networks
 

@@ -30,7 +30,11 @@ class Supernet(NamedTuple):
 def load_data(config: Config) -> data.Dataset:
     settings = config.data
     return data.load(
-        settings.name, settings.data_dir, validation=settings.validation, limit=settings.limit, seed=config.seed
+        settings.name,
+        settings.data_dir,
+        validation=settings.validation,
+        limit=settings.limit,
+        seed=config.seed,
     )
 
 
@@ -73,7 +77,7 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
 def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser):
     """Return the loop's step: a batch by its number, the sandwich on all devices, then the statistics."""
     settings = config.supernet
-    nets = [network(space, w, axis_name=parallel.AXIS) for w in (space.largest, space.smallest)]
+    largest, smallest = (network(space, w, axis_name=parallel.AXIS) for w in (space.largest, space.smallest))
     recipe = steps.Recipe(
         dataset.mean,
         dataset.std,
@@ -82,7 +86,7 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser):
     )
     draw = functools.partial(sandwich.mutate, space=space, mutation=settings.mutation)
     spread = parallel.data_parallel(
-        steps.supernet_step(*nets, space, optimiser, recipe, draw, parallel.AXIS),
+        steps.supernet_step(largest, smallest, space, optimiser, recipe, draw, parallel.AXIS),
         batch_args=(False, False, True, True, False),
         batch_outputs=(False, False, True),
     )
@@ -101,7 +105,9 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser):
 
 
 def _note(at: loop.Progress) -> str:
-    accuracy = ' / '.join(f'{at.metrics[f"accuracy_{name}"]:.0%}' for name in ('largest', 'smallest', 'random'))
+    accuracy = ' / '.join(
+        f'{at.metrics[f"accuracy_{name}"]:.0%}' for name in ('largest', 'smallest', 'random')
+    )
     return (
         f'loss {at.metrics["loss_largest"]:.2f}, accuracy of largest / smallest / random {accuracy}, '
         f'{at.images_per_second:.0f} images/s'
@@ -119,12 +125,12 @@ class SubnetLoss:
         batches = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
         images = dataset.train.images[: batches * batch].reshape(batches, batch, *dataset.input_shape)
         held = dataset.validation.take(slice(validation))
-        moments = {'mean': dataset.mean, 'std': dataset.std}
+        mean, std = dataset.mean, dataset.std
 
         @jax.jit
         def measure(variables: Variables, widths: jax.Array, images, held) -> steps.Evaluation:
-            fitted = steps.recalibrate(net, variables, widths, images, **moments)
-            return steps.evaluate(net, fitted, widths, *held, **moments)
+            fitted = steps.recalibrate(net, variables, widths, images, mean, std)
+            return steps.evaluate(net, fitted, widths, held.images, held.labels, mean, std)
 
         arguments = jax.device_put((images, held))
         self._measure = lambda widths: measure(variables, widths, *arguments)

@@ -1,0 +1,83 @@
+"""The whole job: time the device, train the supernet, search, train what was found, report and export.
+
+Finished stages are reused and an interrupted one goes on where it was, so the same command may be called again.
+"""
+
+import time
+
+from rich.table import Table
+
+from experiments import (
+    export,
+    fit_latency,
+    measure_latency,
+    report,
+    search_widths,
+    train_subnet,
+    train_supernet,
+)
+from experiments.config import Config, parse
+from experiments.progress import console
+from experiments.run_folder import save_json, space_of
+
+
+def main(config: Config) -> None:
+    began = time.monotonic()
+    dataset = train_supernet.load_data(config)
+    space = space_of(config, dataset)
+    console.print(
+        f'{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)} validation and '
+        f'{len(dataset.test)} test images; {space.num_configurations:.1e} channel configurations',
+        highlight=False,
+    )
+    _say(1, 'Timing the device and fitting the latency table')
+    measure_latency.measure(config)
+    table = fit_latency.fit(config)
+    console.print(fit_latency.describe(config.run / 'latency'), highlight=False)
+    limit = search_widths.budget_ms(config, table)
+
+    _say(2, 'Training the supernet and collecting width statistics')
+    supernet = train_supernet.train(config, dataset, space)
+    console.print(train_supernet.describe(config), highlight=False)
+
+    _say(3, f'Searching for the best widths within {limit:.3f} ms')
+    found = search_widths.search(config, dataset, space, table, supernet)['methods']
+    console.print('Proven optimal for the field and table; the frontier is in the report.', highlight=False)
+
+    _say(4, 'Training and timing the results')
+    results = {}
+    for name in train_subnet.METHODS:
+        widths = found[name]['widths']
+        folder = train_subnet.subnet_folder(config, name)
+        _, accuracy = train_subnet.train(config, dataset, space, widths, folder, f'Training {name}')
+        results[name] = {**found[name], **accuracy}
+    times = train_subnet.measured(config, space, [result['widths'] for result in results.values()])
+    for result in results.values():
+        sample = times[tuple(result['widths'])]
+        result.update(measured_ms=sample.ms, measured_error=sample.error)
+    rows = report.rows_of(space, results)
+    save_json(config.run / 'results.json', rows)
+    console.print(_table(rows))
+
+    _say(5, 'Writing the report and the deployable network')
+    page = report.write(config, dataset, space, table, rows)
+    network = export.export(config, dataset, space)
+    console.print(f'Report:  {page}\nNetwork: {network}', highlight=False)
+    console.print(f'Done in {time.monotonic() - began:.0f} s.', highlight=False)
+
+
+def _say(stage: int, what: str) -> None:
+    console.print(f'\n[bold]{stage}/5 {what}[/bold]', highlight=False)
+
+
+def _table(rows: list[dict]) -> Table:
+    table = Table(*report.HEADINGS)
+    for row in rows:
+        table.add_row(*report.cells_of(row))
+    return table
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))

@@ -1,0 +1,177 @@
+"""The run's plots, its table, and one HTML page that holds them all."""
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import Config
+from experiments.run_folder import read_json
+from experiments.search_widths import folder_of
+from jcw.data import Dataset
+from jcw.latency.table import LatencyTable, flops_table, params_table
+from jcw.space import SearchSpace
+
+COLOURS = {'joint': '#0b6e4f', 'uniform': '#b0413e', 'greedy': '#3d5a80', 'base': '#9a9a9a'}
+
+
+def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row per method: widths, latency, parameters, FLOPs and accuracy."""
+    flops, params = flops_table(space), params_table(space)
+    return [
+        {
+            'method': name,
+            'predicted_ms': result['ms'],
+            'measured_ms': result['measured_ms'],
+            'measured_error': result['measured_error'],
+            'parameters': int(params.predict(result['widths'])),
+            'mflops': float(flops.predict(result['widths'])) / 1e6,
+            'test_accuracy': result['test_accuracy'],
+            'widths': result['widths'],
+        }
+        for name, result in results.items()
+    ]
+
+
+HEADINGS = ('method', 'predicted', 'measured', 'parameters', 'MFLOPs', 'test accuracy', 'widths')
+
+
+def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a row's cells as text."""
+    return (
+        row['method'],
+        f'{row["predicted_ms"]:.3f} ms',
+        f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
+        f'{row["parameters"]:,}',
+        f'{row["mflops"]:.2f}',
+        f'{row["test_accuracy"]:.1%}',
+        ' '.join(str(w) for w in row['widths']),
+    )
+
+
+def write(
+    config: Config, dataset: Dataset, space: SearchSpace, table: LatencyTable, rows: list[dict[str, Any]]
+) -> Path:
+    """Draw the plots, write `report.html`, and return its path."""
+    result = read_json(folder_of(config) / 'result.json')
+    fit = read_json(config.run / 'latency' / 'fit.json')
+    plots = config.run / 'plots'
+    plots.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        'latency.png': draw_latency(fit),
+        'frontier.png': draw_frontier(result),
+        'widths.png': draw_widths(space, rows),
+    }
+    for name, picture in drawn.items():
+        (plots / name).write_bytes(picture)
+    path = config.run / 'report.html'
+    path.write_text(_page(config, dataset, table, rows, result, fit, drawn), encoding='utf-8')
+    return path
+
+
+def draw_latency(fit: dict[str, Any]) -> bytes:
+    """Draw held-out predictions against measurements, those from FLOPs beside them."""
+    figure, axes = _axes(5, 4.2)
+    measured = np.array(fit['measured_ms'])
+    ends = [measured.min(), measured.max()]
+    axes.plot(ends, ends, color='black', linewidth=0.8)
+    label = f'from FLOPs: NRMSE {fit["flops"]["nrmse"]:.1%}'
+    axes.scatter(measured, fit['flops_ms'], s=10, color='#c9c9c9', label=label)
+    label = f'table, held out: NRMSE {fit["held_out"]["nrmse"]:.1%}'
+    axes.scatter(measured, fit['predicted_ms'], s=10, color=COLOURS['joint'], label=label)
+    axes.set(xlabel='measured latency (ms per call)', ylabel='predicted latency (ms per call)')
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def draw_frontier(result: dict[str, Any]) -> bytes:
+    """Draw the best utility at every budget, and where the budget lies."""
+    figure, axes = _axes(5, 4.2)
+    axes.step(result['frontier']['ms'], result['frontier']['utility'], where='post', color=COLOURS['joint'])
+    axes.axvline(result['budget_ms'], color='black', linewidth=0.8, linestyle='--', label='budget')
+    axes.axvline(result['base_ms'], color=COLOURS['base'], linewidth=0.8, label='base network')
+    axes.set(xlabel='predicted latency (ms per call)', ylabel='best utility (nats against the largest)')
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
+    """Draw the widths that each method gave each layer, as bars against the base widths."""
+    figure, axes = _axes(9, 3.2)
+    named = {'base': space.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
+    bar = 0.8 / len(named)
+    for i, (name, widths) in enumerate(named.items()):
+        places = np.arange(space.num_layers) + (i - (len(named) - 1) / 2) * bar
+        axes.bar(places, widths, width=bar, label=name, color=COLOURS.get(name))
+    axes.set(xlabel='layer', ylabel='channels', xticks=range(space.num_layers))
+    axes.legend(frameon=False, ncols=len(named))
+    return _png(figure)
+
+
+def _axes(width: float, height: float):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout='constrained')
+    axes = figure.subplots()
+    axes.spines[['top', 'right']].set_visible(False)
+    return figure, axes
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110)
+    return buffer.getvalue()
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 14px } td, th { padding: .3rem .7rem; text-align: right }
+td:first-child, th:first-child, td:last-child, th:last-child { text-align: left }
+tr { border-bottom: 1px solid #ddd } img { max-width: 100% } .pair { display: flex; flex-wrap: wrap }
+.pair img { flex: 1 1 20rem; min-width: 0 } .note { color: #666; font-size: 14px }
+"""
+
+
+def _page(
+    config: Config,
+    dataset: Dataset,
+    table: LatencyTable,
+    rows: list[dict[str, Any]],
+    result: dict[str, Any],
+    fit: dict[str, Any],
+    plots: dict[str, bytes],
+) -> str:
+    def image(name: str, caption: str) -> str:
+        encoded = base64.b64encode(plots[name]).decode()
+        return f'<img alt="{caption}" title="{caption}" src="data:image/png;base64,{encoded}">'
+
+    def line(cells: tuple[str, ...], tag: str) -> str:
+        return '<tr>' + ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells) + '</tr>'
+
+    source = table.provenance
+    share = result['budget_ms'] / result['base_ms']
+    head = line(HEADINGS, 'th')
+    body = '\n'.join(line(cells_of(row), 'td') for row in rows)
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>jcw: {html.escape(dataset.name)} at {result['budget_ms']:.3f} ms</title><style>{STYLE}</style>
+<h1>MobileNet v1 on {html.escape(dataset.name)}, sized to this device</h1>
+<p>Budget: {result['budget_ms']:.3f} ms per call of {source['batch']} images, {share:.0%} of the base network.
+Device: {html.escape(str(source['device']))}; runtime: {html.escape(str(source['runtime']))}, {source['dtype']}.
+Each network below was trained from scratch by the same recipe
+({config.subnet.epochs:g} epochs, seed {config.seed}).</p>
+<table>{head}
+{body}</table>
+<p class="note">One seed: differences of accuracy within about a point are noise. The joint search's optimum is proven:
+upper bound minus utility is {result['gap']:.1e}.</p>
+{image('widths.png', 'Widths per layer')}
+<div class="pair">{image('latency.png', 'Predicted against measured latency')}
+{image('frontier.png', 'Best utility at every budget')}</div>
+<p class="note">Latency table: {fit['samples']} networks timed; held-out NRMSE {fit['held_out']['nrmse']:.1%},
+R2 {fit['held_out']['r2']:.4f}, rank correlation {fit['held_out']['spearman']:.3f}. FLOPs as the predictor:
+{fit['flops']['nrmse']:.1%}, {fit['flops']['spearman']:.3f}.</p>
+</html>
+"""
