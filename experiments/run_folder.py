@@ -33,7 +33,7 @@ def claim(folder: Path, **settings: Any) -> Path:
       Usage: it holds results under others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps({k: _plain(v) for k, v in settings.items()}))
+    wanted = json.loads(json.dumps(settings, default=_plain))
     path = folder / 'settings.json'
     if not path.exists():
         save_json(path, wanted)
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    return value
+    raise TypeError(f'{type(value).__name__} is not JSON')
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = '') -> Iterator[str]:

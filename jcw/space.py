@@ -26,7 +26,7 @@ class LayerSpec:
       stride: stride of the convolution (of the depthwise one in 'separable').
     """
 
-    kind: Literal['conv', 'separable']
+    kind: str
     base_width: int
     kernel: int = 3
     stride: int = 1

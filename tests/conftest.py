@@ -7,4 +7,6 @@ os.environ.setdefault('JAX_NUM_CPU_DEVICES', '4')
 
 from jaxtyping import install_import_hook
 
-install_import_hook('jcw', 'beartype.beartype')
+import tests.shapes  # noqa: F401, the hook below looks it up by name
+
+install_import_hook('jcw', 'tests.shapes.checker')

@@ -1,0 +1,52 @@
+"""Settings and run folders."""
+
+import dataclasses
+
+import pytest
+
+from experiments.config import DIGITS, PRESETS, Config, parse
+from experiments.run_folder import Usage, claim, read_json, save_json
+
+
+def test_every_preset_parses_by_name():
+    for name, (_, config) in PRESETS.items():
+        assert parse(None, [name]) == config
+
+
+def test_without_a_name_the_preset_is_digits_and_settings_may_change_it():
+    config = parse(None, ['--supernet.epochs', '3', '--run', 'elsewhere'])
+    assert config.supernet == dataclasses.replace(DIGITS.supernet, epochs=3)
+    assert str(config.run) == 'elsewhere'
+
+
+def test_the_imagenet_preset_is_the_published_recipe():
+    config = PRESETS['imagenet2012'][1]
+    supernet, subnet = config.supernet, config.subnet
+    assert (supernet.epochs, supernet.batch, supernet.learning_rate) == (20, 512, 0.1)
+    assert (supernet.momentum, supernet.weight_decay) == (0.9, 1e-5)
+    assert subnet.epochs == 200
+    assert subnet.mixup > 0
+    assert subnet.label_smoothing > 0
+
+
+def test_a_wrong_value_names_its_option(capsys):
+    with pytest.raises(SystemExit):
+        parse(None, ['digits', '--latency.batch', 'many'])
+    assert '--latency.batch' in capsys.readouterr().err
+
+
+def test_a_folder_is_claimed_once_and_refuses_other_settings(tmp_path):
+    config = Config()
+    claim(tmp_path / 'stage', supernet=config.supernet, seed=0)
+    claim(tmp_path / 'stage', supernet=config.supernet, seed=0)
+    other = dataclasses.replace(config.supernet, epochs=1)
+    with pytest.raises(Usage, match=r'supernet.epochs was 20, now 1'):
+        claim(tmp_path / 'stage', supernet=other, seed=0)
+
+
+def test_json_is_written_whole(tmp_path):
+    path = tmp_path / 'a' / 'value.json'
+    save_json(path, {'x': 1})
+    with pytest.raises(TypeError):
+        save_json(path, {'x': object()})
+    assert read_json(path) == {'x': 1}
