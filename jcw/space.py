@@ -5,13 +5,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-Kind = Literal['conv', 'separable', 'dense']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +43,7 @@ class LayerSpec:
 class LayerSignature(NamedTuple):
     """What determines a layer's time: layers with equal signatures share one entry of a latency table."""
 
-    kind: Kind
+    kind: str  # 'conv', 'separable' or 'dense'
     kernel: int
     stride: int
     height: int  # of the layer's input
