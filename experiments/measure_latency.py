@@ -19,7 +19,6 @@ from jcw import data
 from jcw.latency import design, samples
 from jcw.space import SearchSpace
 
-
 SAMPLES = 'samples.jsonl'
 
 
