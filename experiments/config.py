@@ -136,7 +136,7 @@ STRIDES_32 = (1, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 DIGITS = Config(
     run=Path('runs/digits'),
     data=DataConfig(name='digits', crop_padding=1),
-    space=SpaceConfig(base_multiplier=0.25, strides=STRIDES_8),
+    space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
     latency=LatencyConfig(networks=120, batch=32),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
