@@ -51,8 +51,8 @@ def default_strengths() -> Float[np.ndarray, 'strengths 5']:
 
     Variances are of relative deviations, in units of the noise variance of one sample.
     """
-    grid = itertools.product((0.0, 0.3), (1000.0,), (3.0, 30.0, 300.0), (1.0, 10.0))
-    return np.array([(m, g, w, w, p) for m, g, w, p in grid], np.float32)
+    grid = itertools.product((0.0, 0.3), (1.0, 3.0, 10.0, 30.0, 100.0))
+    return np.array([(order, 1000, width, width, width / 3) for order, width in grid], np.float32)
 
 
 def fit_table(
