@@ -48,7 +48,7 @@ def informative(
     space: SearchSpace,
     count: int,
     *,
-    timed: Networks | None = None,
+    timed: Int[np.ndarray, 'timed layers'] | None = None,
     scale: Float[np.ndarray, ' signatures'] | None = None,
     variances: tuple[float, ...] = VARIANCES,
     pool: int = 1536,

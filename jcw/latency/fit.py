@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jcw.latency import nnls
+from jcw.latency import nnls, uncertainty
 from jcw.latency.metrics import Errors, errors
 from jcw.latency.prior import Prior
 
@@ -57,7 +57,7 @@ def default_strengths() -> Float[np.ndarray, 'strengths 5']:
 
 def fit_table(
     incidence: Float[np.ndarray, 'samples signatures'],
-    latency_ms: Float[np.ndarray, ' samples'],
+    latency_ms: Float[np.ndarray, ' times'],
     monotone_pairs: Int[np.ndarray, 'pairs 2'],
     strengths: Float[np.ndarray, 'strengths penalties'],
     *,
@@ -201,7 +201,17 @@ def _solve(normal: Normal, roofline: Roofline, precision, order, pairs) -> nnls.
 def _precision(
     prior: Prior, variances: Float[np.ndarray, ' terms']
 ) -> Float[np.ndarray, 'signatures signatures']:
-    return np.linalg.inv(np.tensordot(variances.astype(np.float64), prior.covariances, 1))
+    """Invert the covariance of deviations, block by block where entries come in independent groups."""
+    covariance = uncertainty.covariance(prior, variances)
+    related = prior.covariances.any(0)
+    group = related.argmax(1)
+    if not np.array_equal(related, group[:, None] == group):
+        return np.linalg.inv(covariance)
+    precision = np.zeros_like(covariance)
+    for first in np.unique(group):
+        block = np.ix_(group == first, group == first)
+        precision[block] = np.linalg.inv(covariance[block])
+    return precision
 
 
 def _check(incidence, latency_ms, strengths, prior: Prior, folds: int) -> None:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jcw.latency import design, prior, uncertainty
-from jcw.latency.fit import default_strengths, fit_table
+from jcw.latency.fit import _precision, default_strengths, fit_table
 from jcw.latency.metrics import errors
 from jcw.latency.signatures import Signatures
 from tests.latency.simulated import small_space, true_table
@@ -92,6 +92,15 @@ def test_error_bars_cover_what_they_should():
     deviation = np.sqrt(uncertainty.variance(after, held_out) + (fit.noise * predicted) ** 2)
     inside = np.abs(predicted - latency) < 2 * deviation
     assert 0.88 < inside.mean() <= 1
+
+
+def test_the_blockwise_inverse_is_the_inverse():
+    believed, variances = prior.roofline(SIGNATURES), np.array([100.0, 10.0, 10.0, 1.0])
+    dense = believed._replace(covariances=believed.covariances + 0.01)
+    for one in (believed, dense, prior.flat(SIGNATURES)):
+        precision = _precision(one, variances[: len(one.covariances)])
+        identity = precision @ uncertainty.covariance(one, variances[: len(one.covariances)])
+        np.testing.assert_allclose(identity, np.eye(len(SIGNATURES)), atol=1e-8)
 
 
 @pytest.mark.parametrize('count', [40, 400])

@@ -4,7 +4,7 @@ import pytest
 
 from jcw.latency import samples
 from jcw.latency.design import random_networks
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import DIED, Protocol, measure
 from tests.latency.simulated import SimulatedRuntime, small_space, true_table
 
 SPACE = small_space()
@@ -82,3 +82,74 @@ def test_a_file_begun_on_another_device_is_refused(tmp_path):
 def test_no_network_is_an_error(tmp_path):
     with pytest.raises(ValueError, match='no network to time'):
         run(device(), networks(0), tmp_path / 's.jsonl')
+
+
+def test_a_network_that_kills_the_process_is_given_up_and_the_others_go_on(tmp_path):
+    path, wanted = tmp_path / 's.jsonl', networks(6)
+    deadly = tuple(wanted[3])
+
+    mark, left_behind = tmp_path / 's.jsonl.timing', []
+
+    def killed(widths):
+        if widths == deadly:
+            left_behind.append(mark.read_text())
+            raise KeyboardInterrupt
+        return ''
+
+    deaths = 0
+    for _ in range(10):
+        running = measure(device(failing=killed), SPACE, wanted, path, batch=8, protocol=QUICK)
+        try:
+            list(running)
+            break
+        except KeyboardInterrupt:
+            deaths += 1
+            mark.write_text(left_behind[-1])  # a process that is killed outright does not clean up
+    held = samples.read(path)
+    assert deaths <= 1 + QUICK.attempts
+    assert {s.widths: s.failure for s in held.samples if s.failure} == {deadly: DIED}
+    assert len(held.timed) == 5
+
+
+def test_stopping_on_purpose_blames_no_network(tmp_path):
+    path, wanted = tmp_path / 's.jsonl', networks(6)
+    running = measure(device(), SPACE, wanted, path, batch=8, protocol=QUICK)
+    next(running)
+    running.close()
+    run(device(), wanted, path)
+    assert len(samples.read(path).timed) == 6
+    assert not any(s.attempt > 1 for s in samples.read(path).samples)
+
+
+def test_networks_are_visited_in_turn_and_few_are_held_open(tmp_path):
+    runtime, most = device(), 0
+    for _ in measure(runtime, SPACE, networks(20), tmp_path / 's', batch=8, protocol=QUICK):
+        most = max(most, runtime.held)
+    assert most <= QUICK.window + 1
+
+
+def test_networks_whose_visits_disagree_are_timed_again(tmp_path):
+    doubtful = Protocol(calls=4, min_visits=3, max_visits=3, doubt=0.01, attempts=2)
+    noisy = device(noise=0.2)
+    run(noisy, networks(4), tmp_path / 's', doubtful)
+    held = samples.read(tmp_path / 's')
+    assert max(s.attempt for s in held.samples) == 2
+    assert max(len(s.calls_ms) for s in held.samples) == 6
+
+
+def test_nonsense_times_are_failures(tmp_path):
+    runtime = device()
+    bad = tuple(networks(3)[1])
+    true_ms = runtime.true_ms
+    runtime.true_ms = lambda widths: np.array(np.nan) if tuple(widths) == bad else true_ms(widths)
+    run(runtime, networks(3), tmp_path / 's')
+    failed = [s for s in samples.read(tmp_path / 's').samples if s.failure]
+    assert [(s.widths, s.failure) for s in failed] == [(bad, 'time of nan ms')]
+
+
+@pytest.mark.parametrize(
+    'change', [{'calls': 0}, {'min_visits': 3, 'max_visits': 2}, {'window': 0}, {'warmup': -1}]
+)
+def test_a_protocol_that_times_nothing_is_refused(change):
+    with pytest.raises(ValueError, match=r'positive|min_visits'):
+        Protocol(**change)
