@@ -9,7 +9,7 @@ Arrays are NHWC; padding is 'SAME'.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ Implementation = Literal['auto', 'cpu', 'native']
 """'cpu': shifts and matrix products; 'native': `conv_general_dilated`; 'auto': by the platform compiled for."""
 
 Images = Float[Array, 'batch height width channels']
+
+
+SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
+KERNEL_SUM_BYTES = 2**18  # of running sums for a depthwise kernel: within a core's second-level cache
 
 
 def depthwise(
@@ -76,7 +80,37 @@ def accumulator(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _choose(cpu: Callable, native: Callable, implementation: Implementation) -> Callable:
+def position_sums(
+    function: Callable[..., tuple[jax.Array, ...]], *arrays: Images
+) -> tuple[Float[Array, 'channels'], ...]:
+    """Sum the results of an elementwise function over batch, height and width, in at least float32.
+
+    On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a fused product an entry at a
+    time, several times slower.
+    """
+
+    def plain(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(v.sum((0, 1, 2), dtype=accumulator(v)) for v in function(*arrays))
+
+    return jax.lax.platform_dependent(*arrays, cpu=functools.partial(_block_sums, function), default=plain)
+
+
+def _block_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    channels = arrays[0].shape[-1]
+    flat = [array.reshape(-1, channels) for array in arrays]
+    rows = _block_rows(len(flat[0]), SUM_BYTES, channels * 4)
+
+    def add(index: jax.Array, totals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        values = function(*(jax.lax.dynamic_slice_in_dim(a, index * rows, rows) for a in flat))
+        return tuple(t + v.astype(t.dtype) for t, v in zip(totals, values, strict=True))
+
+    like = jax.eval_shape(function, *(a[:rows] for a in flat))
+    zeros = tuple(jnp.zeros(v.shape, jnp.promote_types(v.dtype, jnp.float32)) for v in like)
+    totals = jax.lax.fori_loop(0, len(flat[0]) // rows, add, zeros)
+    return tuple(t.sum(0) for t in totals)
+
+
+def _choose(cpu: Callable, native: Callable, implementation: str) -> Callable:
     if implementation == 'auto':
         return lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=native)
     if implementation not in ('cpu', 'native'):
@@ -104,7 +138,7 @@ def _pad(x: jax.Array, kernel: int, stride: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
-def _window(padded: jax.Array, shape: tuple[int, ...], i: int, j: int, stride: int) -> jax.Array:
+def _window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: int) -> jax.Array:
     """Return the entries that kernel position (i, j) meets, for an unpadded input of `shape`."""
     height, width = (-(-size // stride) for size in shape[1:3])
     rows = slice(i, i + (height - 1) * stride + 1, stride)
@@ -116,11 +150,7 @@ def _window(padded: jax.Array, shape: tuple[int, ...], i: int, j: int, stride: i
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
     padded = _pad(x, size, stride)
-    terms = [
-        _window(padded, x.shape, i, j, stride) * kernel[i, j]
-        for i in range(size)
-        for j in range(size)
-    ]
+    terms = [_window(padded, x.shape, i, j, stride) * kernel[i, j] for i in range(size) for j in range(size)]
     return functools.reduce(jnp.add, terms)
 
 
@@ -133,7 +163,7 @@ def _shifted_backward(stride: int, residuals: tuple, g: jax.Array) -> tuple[jax.
     return _input_gradient(g, kernel, x.shape, stride), _kernel_gradient(x, g, kernel, stride)
 
 
-def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
+def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], stride: int) -> jax.Array:
     """Convolve the dilated gradient with the flipped kernel, again by shifts."""
     size = kernel.shape[0]
     pads = []
@@ -144,26 +174,42 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[int, ...], str
         pads.append((low, shape[axis] + size - 1 - low - dilated, stride - 1))
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     flipped = kernel[::-1, ::-1]
-    return sum(_window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size))
+    terms = [_window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size)]
+    return functools.reduce(jnp.add, terms)
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Sum products over positions, one example at a time: all at once, XLA would store every product."""
+    """Sum `x * g` over positions for each kernel entry.
+
+    A block of rows at a time is multiplied and added to running sums of the block's shape; only these are reduced.
+    The additions are elementwise, which XLA vectorises over channels, and the sums stay in cache; reducing the
+    products themselves would store all of them.
+    """
     size = kernel.shape[0]
+    batch, height, width, channels = g.shape
+    rows = _block_rows(height, KERNEL_SUM_BYTES, size * size * width * channels * 4)
+    blocks, span = height // rows, (rows - 1) * stride + size
     padded = _pad(x, size, stride)
+    entries = [(i, j) for i in range(size) for j in range(size)]
 
-    def add(total: jax.Array, example: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        row, gradient = example
-        parts = [
-            (_window(row, x.shape, i, j, stride) * gradient).sum((0, 1), dtype=accumulator(x))
-            for i in range(size)
-            for j in range(size)
-        ]
-        return total + jnp.stack(parts), None
+    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+        example, block = index // blocks, index % blocks
+        top = block * rows * stride
+        rows_x = jax.lax.dynamic_slice(padded, (example, top, 0, 0), (1, span, padded.shape[2], channels))[0]
+        rows_g = jax.lax.dynamic_slice(g, (example, block * rows, 0, 0), (1, rows, width, channels))[0]
+        shape = (1, rows * stride, width * stride, channels)
+        windows = (_window(rows_x, shape, i, j, stride) for i, j in entries)
+        return [t + (w * rows_g).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
-    zeros = jnp.zeros((size * size, x.shape[-1]), accumulator(x))
-    total, _ = jax.lax.scan(add, zeros, (padded, g))
-    return total.reshape(kernel.shape).astype(kernel.dtype)
+    zeros = [jnp.zeros((rows, width, channels), accumulator(x)) for _ in entries]
+    totals = jax.lax.fori_loop(0, batch * blocks, add, zeros)
+    return jnp.stack([t.sum((0, 1)) for t in totals]).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _block_rows(rows: int, budget: int, row_bytes: int) -> int:
+    """Return how many rows to take at a time: as many as fit the budget, and a divisor of `rows`."""
+    limit = max(1, min(rows, budget // row_bytes))
+    return next(block for block in range(limit, 0, -1) if rows % block == 0)
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)

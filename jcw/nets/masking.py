@@ -104,13 +104,19 @@ def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tupl
     The sums run over all devices; the gradients of scale and bias are each device's own part.
     """
     x, y, scale, mask, moments = residuals
-    g = jnp.where(y > 0, gradients[0], 0)
     inverse = jax.lax.rsqrt(moments.variance + EPSILON)
-    centred = (x - moments.mean) * inverse
-    own = _sums((g, g * centred), None)
+
+    def parts(x: jax.Array, y: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        g = jnp.where(y > 0, g, 0)
+        return g, g * ((x - moments.mean) * inverse)
+
+    own = kernels.position_sums(parts, x, y, gradients[0])
     total, projected = own if axis_name is None else jax.lax.psum(own, axis_name)
     live = jnp.maximum(moments.live, 1)
-    dx = (scale * inverse) * (g - (total + centred * projected) / live) * _spatial(mask)
+    slope = -inverse * projected / live
+    offset = -total / live
+    g = jnp.where(y > 0, gradients[0], 0)
+    dx = (scale * inverse) * (g + slope * (x - moments.mean) + offset) * _spatial(mask)
     dbias, dscale = own
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype), jnp.zeros_like(mask)
 

@@ -65,8 +65,10 @@ def network(
         train: bool = False,
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any]]:
         if not train:
-            return module.apply(variables, images, widths), variables['batch_stats']
-        logits, moments = module.apply(variables, images, widths, train=True, mutable=['batch_stats'])
+            logits: Any = module.apply(variables, images, widths)
+            return logits, variables['batch_stats']
+        result: Any = module.apply(variables, images, widths, train=True, mutable=['batch_stats'])
+        logits, moments = result
         return logits, moments['batch_stats']
 
     return Network(init, apply)

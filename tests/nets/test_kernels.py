@@ -1,0 +1,80 @@
+"""The forms for the CPU against native convolutions, values and gradients."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcw.nets import kernels
+
+SHAPES = [
+    # batch, height, width, channels, kernel, stride
+    (3, 8, 8, 4, 3, 1),
+    (2, 7, 5, 3, 3, 2),
+    (3, 8, 6, 2, 3, 2),
+    (1, 1, 1, 2, 3, 1),
+    (2, 9, 4, 3, 5, 3),
+    (2, 2, 3, 2, 3, 1),
+    (5, 6, 6, 1, 1, 1),
+]
+
+
+def values_and_gradients(function, x, kernel):
+    def both(x, kernel):
+        y, pull = jax.vjp(function, x, kernel)
+        cotangent = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return y, *pull(cotangent)
+
+    return jax.jit(both)(x, kernel)
+
+
+def compare(kernel_function, x_shape, kernel_shape, *args):
+    with jax.enable_x64(True):
+        x, kernel = (np.random.default_rng(0).standard_normal(shape) for shape in (x_shape, kernel_shape))
+        ours, native = (
+            values_and_gradients(lambda x, k, form=form: kernel_function(x, k, *args, form), x, kernel)
+            for form in ('cpu', 'native')
+        )
+        for a, b in zip(ours, native, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
+def test_depthwise_by_shifts_is_the_native_convolution(batch, height, width, channels, size, stride):
+    compare(kernels.depthwise, (batch, height, width, channels), (size, size, channels), stride)
+
+
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
+def test_dense_over_patches_is_the_native_convolution(batch, height, width, channels, size, stride):
+    compare(kernels.dense, (batch, height, width, channels), (size, size, channels, 6), stride)
+
+
+@pytest.mark.parametrize('shape', [(3, 4, 5, 6), (1, 1, 1, 1)])
+def test_pointwise_as_a_product_is_the_native_convolution(shape):
+    compare(kernels.pointwise, shape, (shape[-1], 7))
+
+
+def test_the_platform_decides_where_nothing_is_said():
+    x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3))
+    automatic, chosen = (
+        jax.jit(lambda x, k, form=form: kernels.depthwise(x, k, 1, form)).lower(x, kernel).as_text()
+        for form in ('auto', 'native')
+    )
+    assert 'convolution' in chosen
+    assert 'convolution' not in automatic
+
+
+def test_kernels_accumulate_bfloat16_in_float32():
+    """A sum of 4096 ones is lost in bfloat16, whose integers end at 256."""
+    x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
+    kernel = jnp.ones((1, 1, 2), jnp.bfloat16)
+    gradient = jax.grad(lambda k: kernels.depthwise(x, k, 1, 'cpu').astype(jnp.float32).sum())(kernel)
+    np.testing.assert_array_equal(np.asarray(gradient, np.float32), 4096.0)
+
+
+def test_an_unknown_implementation_is_named():
+    unchecked = inspect.unwrap(kernels.pointwise)  # the tests' own type checks would speak first
+    with pytest.raises(ValueError, match="'auto', 'cpu' or 'native', got 'gpu'"):
+        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((3, 4)), 'gpu')
