@@ -4,8 +4,8 @@ A configuration takes one choice per layer and its score is a sum of potentials,
 
     score(x) = sum_l unary[l, x_l] + sum_e pairwise[e, x_e, x_{e+1}].
 
-Every reduction below is one recursion along the chain, linear in layers and quadratic in choices. Each works on
-one field; `vmap` over the leaves for a batch. Layers with fewer choices are padded (`pad`).
+Every reduction below is one recursion along the chain, linear in layers and quadratic in choices. Each works
+on one field; `vmap` over the leaves for a batch. Layers with fewer choices are padded (`pad`).
 """
 
 import itertools
@@ -77,25 +77,14 @@ def score(mrf: ChainMRF, choices: Choices) -> Float[Array, '']:
 def max_sum(mrf: ChainMRF) -> tuple[Float[Array, ''], Int[Array, ' layers']]:
     """Find the configuration of highest score and that score; the smaller choice wins a tie (Viterbi, 1967).
 
-    `best_l(i) = max_j pairwise[l, i, j] + unary[l+1, j] + best_{l+1}(j)` runs from the last layer to the first
-    and keeps the maximising `j`; the choices are then read off forwards.
+    `best_l(i) = max_j pairwise[l, i, j] + unary[l+1, j] + best_{l+1}(j)` runs from the last layer to the
+    first and keeps the maximising `j`; the choices are then read off forwards.
     """
     unary, pairwise = _arrays(mrf)
-
-    def backward(best, potentials):
-        onward, table = potentials
-        value = table + (onward + best)[None, :]
-        return value.max(1), value.argmax(1).astype(jnp.int32)
-
-    best, pointers = lax.scan(backward, jnp.zeros_like(unary[0]), (unary[1:], pairwise), reverse=True)
+    best, pointers = lax.scan(_best_onward, jnp.zeros_like(unary[0]), (unary[1:], pairwise), reverse=True)
     first = unary[0] + best
     start = first.argmax().astype(jnp.int32)
-
-    def forward(choice, pointer):
-        following = pointer[choice]
-        return following, following
-
-    _, rest = lax.scan(forward, start, pointers)
+    _, rest = lax.scan(_follow, start, pointers)
     return first.max(), jnp.concatenate([start[None], rest])
 
 
@@ -124,14 +113,28 @@ def sample(key: PRNGKey, mrf: ChainMRF, temperature: Scalar = 1.0) -> Int[Array,
     (last, _), filtered = lax.scan(_filter, (unary[0], jnp.zeros_like(unary[0, 0])), (unary[1:], pairwise))
     keys = jax.random.split(key, unary.shape[0])
     final = jax.random.categorical(keys[-1], last).astype(jnp.int32)
-
-    def backward(choice, step):
-        key, reached, table = step
-        previous = jax.random.categorical(key, reached + table[:, choice]).astype(jnp.int32)
-        return previous, previous
-
-    _, rest = lax.scan(backward, final, (keys[:-1], filtered, pairwise), reverse=True)
+    _, rest = lax.scan(_draw_previous, final, (keys[:-1], filtered, pairwise), reverse=True)
     return jnp.concatenate([rest, final[None]])
+
+
+# Steps are functions of the module, not closures: without jit, JAX then finds them compiled from the last call.
+
+
+def _best_onward(best, potentials):
+    onward, table = potentials
+    value = table + (onward + best)[None, :]
+    return value.max(1), value.argmax(1).astype(jnp.int32)
+
+
+def _follow(choice, pointer):
+    following = pointer[choice]
+    return following, following
+
+
+def _draw_previous(choice, step):
+    key, reached, table = step
+    previous = jax.random.categorical(key, reached + table[:, choice]).astype(jnp.int32)
+    return previous, previous
 
 
 def _log_partition(mrf: ChainMRF) -> Float[Array, '']:

@@ -1,4 +1,4 @@
-"""Independent answers to budgeted problems: the full table of configurations, and HiGHS on the integer program."""
+"""Independent answers to budgeted problems: the full table of configurations, and HiGHS' integer program."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def best_by_table(utility, costs, budgets):
 
 
 def best_by_highs(utility, costs, budgets):
-    """Solve the integer program over one-hot choices and pairs; return the configuration, None if infeasible."""
+    """Solve the integer program over one-hot choices and pairs; the configuration, or None if infeasible."""
     layers, choices = utility.unary.shape
     singles, pairs = layers * choices, (layers - 1) * choices**2
     flows = lil_array((layers + 2 * (layers - 1) * choices, singles + pairs))

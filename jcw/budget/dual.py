@@ -1,11 +1,11 @@
-"""Lagrangian relaxation: a price on each cost turns the budgeted problem into an ordinary decode, and bounds it.
+"""Lagrangian relaxation: a price on each cost makes the budgeted problem an ordinary decode, and bounds it.
 
 For any prices `price >= 0`,
 
     max {utility(x) : cost(x) <= budget}  <=  max_x utility(x) - price . cost(x) + price . budget,
 
-and the least right-hand side over prices is the dual bound (Everett, 1963; Fisher, 1981). Many prices are decoded
-at once, prices on the last axis and choices in a loop, which keeps the arithmetic in vector registers.
+and the least right-hand side over prices is the dual bound (Everett, 1963; Fisher, 1981). Many prices are
+decoded at once, prices on the last axis and choices in a loop, which keeps the arithmetic in vector registers.
 """
 
 import math
@@ -21,8 +21,9 @@ from jcw.budget.tables import Tables
 
 
 class Completion(NamedTuple):
-    """The best way on from each choice at each price; row `l` is what follows before layer `l`, the last is nothing.
+    """The best way on from each choice at each price.
 
+    Row `l` is the way from a choice of layer `l - 1` through layer `l` and all later ones; the last row is nothing.
     Row 0 starts from the virtual choice before the first layer, so its choices are all alike.
 
     Attributes:
@@ -64,8 +65,10 @@ def complete(tables: Tables, prices: Float[Array, 'prices costs']) -> Completion
     _, (value, utility, cost, following) = lax.scan(
         step, (nothing, nothing, none_spent), layers, reverse=True
     )
-    rows = [jnp.concatenate([table, jnp.zeros_like(table[:1])]) for table in (value, utility, cost)]
-    return Completion(*rows, following)
+    value, utility, cost = (
+        jnp.concatenate([table, jnp.zeros_like(table[:1])]) for table in (value, utility, cost)
+    )
+    return Completion(value, utility, cost, following)
 
 
 def dual_values(tables: Tables, prices: Float[Array, 'prices costs']) -> Float[Array, ' prices']:
@@ -86,9 +89,9 @@ def dual_values(tables: Tables, prices: Float[Array, 'prices costs']) -> Float[A
 
 
 def best_price(tables: Tables, budget: Float[Array, ' costs'], points: int = 64) -> Float[Array, ' costs']:
-    """Minimise the dual bound by sweeps over a cloud of prices, each narrower than the last and around its best.
+    """Minimise the dual bound by sweeps over clouds of prices, each narrower and around the best of the last.
 
-    The cloud is in the logarithm of the price in units of utility range over cost range, so units do not matter.
+    A cloud is in the logarithm of the price, in units of utility range over cost range: units do not matter.
     """
     num_costs = len(tables.spend)
     shrink = min(0.6, 4 * points ** (-1 / num_costs))

@@ -12,14 +12,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jcw.budget.checks import check_budget, check_shapes, check_values
-from jcw.budget.dual import best_price, complete, price_cloud
-from jcw.budget.labels import Problem, Search, rounding, search
-from jcw.budget.tables import Tables, evaluate, tabulate
+from jcw.budget.passes import run_pass, solve_in_one_pass
+from jcw.budget.tables import evaluate
 from jcw.mrf import ChainMRF
 
 Budget = ArrayLike | Sequence[Any]
 
-NUM_PRICES = 16
 TOGETHER, LABELS_TOGETHER = 32, 256  # neighbouring budgets that share a pass, and its labels
 
 
@@ -32,10 +30,10 @@ class Solution(NamedTuple):
       choices: the configuration, [layers]. Where no configuration meets the budget, the cheapest one.
       utility: its utility; -inf where infeasible.
       cost: its cost, [costs] if several were given. Where infeasible, the smallest reachable one (with several
-        costs, those of the configuration whose costs, each in units of its range, have the least sum).
+        costs, those of the configuration whose costs, each over its greatest, have the least sum).
       upper_bound: no configuration within the budget has a greater utility; -inf where infeasible.
-      feasible: whether a configuration within the budget was found; where not, `upper_bound` -inf says that there
-        is none.
+      feasible: whether a configuration within the budget was found; where not, `upper_bound` -inf says that
+        there is none.
     """
 
     choices: Int[np.ndarray, '... layers'] | Int[Array, '... layers']
@@ -50,30 +48,31 @@ def solve(
 ) -> Solution:
     """Find `max utility(x)` over configurations with `cost(x) <= budget`, and prove it.
 
-    Utility -inf in `unary` marks absent choices, whose costs are ignored; a cost of +inf forbids. With a sequence
-    of costs, `budget` holds one limit for each on its last axis; with one cost it may be a vector of budgets. An
-    infeasible budget is an answer, not an error: `feasible` is False and `cost` is the smallest reachable, so
-    `solve(utility, cost, 0.0).cost` is the least budget that can be met if that is not zero.
+    Utility -inf in `unary` marks absent choices, whose costs are ignored; a cost of +inf forbids. With a
+    sequence of costs, `budget` holds one limit for each on its last axis; with one cost it may be a vector of
+    budgets. An infeasible budget is an answer, not an error: `feasible` is False and `cost` is the smallest
+    reachable, so `solve(utility, cost, 0.0).cost` is the least budget that can be met if that is not zero.
 
-    Passes repeat with more labels, up to `max_labels`, until the proof is complete: `upper_bound == utility`. If it
-    is not complete by then, both are still true. Under `jit` and `vmap` there is one pass of `max_labels` or 64
-    labels, whichever is less, and values are not checked.
+    Passes repeat with more labels, up to `max_labels`, until the proof is complete: `upper_bound == utility`.
+    If it is not by then, both are still true. Under `jit` and `vmap` there is one pass, with `max_labels` or 64
+    labels, whichever is less; values are not checked and the bound includes the rounding of the precision.
 
     Raises:
       ValueError: shapes do not fit, an entry is NaN or of the wrong infinity, or a budget is NaN or negative.
     """
     several = not isinstance(cost, ChainMRF)
-    costs = tuple(cost) if several else (cost,)
+    costs = (cost,) if isinstance(cost, ChainMRF) else tuple(cost)
     check_shapes(utility, costs)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((utility, costs, budget))):
-        limits = jnp.asarray(budget, jnp.result_type(utility.unary))
-        limits = limits if several else limits[..., None]
-        one = partial(_solve_traced, utility, costs, capacity=min(max_labels, 64))
-        answer = jax.vmap(one)(limits.reshape(-1, len(costs)))
+        traced = jnp.asarray(budget, jnp.result_type(utility.unary))
+        batch = traced.shape[:-1] if several else traced.shape
+        one = partial(solve_in_one_pass, utility, costs, capacity=min(max_labels, 64))
+        answer = Solution(*jax.vmap(one)(traced.reshape(-1, len(costs))))
     else:
         utility, costs, limits = _checked(utility, costs, budget, several)
+        batch = limits.shape[:-1]
         answer = _solve_all(utility, costs, limits.reshape(-1, len(costs)), max_labels)
-    answer = Solution(*(leaf.reshape((*limits.shape[:-1], *leaf.shape[1:])) for leaf in answer))
+    answer = Solution(*(leaf.reshape((*batch, *leaf.shape[1:])) for leaf in answer))
     return answer if several else answer._replace(cost=answer.cost[..., 0])
 
 
@@ -87,14 +86,14 @@ def k_best(
 ) -> Solution:
     """Find the k best configurations within one budget, best first, all different.
 
-    Where there are fewer, the rest have `feasible` False. Each one's `upper_bound` is a bound on the utility of the
-    configuration in that rank, equal to its utility where the order is proven.
+    Where there are fewer, the rest have `feasible` False. Each one's `upper_bound` is a bound on the utility of
+    that rank, equal to its utility where the order is proven.
 
     Raises:
       ValueError: as `solve`, or k is not positive, or there is more than one budget for each cost.
     """
     several = not isinstance(cost, ChainMRF)
-    costs = tuple(cost) if several else (cost,)
+    costs = (cost,) if isinstance(cost, ChainMRF) else tuple(cost)
     check_shapes(utility, costs)
     utility, costs, limits = _checked(utility, costs, budget, several)
     if k < 1 or limits.ndim != 1:
@@ -121,7 +120,7 @@ def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solu
 
     def run(part):
         with jax.enable_x64(True):  # a setting of the thread
-            return jax.device_get(_pass(utility, costs, *part, wanted))
+            return jax.device_get(run_pass(utility, costs, *part, wanted))
 
     for together, capacity in _schedule(len(limits) if len(costs) == 1 else 1, max_labels, wanted):
         remaining = order[bound[order] > known[order]]
@@ -142,12 +141,12 @@ def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solu
         pool = np.unique(pool, axis=0)
         answer = _choose(utility, costs, limits, pool, cheapest, bound, wanted)
         if wanted == 1:
-            known = answer.utility
+            known = np.asarray(answer.utility)
     return answer
 
 
 def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int, int]]:
-    """Say how many budgets share a pass and how many labels it has room for; each twice, as the first helps."""
+    """Say how many budgets share a pass and how many labels it has room for; a second pass knows more."""
     sizes = [size for size in (64, 256, 1024, 4096, 16384) if 4 * wanted <= size < max_labels]
     alone = [(1, size) for size in (*sizes, max_labels) for _ in range(2)]
     return (
@@ -156,7 +155,7 @@ def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int,
 
 
 def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
-    """Evaluate all candidates in float64 and take the best within each budget; `limits` or `wanted` is one."""
+    """Evaluate all candidates in float64 and take the best within each budget, or `wanted` within one."""
     utilities = evaluate(utility, pool)
     spent = np.stack([evaluate(cost, pool) for cost in costs], -1)
     spent = np.where(np.isneginf(utilities)[:, None], np.inf, spent)
@@ -172,59 +171,3 @@ def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
     best = np.where(feasible, best, (pool == cheapest).all(1).argmax())
     values = np.where(feasible, utilities[best], -np.inf)
     return Solution(pool[best], values, spent[best], np.maximum(values, bound), feasible)
-
-
-def _solve_traced(utility, costs, limit, capacity) -> Solution:
-    """Run one pass and choose in the same program; in float32 what is feasible stays so when summed in float64."""
-    problem, cheapest = _problem(utility, costs, limit[None])
-    found = search(problem, jnp.full(1, -jnp.inf, limit.dtype), capacity)
-    slack, tolerance, _ = rounding(problem)
-    pool = jnp.concatenate([found.final, found.incumbent, cheapest[None]])
-    values, spent = jax.vmap(partial(_sums, problem.tables))(pool)
-    alive = jnp.concatenate([found.utility > -jnp.inf, found.known > -jnp.inf, jnp.ones(1, bool)])
-    values = jnp.where(alive & (spent <= problem.limits - slack).all(1), values, -jnp.inf)
-    best = values.argmax()
-    feasible = values[best] > -jnp.inf
-    best = jnp.where(feasible, best, len(pool) - 1)
-    bound = jnp.maximum(jnp.maximum(values[best], found.utility.max()), found.dropped[0]) + tolerance
-    bound = jnp.where(
-        feasible | (bound > -jnp.inf), jnp.minimum(bound, _dual(problem)[0] + tolerance), -jnp.inf
-    )
-    return Solution(pool[best], jnp.where(feasible, values[best], -jnp.inf), spent[best], bound, feasible)
-
-
-@partial(jax.jit, static_argnames=('capacity', 'wanted'))
-def _pass(utility, costs, limits, known, capacity: int, wanted: int) -> tuple[Search, Array, Array]:
-    problem, cheapest = _problem(utility, costs, limits)
-    return search(problem, known, capacity, wanted), cheapest, _dual(problem)
-
-
-def _problem(utility, costs, limits) -> tuple[Problem, Int[Array, ' layers']]:
-    """Prepare the bounds of a pass, and the cheapest configuration."""
-    tables = tabulate(utility, costs)
-    limits = jnp.minimum(limits, 2 * jnp.maximum(tables.spend, 0).max((2, 3)).sum(1))
-    ends = jax.vmap(partial(best_price, tables))(limits[jnp.array([0, -1])])
-    prices = price_cloud(ends, NUM_PRICES)
-    free = Tables(jnp.where(jnp.isneginf(tables.gain), -jnp.inf, 0), tables.spend)
-    units = jnp.eye(len(costs), dtype=tables.gain.dtype)
-    sums = units.sum(0, keepdims=True) / _positive(jnp.abs(tables.spend).max((2, 3)).sum(1))
-    least = complete(free, jnp.concatenate([units, sums]))
-    problem = Problem(tables, limits, prices, complete(tables, prices), -least.value[..., :-1])
-    way = least.following[..., -1]
-    cheapest = jax.lax.scan(lambda choice, row: (row[choice],) * 2, jnp.zeros((), jnp.int32), way)[1]
-    return problem, cheapest
-
-
-def _dual(problem: Problem) -> Float[Array, ' budgets']:
-    """Return the least Lagrangian bound at each budget."""
-    return (problem.ways.value[0, 0] + problem.limits @ problem.prices.T).min(1)
-
-
-def _sums(tables: Tables, choices: Int[Array, ' layers']) -> tuple[Float[Array, ''], Float[Array, ' costs']]:
-    before = jnp.concatenate([jnp.zeros_like(choices[:1]), choices[:-1]])
-    layers = jnp.arange(len(choices))
-    return tables.gain[layers, before, choices].sum(), tables.spend[:, layers, before, choices].sum(1)
-
-
-def _positive(scale: Float[Array, ' costs']) -> Float[Array, ' costs']:
-    return jnp.where(scale > 0, scale, 1)

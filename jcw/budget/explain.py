@@ -1,4 +1,4 @@
-"""What drives a solution: where its utility and its cost are, what a unit of cost buys, what would be next."""
+"""What drives a solution: where its utility and cost are, what a unit of cost buys, what would be next."""
 
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ class Explanation(NamedTuple):
       utility: utility of each layer.
       cost: cost of each layer, in the unit of `cost` (milliseconds).
       price: utility per unit of cost at this budget: the Lagrange multiplier of the budget.
-      gain_per_cost: for each layer, the most utility per unit of cost that a dearer choice of it alone would add;
-        0 where none does.
-      loss_per_cost: for each layer, the least utility per unit of cost that a cheaper choice of it alone would give
-        up; inf where there is none.
-      next_choice: for each layer, its best other choice within the budget, all else equal; -1 where there is none.
+      gain_per_cost: for each layer, the most utility per unit of cost that a dearer choice of it alone would
+        add; 0 where none does.
+      loss_per_cost: for each layer, the least utility per unit of cost that a cheaper choice of it alone would
+        give up; inf where there is none.
+      next_choice: for each layer, its best other choice within the budget, all else equal; -1 for none.
       next_utility: what that changes in utility, -inf where there is none.
       next_cost: what it changes in cost.
       next_layer: the layer whose change is the next best of all, -1 where there is none.
@@ -84,7 +84,7 @@ def explain(
 
 def _parts(field: ChainMRF, choices: Int[np.ndarray, ' layers']) -> Float[np.ndarray, ' layers']:
     layers = np.arange(len(choices))
-    parts = field.unary[layers, choices]
+    parts = np.asarray(field.unary[layers, choices])
     parts[1:] += field.pairwise[layers[:-1], choices[:-1], choices[1:]]
     return parts
 

@@ -1,9 +1,9 @@
 """Dynamic programming over (choice, cost): partial configurations, pruned by dominance and by bounds.
 
 A label is a partial configuration: its last choice, its costs and its utility. Layer by layer every label is
-extended by every choice. An extension is dropped when it cannot meet any budget, when the Lagrangian bound on its
-completions beats the best solution known at no budget, or when another one with the same last choice costs no more
-and gains no less. What is dropped for want of room raises the stated bound instead.
+extended by every choice. An extension is dropped when it cannot meet any budget, when the Lagrangian bound on
+its completions beats the best solution known at no budget, or when another one with the same last choice costs
+no more and gains no less. What is dropped for want of room raises the stated bound instead.
 """
 
 from functools import reduce
@@ -45,7 +45,7 @@ class Labels(NamedTuple):
 
 
 class Incumbent(NamedTuple):
-    """The best completed label at each budget: place `parent` in the pool before `layer`, then way `price` on."""
+    """The best completed label at each budget: place `parent` in the pool before `layer`, then way `price`."""
 
     utility: Float[Array, ' budgets']
     layer: Int[Array, ' budgets']
@@ -72,7 +72,7 @@ class Search(NamedTuple):
 
 
 def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wanted: int = 1) -> Search:
-    """Run one pass over the layers with room for `capacity` labels, to find the `wanted` best configurations."""
+    """Run one pass over the layers, with room for `capacity` labels, for the `wanted` best configurations."""
     tables, limits = problem.tables, problem.limits
     dtype = tables.gain.dtype
     slack, tolerance, scale = rounding(problem)
@@ -146,7 +146,7 @@ def _complete_all(problem, labels, known, best, row, limits, wanted):
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
     if wanted == 1:
         return best, jnp.maximum(known, found.utility)
-    # Completions of different labels differ, so the least of any `wanted` of them is met by that many configurations.
+    # Completions of different labels differ: the least of `wanted` of them is met by as many configurations.
     _, top = lax.top_k(value.astype(jnp.float32), wanted)
     return best, jnp.maximum(known, jnp.take_along_axis(value, top, 1).min(1))
 
@@ -176,7 +176,7 @@ def _extend(problem, labels, beaten, layer, limits):
 
 
 def _dominated(labels: Labels, wanted: int) -> Bool[Array, ' labels']:
-    """Find labels to which `wanted` others with the same choice are at least equal; the first of equals stays."""
+    """Find labels that `wanted` others with the same choice equal or better; the first of equals stays."""
     utility, cost, choice = labels
     same = choice[None, :] == choice[:, None]
     no_worse = (utility[None, :] >= utility[:, None]) & (cost[:, None, :] <= cost[:, :, None]).all(0)

@@ -7,10 +7,10 @@ from jcw.mrf import ChainMRF
 
 
 def frontier(utility: ChainMRF, cost: ChainMRF, num_budgets: int, *, max_labels: int = 4096) -> Solution:
-    """Solve at `num_budgets` even budgets, from the smallest reachable cost to that of the best configuration.
+    """Solve at `num_budgets` even budgets, from the smallest reachable cost to that of the best of all.
 
-    Below the first budget nothing is feasible and beyond the last nothing is gained. Each answer carries its own
-    proof, as that of `solve`.
+    Below the first budget nothing is feasible and beyond the last nothing is gained. Each answer carries its
+    own proof, as that of `solve`.
 
     Raises:
       ValueError: as `solve`, or fewer than two budgets, or every configuration is forbidden.

@@ -37,7 +37,7 @@ def evaluate(
     """Sum the potentials of configurations on the host, in the fields' own precision."""
     layers, edges = np.arange(choices.shape[1]), np.arange(choices.shape[1] - 1)
     pairs = field.pairwise[edges, choices[:, :-1], choices[:, 1:]]
-    return field.unary[layers, choices].sum(1) + pairs.sum(1)
+    return np.asarray(field.unary[layers, choices].sum(1) + pairs.sum(1))
 
 
 def _merge(field: ChainMRF) -> Float[Array, 'layers choices choices']:
