@@ -72,10 +72,26 @@ class SupernetConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
-    mutation: Literal['one', 'all'] = 'one'
-    """Which layers' widths an example redraws."""
+    mutation: Literal['one', 'all', 'together'] = 'all'
+    """Which layers' widths are redrawn: one, all, or all wide or narrow together."""
+    group: int = 16
+    """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
+    half_life: float = 0.25
+    """Of a reward's weight in the width statistics, as a fraction of the run."""
     adaptive: bool = False
     """Narrow the draws to configurations that can still win at the budget (AOWS)."""
+    joint_draws: bool = True
+    """With `adaptive`: draw from the field as a whole instead of from its marginals layer by layer."""
+    adaptive_warmup: float = 0.4
+    """With `adaptive`: fraction of the run with even draws."""
+    hottest: float = 2.0
+    """With `adaptive`: temperature after that, in units of the field's spread."""
+    coldest: float = 0.2
+    """With `adaptive`: temperature at the end."""
+    floor: float = 0.1
+    """With `adaptive`: share of draws that stay even."""
+    refreshes: int = 50
+    """With `adaptive`: how often in the run the draws follow the statistics."""
     recalibration_images: int = 2000
     """Training images from which batch statistics of a subnet are re-estimated."""
 

@@ -11,13 +11,29 @@ from experiments import progress
 from experiments.config import Config, parse
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from jcw import data
+from jcw.latency.table import LatencyTable
 from jcw.nets.mobilenet import Variables, network
-from jcw.search import stats
+from jcw.search import aows, stats
 from jcw.space import SearchSpace
-from jcw.train import loop, optim, parallel, sandwich, steps
+from jcw.train import loop, mutation, optim, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
 from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import TrainState, init_state
+
+Carry = tuple[TrainState, stats.WidthStats, aows.Draws]
+
+
+class Metrics(NamedTuple):
+    """A step's means over the batch, and how narrow its draws were."""
+
+    loss_largest: jax.Array
+    loss_smallest: jax.Array
+    loss_random: jax.Array
+    accuracy_largest: jax.Array
+    accuracy_smallest: jax.Array
+    accuracy_random: jax.Array
+    entropy: jax.Array  # of the draws' field, nats
+    price: jax.Array  # nats per ms
 
 
 class Supernet(NamedTuple):
@@ -41,9 +57,10 @@ def load_data(config: Config) -> data.Dataset:
 def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet:
     """Train, or continue, or read back, the run's supernet."""
     settings = config.supernet
-    folder = claim(
-        config.run / 'supernet', data=config.data, space=config.space, supernet=settings, seed=config.seed
-    )
+    wanted = {'data': config.data, 'space': config.space, 'supernet': settings, 'seed': config.seed}
+    if settings.adaptive:
+        wanted['budget'] = config.search.budget_ms or config.search.budget
+    folder = claim(config.run / 'supernet', **wanted)
     steps_per_epoch = len(dataset.train) // settings.batch
     num_steps = round(settings.epochs * steps_per_epoch)
     optimiser = optim.sgd(
@@ -55,9 +72,9 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
     )
     net = network(space)
     start = init_state(jax.random.key(config.seed), net, optimiser)
-    carry = (start, stats.empty(*space.width_table.shape))
+    carry = (start, stats.empty(*space.width_table.shape), aows.uniform(space.width_table > 0))
     if not (folder / 'result.json').exists():
-        step = _step(config, dataset, space, optimiser)
+        step = _step(config, dataset, space, optimiser, num_steps)
         with progress.bar('Training the supernet', num_steps) as update:
             carry = loop.run(
                 carry,
@@ -70,38 +87,80 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
             )
         save_json(folder / 'result.json', _validate(config, dataset, space, carry[0].variables))
     with Checkpoints(folder / 'checkpoints') as checkpoints:
-        (state, width_stats), _ = checkpoints.restore(carry)
+        (state, width_stats, _), _ = checkpoints.restore(carry)
     return Supernet(state.variables, width_stats)
 
 
-def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser):
+def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, num_steps: int):
     """Return the loop's step: a batch by its number, the sandwich on all devices, then the statistics."""
     settings = config.supernet
-    largest, smallest = (network(space, w, axis_name=parallel.AXIS) for w in (space.largest, space.smallest))
+    devices = len(jax.local_devices())
+    if settings.batch % (settings.group * devices):
+        raise Usage(
+            f'supernet.batch {settings.batch} on {devices} devices does not divide into groups of {settings.group}'
+        )
+    whole, smallest = (network(space, w, axis_name=parallel.AXIS) for w in (space.largest, space.smallest))
     recipe = steps.Recipe(
         dataset.mean,
         dataset.std,
         Augmentation(config.data.crop_padding, config.data.flip),
         settings.label_smoothing,
     )
-    draw = functools.partial(sandwich.mutate, space=space, mutation=settings.mutation)
+    supernet = mutation.grouped(whole, network(space), settings.group)
+    draw = mutation.per_group(_draw(config, space), settings.group)
     spread = parallel.data_parallel(
-        steps.supernet_step(largest, smallest, space, optimiser, recipe, draw, parallel.AXIS),
+        steps.supernet_step(supernet, smallest, space, optimiser, recipe, draw, parallel.AXIS),
         batch_args=(False, False, True, True, False),
         batch_outputs=(False, False, True),
     )
-    collect = jax.jit(stats.update)
+    keep = 0.5 ** (1 / max(settings.half_life * num_steps, 1))
+    collect = jax.jit(functools.partial(stats.update, keep=keep))
+    narrow = _narrowing(config, space, num_steps) if settings.adaptive else lambda index, _, draws: draws
     key = jax.random.key(config.seed + 1)
-    probabilities = sandwich.uniform_probabilities(space)
 
-    def step(carry: tuple[TrainState, stats.WidthStats], index: int):
-        state, width_stats = carry
+    def step(carry: Carry, index: int):
+        state, width_stats, draws = carry
+        draws = narrow(index, width_stats, draws)
         rows = data.batch_rows(index, len(dataset.train), settings.batch, config.seed)
         images, labels = dataset.train.take(rows)
-        state, metrics, rewards = spread(state, jax.random.fold_in(key, index), images, labels, probabilities)
-        return (state, collect(width_stats, *rewards)), metrics
+        state, metrics, rewards = spread(state, jax.random.fold_in(key, index), images, labels, draws)
+        return (state, collect(width_stats, *rewards), draws), Metrics(*metrics, draws.entropy, draws.price)
 
     return step
+
+
+def _draw(config: Config, space: SearchSpace) -> sandwich.Draw:
+    """Return the draw of the settings; its inputs are `aows.Draws`, even ones unless the run is adaptive."""
+    settings = config.supernet
+    if settings.adaptive and settings.joint_draws and settings.mutation != 'one':
+        return aows.jointly
+    draw = mutation.independent(space, settings.mutation)
+    return lambda keys, draws: draw(keys, draws.probabilities)
+
+
+def _narrowing(config: Config, space: SearchSpace, num_steps: int):
+    """Return `(index, stats, draws) -> draws`, which follows the statistics every so many steps.
+
+    The draws travel with the training state, so an interrupted run goes on with the same ones.
+    """
+    from experiments.search_widths import budget_ms
+
+    settings = config.supernet
+    path = config.run / 'latency' / 'table.json'
+    if not path.exists():
+        raise Usage(f'an adaptive supernet needs {path}: run experiments.fit_latency first')
+    table = LatencyTable.load(path)
+    limit, cost, live = budget_ms(config, table), table.to_cost(), space.width_table > 0
+    schedule = aows.Schedule(settings.adaptive_warmup, settings.hottest, settings.coldest, settings.floor)
+    every = max(num_steps // settings.refreshes, 1)
+
+    def narrow(index: int, width_stats: stats.WidthStats, draws: aows.Draws) -> aows.Draws:
+        if index % every or index / num_steps < schedule.warmup or index == 0:
+            return draws
+        unary = stats.to_unary(width_stats, space.num_choices, config.search.ridge)
+        return aows.refreshed(unary, live, cost, limit, index / num_steps, schedule)
+
+    return narrow
 
 
 def _note(at: loop.Progress) -> str:

@@ -47,7 +47,9 @@ def slim(
     choices = np.array(space.num_choices - 1 if start is None else start, np.int32)
     way = [Step(choices, loss(choices), cost(choices))]
     while way[-1].cost > budget:
-        candidates = [_narrowed(way[-1].choices, layer) for layer in range(len(choices)) if way[-1].choices[layer]]
+        candidates = [
+            _narrowed(way[-1].choices, layer) for layer in range(len(choices)) if way[-1].choices[layer]
+        ]
         if not candidates:
             raise ValueError(
                 f'the smallest configuration costs {way[-1].cost:.4g}, over the budget of {budget:.4g}'

@@ -1,0 +1,94 @@
+"""Which widths the mutated networks of a step take, and which examples share a configuration.
+
+Three draws, each with the given probabilities as the marginals of every layer:
+
+  one       one layer, chosen evenly, is redrawn; the others keep their largest width (the method's first form).
+  all       every layer is redrawn on its own.
+  together  every layer is redrawn, and all are wide or narrow together: the range of sizes is trained, not the middle.
+
+Batch statistics fit one configuration only. Where every example has its own, 'all' and 'together' train badly, and
+'one' trains little but the largest network. `per_group` and `grouped` give the examples of a group one configuration
+and the group its own batch statistics, as if each were a batch; arithmetic stays the same, distinct configurations
+per step fall from `batch` to `batch / size`.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jcw.nets.mobilenet import Network, Variables, Widths
+from jcw.space import SearchSpace
+from jcw.train import sandwich
+from jcw.train.sandwich import Draw
+
+Mutation = Literal['one', 'all', 'together']
+
+
+def independent(space: SearchSpace, mutation: Mutation) -> Draw:
+    """Return the draw `(keys [batch], probabilities [layers choices]) -> choices [batch layers]` of a mutation.
+
+    Raises:
+      ValueError: an unknown mutation.
+    """
+    if mutation not in ('one', 'all', 'together'):
+        raise ValueError(f"mutation must be 'one', 'all' or 'together', got {mutation!r}")
+    if mutation == 'together':
+        return together
+    return lambda keys, probabilities: sandwich.mutate(keys, probabilities, space, mutation)
+
+
+def together(
+    keys: Key[Array, 'batch'], probabilities: Float[Array, 'layers choices'], jitter: float = 0.25
+) -> Int[Array, 'batch layers']:
+    """Draw every layer's width at its quantile `reflect(level + jitter * noise_l)`, the level shared by all layers.
+
+    Level is even on [0, 1] and noise on [-1, 1]; reflected at the ends the quantile is even on [0, 1] too, so that
+    every layer's marginal is exactly its probabilities.
+    """
+    ends = jnp.cumsum(probabilities, 1)
+
+    def one(key: jax.Array) -> jax.Array:
+        level_key, noise_key = jax.random.split(key)
+        noise = jax.random.uniform(noise_key, ends.shape[:1], minval=-1, maxval=1)
+        quantile = jnp.abs(jax.random.uniform(level_key) + jitter * noise)
+        quantile = jnp.minimum(quantile, 2 - quantile)
+        # The last choice ends at 1 up to rounding; quantiles beyond it stay on the last that has any probability.
+        return (quantile[:, None] * ends[:, -1:] > ends).sum(1).astype(jnp.int32)
+
+    return jax.vmap(one)(keys)
+
+
+def per_group(draw: Draw, size: int) -> Draw:
+    """Let `size` successive examples share the configuration drawn with the key of the first."""
+    if size == 1:
+        return draw
+    return lambda keys, inputs: jnp.repeat(draw(keys[::size], inputs), size, axis=0)
+
+
+def grouped(whole: Network, part: Network, size: int) -> Network:
+    """Return a network that takes widths per example in groups of `size` equal ones, each group its own batch.
+
+    Args:
+      whole: applied where all examples share widths, and in evaluation.
+      part: applied to a group; its batch statistics must not reach over devices.
+      size: examples per group; a device's share of the batch must divide by it.
+    """
+
+    def apply(
+        variables: Variables,
+        images: Float[Array, 'batch height width channels'],
+        widths: Widths | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, 'batch classes'], dict[str, Any]]:
+        if widths is None or widths.ndim == 1 or not train:
+            return whole.apply(variables, images, widths, train)
+        if len(images) % size:
+            raise ValueError(f'a batch of {len(images)} on each device does not divide into groups of {size}')
+        groups = images.reshape(-1, size, *images.shape[1:])
+        one = jax.vmap(lambda x, w: part.apply(variables, x, w, True))
+        logits, moments = one(groups, widths[::size])
+        return logits.reshape(len(images), -1), jax.tree.map(lambda leaf: leaf.mean(0), moments)
+
+    return whole if size == 1 else Network(whole.init, apply)
