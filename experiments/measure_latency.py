@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from experiments.config import Config, parse
 from experiments.run_folder import Usage, claim, space_of
 from experiments.timing_process import Request
 from jcw import data
-from jcw.latency import design, samples
+from jcw.latency import design, samples, supervise
 from jcw.space import SearchSpace
 
 SAMPLES = 'samples.jsonl'
@@ -80,17 +79,16 @@ def _run(
         file = Path(folder) / 'request.json'
         file.write_text(json.dumps(dataclasses.asdict(request)))
         command = [sys.executable, '-m', 'experiments.timing_process', str(file)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
+        try:
+            for line in supervise.lines(command):
                 sample = json.loads(line)
                 if sample['failure']:
                     update(len(held), f'failed: {sample["failure"]}')
                     continue
                 held = held | {tuple(sample['widths'])}
                 update(len(held), f'{sample["ms"]:.3f} ms')
-    if process.returncode:
-        raise Usage(f'timing stopped with exit code {process.returncode}; samples so far are in {path}')
+        except supervise.Stopped as stopped:
+            raise Usage(f'timing stopped: {stopped}; samples so far are in {path}') from None
 
 
 def main(config: Config) -> None:

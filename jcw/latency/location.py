@@ -12,7 +12,7 @@ class Ratio(NamedTuple):
     """A network's time over the reference's."""
 
     value: float
-    error: float  # standard error, relative; infinite for a single visit
+    error: float  # standard error, relative; NaN for a single visit
     outliers: int  # calls more than five robust standard deviations away
 
 
@@ -39,6 +39,6 @@ def locate(calls_ms: Visits, reference_ms: Visits, elasticity: float = 1.0, norm
     distances = np.abs(logs - np.median(logs))
     spread = 1.4826 * float(np.median(distances))
     medians = [np.median(visit) for visit in visits]
-    error = np.std(medians, ddof=1) / np.sqrt(len(visits)) if len(visits) > 1 else np.inf
+    error = np.std(medians, ddof=1) / np.sqrt(len(visits)) if len(visits) > 1 else np.nan
     outliers = int((distances > 5 * spread).sum()) if spread > 0 else 0
     return Ratio(float(np.exp(np.median(logs))), float(error), outliers)

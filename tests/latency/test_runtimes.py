@@ -17,6 +17,7 @@ from jcw.latency.runtimes import (
     RuntimeFailure,
     XlaRuntime,
 )
+from jcw.latency.runtimes.ahead import known_options
 from tests.latency.simulated import small_space
 
 SPACE = small_space()
@@ -120,6 +121,13 @@ def test_xla_times_what_it_compiles(tmp_path):
     assert 'core' in header.device
 
 
+def test_options_that_the_compiler_does_not_know_are_passed_over():
+    assert known_options({'xla_no_such_option': 1, 'xla_cpu_parallel_codegen_split_count': 1}) == {
+        'xla_cpu_parallel_codegen_split_count': 1
+    }
+    assert XlaRuntime(chain, options={'xla_no_such_option': 1}).open([8]).time_ms() > 0
+
+
 def test_a_network_that_does_not_compile_is_a_failure():
     with pytest.raises(RuntimeFailure, match='could not compile: TypeError'):
         XlaRuntime(lambda widths: (lambda x: x @ x, (jnp.ones((2, 3)),))).open([8])
@@ -135,11 +143,12 @@ def test_a_program_compiled_ahead_by_another_process_is_timed(tmp_path):
     cache = jax.config.jax_compilation_cache_dir
     ahead = CompileAhead([sys.executable, '-c', code, '{directory}'])
     runtime = XlaRuntime(chain, ahead=ahead)
+    small, large = (tuple(int(w) for w in widths) for widths in (SPACE.smallest, SPACE.largest))
     try:
-        runtime.prefetch([SPACE.smallest, SPACE.largest])
+        runtime.prefetch([small, large])
         with ahead._changed:
             assert ahead._changed.wait_for(lambda: len(ahead._ready) == 2, 60)
-        program = runtime.open(SPACE.largest)
+        program = runtime.open(large)
         assert program.time_ms() > 0
         assert ahead.compiled == 2
     finally:

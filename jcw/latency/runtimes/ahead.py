@@ -114,6 +114,7 @@ def serve(build: Build, folder: str | Path, options: Options, lines: TextIO = sy
     An empty answer says that the network cannot be compiled; whoever times it will find out why.
     """
     use_cache(folder)
+    options = known_options(options)
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing that `build` prints may pass for an answer
     for number, line in enumerate(lines):
         try:
@@ -133,6 +134,17 @@ def compile_exported(exported: export.Exported, options: Options) -> Any:
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
     arguments, keywords = jax.tree.unflatten(exported.in_tree, shapes)
     return jax.jit(exported.call).lower(*arguments, **keywords).compile(compiler_options=dict(options))
+
+
+def known_options(options: Options) -> dict[str, Any]:
+    """Keep the options that this version of the compiler knows, by trying each on a trivial program."""
+    lowered = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((), 'float32'))
+    known = {}
+    for name, value in options.items():
+        with contextlib.suppress(Exception):
+            lowered.compile(compiler_options={name: value})
+            known[name] = value
+    return known
 
 
 def use_cache(folder: str | Path) -> None:

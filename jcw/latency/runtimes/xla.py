@@ -11,7 +11,7 @@ import jaxlib
 import numpy as np
 
 from jcw.latency import device
-from jcw.latency.runtimes.ahead import Build, CompileAhead, Options, compile_exported
+from jcw.latency.runtimes.ahead import Build, CompileAhead, Options, compile_exported, known_options
 from jcw.latency.runtimes.protocol import RuntimeFailure
 
 FAST_COMPILE = {'xla_cpu_use_fusion_emitters': False, 'xla_cpu_parallel_codegen_split_count': 1}
@@ -45,7 +45,8 @@ class XlaRuntime:
 
     Args:
       build: from widths to a function and its arguments: the deployed network, normalisation folded.
-      options: of the compiler, such as `FAST_COMPILE`; only those that leave the program's speed alone.
+      options: of the compiler, such as `FAST_COMPILE`; only those that leave the program's speed alone;
+        those that this version of the compiler does not know are passed over, the others stated in `details`.
       ahead: compiles the networks that will be opened next, in another process.
     """
 
@@ -55,7 +56,7 @@ class XlaRuntime:
         self, build: Build, *, options: Options | None = None, ahead: CompileAhead | None = None
     ) -> None:
         self._build = build
-        self._options = dict(options or {})
+        self._options = known_options(options or {})
         self._ahead = ahead
         self._device = jax.devices()[0]
 
