@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 import jax
 from jax import export
+from jax.experimental.compilation_cache import compilation_cache
 
 Widths = tuple[int, ...]
 Build = Callable[[Sequence[int]], tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -79,6 +80,7 @@ class CompileAhead:
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
+        use_cache(None)
         self._folder.cleanup()
 
     def _feed(self) -> None:
@@ -147,8 +149,9 @@ def known_options(options: Options) -> dict[str, Any]:
     return known
 
 
-def use_cache(folder: str | Path) -> None:
-    """Keep every compiled program in a folder."""
-    jax.config.update('jax_compilation_cache_dir', str(folder))
+def use_cache(folder: str | Path | None) -> None:
+    """Keep every compiled program in a folder, or none any more."""
+    compilation_cache.reset_cache()  # JAX would go on with the folder it has opened
+    jax.config.update('jax_compilation_cache_dir', None if folder is None else str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
