@@ -124,7 +124,8 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
         rows = data.batch_rows(index, len(dataset.train), settings.batch, config.seed)
         images, labels = dataset.train.take(rows)
         state, metrics, rewards = spread(state, jax.random.fold_in(key, index), images, labels, draws)
-        return (state, collect(width_stats, *rewards), draws), Metrics(*metrics, draws.entropy, draws.price)
+        logged = Metrics(**metrics._asdict(), entropy=draws.entropy, price=draws.price)
+        return (state, collect(width_stats, *rewards), draws), logged
 
     return step
 

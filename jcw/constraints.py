@@ -24,7 +24,7 @@ def multiples_of(widths: Widths, divisor: int) -> ChainMRF:
     return _allow(widths, widths % divisor == 0, f'a multiple of {divisor}')
 
 
-def at_least(widths: Widths, least: int | Int[np.ndarray, ' layers']) -> ChainMRF:
+def at_least(widths: Widths, least: int | Int[np.ndarray, '...']) -> ChainMRF:
     """Allow only widths of `least` channels or more, one number for all layers or one each.
 
     Raises:

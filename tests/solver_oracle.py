@@ -34,7 +34,7 @@ def best_by_table(utility, costs, budgets):
     return -np.sort(-values[within & (values > -np.inf)])
 
 
-def best_by_highs(utility, costs, budgets):
+def best_by_highs(utility, costs, budgets, seconds=np.inf):
     """Solve the integer program over one-hot choices and pairs; the configuration, or None if infeasible."""
     layers, choices = utility.unary.shape
     singles, pairs = layers * choices, (layers - 1) * choices**2
@@ -57,7 +57,7 @@ def best_by_highs(utility, costs, budgets):
         constraints=[LinearConstraint(flows.tocsr(), ones, ones), LinearConstraint(spent, -np.inf, budgets)],
         integrality=np.concatenate([np.ones(singles), np.zeros(pairs)]),
         bounds=Bounds(0, 1),
-        options={'mip_rel_gap': 0},
+        options={'mip_rel_gap': 0, 'time_limit': seconds},
     )
     if answer.x is None:
         return None

@@ -44,7 +44,7 @@ def test_solve_is_the_best_of_the_table_at_every_budget(layers, choices, integer
         assert_optimal(budget.solve(utility, cost, limit), utility, cost, limit, best)
 
 
-@pytest.mark.parametrize('first', range(0, 200, 50))
+@pytest.mark.parametrize('first', range(0, 300, 50))
 def test_solve_agrees_with_highs_on_hundreds_of_problems(first):
     for seed in range(first, first + 50):
         utility, cost, limit = problem(seed, 5, 4, pairs=seed % 3 > 0)

@@ -90,6 +90,8 @@ def switch(index: Int[Array, ''], branches: Sequence[Callable], *operands: Any) 
 
     def backward(residuals: tuple, gradient: Any) -> tuple:
         index, operands = residuals
+        # Without the barrier XLA would see the forward pass again and store its results after all.
+        gradient, operands = jax.lax.optimization_barrier((gradient, operands))
         pulls = [lambda g, *args, f=f: jax.vjp(f, *args)[1](g) for f in branches]
         return None, *jax.lax.switch(index, pulls, gradient, *operands)
 

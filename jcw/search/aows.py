@@ -129,7 +129,7 @@ def budget_price(utility: ChainMRF, cost: ChainMRF, budget: float, heat: float) 
     """
 
     def exceeds(price: float) -> bool:
-        return mean_cost(priced(utility, cost, price, heat), cost) > budget
+        return bool(mean_cost(priced(utility, cost, price, heat), cost) > budget)
 
     if not exceeds(0.0):
         return 0.0

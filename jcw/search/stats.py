@@ -83,8 +83,14 @@ def to_unary(stats: WidthStats, num_choices: np.ndarray, ridge: float = 1.0) -> 
     effect = inverse @ right
     residual = float(stats.squares) - count * mean_reward**2 - 2 * effect @ right + effect @ centred @ effect
     noise = max(residual, 0.0) / max(count - np.count_nonzero(draws), 1.0)
-    std = np.sqrt(noise * np.einsum('ij,jk,ki->i', inverse, centred, inverse).clip(0))
-    return _arrange(effect, std, draws, num_choices)
+    covariance = noise * inverse @ centred @ inverse
+    origin = np.repeat(np.arange(layers) * choices + np.asarray(num_choices) - 1, choices)
+    # The error is that of the difference from the origin, wherever the origin was drawn.
+    share = np.where(draws[origin] > 0, 1.0, 0.0)
+    variance = np.diag(covariance) + share * (
+        np.diag(covariance)[origin] - 2 * covariance[np.arange(len(draws)), origin]
+    )
+    return _arrange(effect, np.sqrt(variance.clip(0)), draws, num_choices)
 
 
 def marginal_means(stats: WidthStats, num_choices: np.ndarray) -> Unary:

@@ -1,0 +1,108 @@
+"""The frontier and the explanation of a solution."""
+
+import numpy as np
+import pytest
+
+from jcw import budget, mrf
+from jcw.budget.tables import evaluate
+from tests.solver_oracle import best_by_table, random_field, table
+
+ROUNDING = 1e-11
+
+
+def problem(seed, layers=4, choices=4, **kwargs):
+    rng = np.random.default_rng(seed)
+    return tuple(random_field(rng, layers, choices, **kwargs) for _ in range(2))
+
+
+@pytest.mark.parametrize('integers', [False, True])
+def test_every_point_of_the_frontier_is_the_best_of_the_table(integers):
+    utility, cost = problem(1, integers=integers)
+    curve = budget.frontier(utility, cost, 50)
+    _, spent = table(cost)
+    budgets = np.linspace(spent.min(), curve.cost[-1], 50)
+    np.testing.assert_allclose(curve.utility[-1], table(utility)[1].max())
+    for limit, best in zip(budgets, curve.utility, strict=True):
+        expected = best_by_table(utility, [cost], [limit * (1 + 1e-12)])[0]
+        np.testing.assert_allclose(best, expected, atol=ROUNDING)
+    np.testing.assert_allclose(curve.upper_bound, curve.utility, atol=ROUNDING)
+    np.testing.assert_allclose(evaluate(utility, curve.choices), curve.utility, atol=ROUNDING)
+    assert (evaluate(cost, curve.choices) <= budgets).all()
+    assert (np.diff(curve.utility) >= 0).all()
+
+
+def test_a_vector_of_budgets_in_any_order_gives_what_each_gives_alone():
+    utility, cost = problem(2)
+    limits = np.array([4.0, 0.0, 2.5, np.inf, 3.0, 2.5])
+    together = budget.solve(utility, cost, limits)
+    for i, limit in enumerate(limits):
+        alone = budget.solve(utility, cost, limit)
+        assert together.feasible[i] == alone.feasible
+        np.testing.assert_allclose(together.cost[i], alone.cost)
+        np.testing.assert_array_equal(together.utility[i], alone.utility)
+
+
+def test_a_frontier_needs_two_budgets_and_a_way_through():
+    utility, cost = problem(3)
+    with pytest.raises(ValueError, match='at least two budgets, got 1'):
+        budget.frontier(utility, cost, 1)
+    nowhere = utility._replace(pairwise=np.full_like(utility.pairwise, -np.inf))
+    with pytest.raises(ValueError, match='every configuration is forbidden'):
+        budget.frontier(nowhere, cost, 5)
+
+
+def test_an_explanation_adds_up_and_its_next_change_is_the_best_single_one():
+    for seed in range(10):
+        utility, cost = problem(seed)
+        limit = float(np.quantile(table(cost)[1], 0.3))
+        solution = budget.solve(utility, cost, limit)
+        why = budget.explain(utility, cost, limit, solution.choices)
+        np.testing.assert_allclose([why.utility.sum(), why.cost.sum()], [solution.utility, solution.cost])
+        configurations, values = table(utility)
+        single = (configurations != solution.choices).sum(1) == 1
+        affordable = table(cost)[1] <= limit
+        for layer in range(4):
+            mine = single & affordable & (configurations[:, layer] != solution.choices[layer])
+            expected = values[mine].max(initial=-np.inf) - solution.utility
+            np.testing.assert_allclose(why.next_utility[layer], expected, atol=ROUNDING)
+            if mine.any():
+                changed = solution.choices.copy()
+                changed[layer] = why.next_choice[layer]
+                moved = [evaluate(field, changed[None])[0] for field in (utility, cost)]
+                np.testing.assert_allclose(moved[0] - solution.utility, expected, atol=ROUNDING)
+                np.testing.assert_allclose(moved[1] - solution.cost, why.next_cost[layer], atol=ROUNDING)
+            else:
+                assert why.next_choice[layer] == -1
+        if (single & affordable).any():
+            assert why.next_utility[why.next_layer] == why.next_utility.max()
+        else:
+            assert why.next_layer == -1
+
+
+def test_the_price_is_the_slope_of_the_dual_bound():
+    utility, cost = problem(4)
+    limit = float(np.quantile(table(cost)[1], 0.3))
+    why = budget.explain(utility, cost, limit, budget.solve(utility, cost, limit).choices)
+    values, spent = table(utility)[1], table(cost)[1]
+
+    def bound(price):
+        return (values - price * spent).max() + price * limit
+
+    best = min(bound(price) for price in np.linspace(0, 10, 20_001))
+    np.testing.assert_allclose(bound(why.price), best, rtol=1e-3)
+
+
+def test_rates_compare_dearer_and_cheaper_choices_of_each_layer():
+    utility = mrf.ChainMRF(np.array([[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]]), np.zeros((1, 3, 3)))
+    cost = mrf.ChainMRF(np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]), np.zeros((1, 3, 3)))
+    why = budget.explain(utility, cost, 4.0, np.array([1, 1]))
+    np.testing.assert_allclose(why.gain_per_cost, [1.5, 0.5])
+    np.testing.assert_allclose(why.loss_per_cost, [1.0, 2.0])
+    np.testing.assert_array_equal(why.next_choice, [0, 0])
+    assert why.next_layer == 0
+
+
+def test_an_explanation_refuses_what_is_no_configuration():
+    utility, cost = problem(5)
+    with pytest.raises(ValueError, match='choices must be 4 below 4'):
+        budget.explain(utility, cost, 1.0, np.array([0, 1, 4, 0]))
