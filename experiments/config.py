@@ -54,6 +54,8 @@ class LatencyConfig:
     batch: int = 8
     """Images per call."""
     dtype: Literal['float32', 'bfloat16'] = 'float32'
+    attempts: int = 3
+    """Times that a network whose calls disagree is timed, at most."""
     cores: tuple[int, ...] | None = (0,)
     """CPU cores the timing process is pinned to; none for no pinning."""
     compile_cores: tuple[int, ...] = (1,)
@@ -153,7 +155,7 @@ DIGITS = Config(
     run=Path('runs/digits'),
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
-    latency=LatencyConfig(networks=120, batch=32),
+    latency=LatencyConfig(networks=120, batch=32, attempts=1),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),

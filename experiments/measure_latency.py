@@ -74,6 +74,7 @@ def _run(
         dtype=settings.dtype,
         cores=list(settings.cores or ()),
         compile_cores=list(settings.compile_cores),
+        attempts=settings.attempts,
     )
     with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(networks)) as update:
         file = Path(folder) / 'request.json'

@@ -26,6 +26,7 @@ class Request:
     dtype: str
     cores: list[int]
     compile_cores: list[int]
+    attempts: int
 
 
 def main() -> None:
@@ -83,14 +84,20 @@ def _runtime(request: Request, request_file: str):
 
 
 def _time(request: Request, request_file: str) -> None:
-    from jcw.latency.measure import measure
+    from jcw.latency.measure import Protocol, measure
     from jcw.space import SearchSpace
 
     space = SearchSpace.from_json(request.space)
     runtime = _runtime(request, request_file)
     try:
         for sample in measure(
-            runtime, space, request.networks, request.path, batch=request.batch, dtype=request.dtype
+            runtime,
+            space,
+            request.networks,
+            request.path,
+            batch=request.batch,
+            dtype=request.dtype,
+            protocol=Protocol(attempts=request.attempts),
         ):
             line = {
                 'widths': sample.widths,
