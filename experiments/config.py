@@ -74,9 +74,9 @@ class SupernetConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
-    mutation: Literal['one', 'all', 'together'] = 'all'
+    mutation: Literal['one', 'all', 'together'] = 'one'
     """Which layers' widths are redrawn: one, all, or all wide or narrow together."""
-    group: int = 16
+    group: int = 1
     """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
     half_life: float = 0.25
     """Of a reward's weight in the width statistics, as a fraction of the run."""
