@@ -1,0 +1,59 @@
+"""One supernet, several devices: a network for each, and the single network within all budgets."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jcw.budget import Solution, solve
+from jcw.budget.tables import evaluate
+from jcw.mrf import ChainMRF
+
+
+class ManyDevices(NamedTuple):
+    """Solutions for several devices.
+
+    Attributes:
+      each: for every device, the best network within its own budget.
+      together: the best single network within all budgets; its `cost` and the budgets are in the devices' order.
+      costs: what every device's own network costs on every device, network first.
+    """
+
+    each: dict[str, Solution]
+    together: Solution
+    costs: dict[str, dict[str, float]]
+
+
+def solve_many(
+    utility: ChainMRF, costs: Mapping[str, ChainMRF], budgets: Mapping[str, float], *, max_labels: int = 4096
+) -> ManyDevices:
+    """Solve for each device alone and for all of them at once; infeasible budgets are answers, as in `solve`.
+
+    The utility of the single network is at most the least of the others'.
+
+    Args:
+      utility: of configurations, from one supernet.
+      costs: by device, such as `LatencyTable.to_cost()` of tables measured there.
+      budgets: by device, in the unit of its cost.
+      max_labels: as in `solve`.
+
+    Raises:
+      ValueError: no device, or devices with a cost and no budget or the other way round.
+    """
+    if not costs or set(costs) != set(budgets):
+        raise ValueError(
+            f'need a budget for each cost, got costs of {sorted(costs)}, budgets of {sorted(budgets)}'
+        )
+    each = {name: solve(utility, cost, budgets[name], max_labels=max_labels) for name, cost in costs.items()}
+    limits = [float(budgets[name]) for name in costs]
+    together = solve(utility, tuple(costs.values()), limits, max_labels=max_labels)
+    tables = {
+        name: ChainMRF(*(np.asarray(leaf, np.float64) for leaf in cost)) for name, cost in costs.items()
+    }
+    across = {
+        name: {
+            other: float(evaluate(tables[other], np.asarray(solution.choices)[None])[0]) for other in costs
+        }
+        for name, solution in each.items()
+    }
+    return ManyDevices(each, together, across)
