@@ -16,8 +16,8 @@ from jcw.deploy.fold import Folded, fold
 from jcw.deploy.forward import forward
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack
-from jcw.nets.mobilenet import Variables
 from jcw.nets.slicing import slice_variables
+from jcw.nets.variables import Variables
 from jcw.space import SearchSpace
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jcw.nets.masking import EPSILON
-from jcw.nets.mobilenet import Variables, layer_name
+from jcw.nets.variables import Variables, layer_name
 from jcw.space import SearchSpace
 
 Folded = dict[str, Any]

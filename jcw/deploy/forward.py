@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jcw.deploy.fold import Folded, shapes
 from jcw.nets import kernels
-from jcw.nets.mobilenet import layer_name
+from jcw.nets.variables import layer_name
 from jcw.space import SearchSpace
 
 

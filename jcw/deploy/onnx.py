@@ -11,7 +11,7 @@ import numpy as np
 
 from jcw.deploy.fold import Folded, random
 from jcw.nets.kernels import same_padding
-from jcw.nets.mobilenet import layer_name
+from jcw.nets.variables import layer_name
 from jcw.space import SearchSpace
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what TensorRT, OpenVINO and Core ML's converters have long read

@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jcw.nets import kernels, masking
+from jcw.nets.variables import Variables, layer_name
 from jcw.space import LayerSpec, SearchSpace
-
-Variables = dict[str, Any]
-"""`{'params': ..., 'batch_stats': ...}`, nested dictionaries of arrays."""
 
 Widths = Int[Array, 'layers'] | Int[Array, 'batch layers']
 
@@ -123,11 +121,6 @@ class MobileNet(nn.Module):
             )
             x = block(x, in_mask, mask, train=train)
         return Head(self.space.num_classes, name='head')(x.mean((1, 2), dtype=kernels.accumulator(x)))
-
-
-def layer_name(index: int) -> str:
-    """Return the key of a layer in `params` and `batch_stats`."""
-    return f'layer_{index:02d}'
 
 
 class Normalisation(nn.Module):

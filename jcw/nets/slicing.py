@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jcw.nets.mobilenet import Variables, layer_name
+from jcw.nets.variables import Variables, layer_name
 from jcw.space import SearchSpace
 
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jcw.nets import kernels, masking, mobilenet
-from jcw.nets.mobilenet import Network, Variables, Widths, layer_name
+from jcw.nets.mobilenet import Network, Widths
+from jcw.nets.variables import Variables, layer_name
 from jcw.space import SearchSpace
 
 EXTENTS = 4  # per layer: 16 branches for a product
