@@ -4,6 +4,7 @@ Not called by hand: `measure_latency` starts it with the request, a JSON file, a
 makes it the worker that compiles ahead on other cores.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -35,16 +36,25 @@ def main() -> None:
     compiling = len(sys.argv) > 2
     _pin(request.compile_cores if compiling else request.cores)
     if compiling:
+        os.nice(15)  # below the timing process, whose priority it inherits
         _compile(request, sys.argv[3])
     else:
+        with contextlib.suppress(OSError):
+            os.nice(-10)  # where it is allowed: whatever else wants this core is to wait
         _time(request, request_file)
 
 
 def _pin(cores: list[int]) -> None:
-    """Pin before JAX counts the cores it may use; cores this process may not use are passed over."""
-    if hasattr(os, 'sched_setaffinity'):
-        usable = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, (set(cores) & usable) or usable)
+    """Pin before JAX counts the cores it may use; where it cannot be, the process runs on all that it has.
+
+    The affinity inherited is no limit: the compiling worker is started by the timing process, which is pinned.
+    """
+    from jcw.latency.device import pin
+
+    existing = [core for core in cores if core < (os.cpu_count() or 1)]
+    if existing:
+        with contextlib.suppress(ValueError, OSError):
+            pin(existing)
 
 
 def _build(request: Request):

@@ -1,10 +1,11 @@
 """Put calls made at a machine's different speeds on one scale: networks slow down with the reference."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from jcw.latency.location import locate
+from jcw.latency.location import locate, uninterrupted
 from jcw.latency.samples import Sample, Samples
 
 
@@ -37,10 +38,15 @@ def estimate_elasticity(samples: Samples, deviation: float = 0.3) -> float:
 
 
 def _centred(sample: Sample) -> np.ndarray:
-    logs = [
-        [np.median(np.log(visit)) for visit in visits] for visits in (sample.reference_ms, sample.calls_ms)
-    ]
-    return np.array(logs) - np.mean(logs, axis=1, keepdims=True)
+    logs = np.array([_medians(*visit) for visit in zip(sample.reference_ms, sample.calls_ms, strict=True)]).T
+    return logs - logs.mean(1, keepdims=True)
+
+
+def _medians(reference_ms: Sequence[float], calls_ms: Sequence[float]) -> tuple[float, float]:
+    """Return the median log times of a visit's uninterrupted calls."""
+    reference, calls = np.log(reference_ms), np.log(calls_ms)
+    kept = uninterrupted(calls - reference)
+    return float(np.median(reference[kept])), float(np.median(calls[kept]))
 
 
 def _relocate(sample: Sample, elasticity: float, normal_ms: float) -> Sample:

@@ -10,6 +10,9 @@ from jcw.latency.location import locate
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Sample
 
+INTERRUPTED = 1.5
+"""Two calls in a row that differ by more than this factor differ by an interruption."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -139,7 +142,7 @@ class _Timing:
             self.failure = str(failure)
             return None
         self.calls_ms[-1].append(milliseconds)
-        self.reference_ms[-1].append((before + after) / 2)
+        self.reference_ms[-1].append(_between(before, after))
         return after
 
     def done(self, protocol: Protocol) -> bool:
@@ -167,6 +170,12 @@ class _Timing:
             reference_ms=tuple(map(tuple, self.reference_ms)),
             outliers=ratio.outliers,
         )
+
+
+def _between(before: float, after: float) -> float:
+    """Return the reference's time between two of its calls; where one was interrupted, that of the other."""
+    least = min(before, after)
+    return least if max(before, after) > INTERRUPTED * least else (before + after) / 2
 
 
 def _time_reference_call(reference: Program) -> float:

@@ -30,7 +30,8 @@ def slim(
     """Return the way from the largest configuration to the first within the budget.
 
     Each step narrows by one choice the layer where `loss` rises least, per unit of cost saved (`per_cost`) or in all.
-    Where no single step saves cost, one is taken by loss alone.
+    Costs measured on a device are not monotone: where no such step saves cost, any other choice of one layer that does
+    is a step.
 
     Args:
       space: the search space.
@@ -42,36 +43,57 @@ def slim(
       report: called with every step.
 
     Raises:
-      ValueError: even the smallest configuration exceeds the budget.
+      ValueError: no change of one layer saves cost any more, and the budget is still exceeded.
     """
     choices = np.array(space.num_choices - 1 if start is None else start, np.int32)
     way = [Step(choices, loss(choices), cost(choices))]
     while way[-1].cost > budget:
-        candidates = [
-            _narrowed(way[-1].choices, layer) for layer in range(len(choices)) if way[-1].choices[layer]
-        ]
-        if not candidates:
+        here = way[-1]
+        saving = _saving(
+            here, [_with(here.choices, layer, choice - 1) for layer, choice in _layers(here)], cost
+        )
+        if not saving:
+            others = [
+                _with(here.choices, layer, other)
+                for layer, choice in _layers(here)
+                for other in range(space.num_choices[layer])
+                if other != choice
+            ]
+            saving = _saving(here, others, cost)
+        if not saving:
             raise ValueError(
-                f'the smallest configuration costs {way[-1].cost:.4g}, over the budget of {budget:.4g}'
+                f'greedy ends at a cost of {here.cost:.4g}, over the budget of {budget:.4g}: no change of one layer '
+                'saves any more'
             )
-        steps = [Step(c, loss(c), cost(c)) for c in candidates]
-        way.append(_least_harm(way[-1], steps, per_cost))
+        steps = [Step(choices, loss(choices), spent) for choices, spent in saving]
+        way.append(_least_harm(here, steps, per_cost))
         report(way[-1])
     return way
 
 
-def _narrowed(choices: np.ndarray, layer: int) -> np.ndarray:
-    narrower = choices.copy()
-    narrower[layer] -= 1
-    return narrower
+def _layers(here: Step) -> list[tuple[int, int]]:
+    return [(layer, int(choice)) for layer, choice in enumerate(here.choices)]
+
+
+def _with(choices: np.ndarray, layer: int, choice: int) -> np.ndarray:
+    changed = choices.copy()
+    changed[layer] = choice
+    return changed
+
+
+def _saving(
+    here: Step, candidates: list[np.ndarray], cost: Callable[[Int[np.ndarray, 'layers']], float]
+) -> list[tuple[np.ndarray, float]]:
+    """Return the candidates that cost less, and their costs."""
+    costs = [(choices, cost(choices)) for choices in candidates if choices.min() >= 0]
+    return [(choices, spent) for choices, spent in costs if spent < here.cost]
 
 
 def _least_harm(here: Step, steps: list[Step], per_cost: bool) -> Step:
-    saving = [step for step in steps if step.cost < here.cost]
-    if not saving or not per_cost:
-        return min(saving or steps, key=lambda step: step.loss)
+    if not per_cost:
+        return min(steps, key=lambda step: step.loss)
     # A step that lowers the loss is free: the more it lowers it the better, whatever it saves.
-    free = [step for step in saving if step.loss <= here.loss]
+    free = [step for step in steps if step.loss <= here.loss]
     if free:
         return min(free, key=lambda step: step.loss)
-    return min(saving, key=lambda step: (step.loss - here.loss) / (here.cost - step.cost))
+    return min(steps, key=lambda step: (step.loss - here.loss) / (here.cost - step.cost))

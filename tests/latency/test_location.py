@@ -36,6 +36,20 @@ def test_a_tenth_of_calls_gone_wrong_moves_the_ratio_little_and_is_counted():
     assert ratio.outliers >= 10
 
 
+@pytest.mark.parametrize('rate', [0.1, 0.25])
+def test_slices_of_time_taken_by_others_do_not_bias_the_ratio(rate):
+    rng = np.random.default_rng(2)
+    ratios = []
+    for _ in range(100):
+        calls, reference = visits(rng)
+        for visit in (*calls, *reference):
+            for index in np.flatnonzero(rng.random(len(visit)) < rate):
+                visit[index] += rng.uniform(2, 5)
+        ratios.append(locate(calls, reference).value / 1.5)
+    assert abs(np.mean(ratios) - 1) < 0.005
+    assert np.std(ratios) < 0.012
+
+
 def test_visits_that_disagree_have_a_large_error():
     quiet, disturbed = [1.5] * 20, [1.8] * 20
     assert locate([quiet, quiet], [[1.0] * 20] * 2).error == 0

@@ -49,16 +49,27 @@ def test_a_budget_above_the_largest_network_needs_no_step():
     assert len(greedy.slim(SPACE, loss, cost, 100.0)) == 1
 
 
-def test_a_step_that_saves_nothing_is_taken_only_where_none_saves():
+def test_a_width_slower_than_the_next_wider_one_is_jumped_over():
     def bumpy(choices):
         return cost(choices) + 5 * (choices[0] == 1)
 
     way = greedy.slim(SPACE, loss, bumpy, bumpy(np.zeros(4)))
     np.testing.assert_array_equal(way[-1].choices, 0)
+    assert all(step.choices[0] != 1 for step in way)
+    assert all(after.cost < here.cost for here, after in itertools.pairwise(way))
+
+
+def test_a_device_on_which_the_smallest_network_is_not_the_fastest_is_slimmed_to_its_fastest():
+    def cost_with_slow_smallest(choices):
+        return cost(choices) + 5 * (choices[3] == 0)
+
+    fastest = cost(np.array([0, 0, 0, 1]))
+    way = greedy.slim(SPACE, loss, cost_with_slow_smallest, fastest, start=np.array([1, 1, 1, 0]))
+    np.testing.assert_array_equal(way[-1].choices, [0, 0, 0, 1])
 
 
 def test_an_infeasible_budget_names_the_smallest_cost():
-    with pytest.raises(ValueError, match='smallest configuration costs'):
+    with pytest.raises(ValueError, match='no change of one layer saves any more'):
         greedy.slim(SPACE, loss, cost, 0.5 * cost(np.zeros(4)))
 
 

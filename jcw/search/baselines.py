@@ -1,0 +1,106 @@
+"""What joint search is compared with beside greedy slimming: uniform widths, random search, FLOPs as the cost."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from jcw import budget as budgets
+from jcw import mrf
+from jcw.budget.tables import evaluate
+from jcw.mrf import ChainMRF
+from jcw.search import aows
+from jcw.space import SearchSpace
+
+Choices = Int[np.ndarray, ' layers']
+
+MULTIPLIERS = np.linspace(0.05, 3.0, 1181)
+NEAR = 0.9  # random search looks at configurations that use at least this share of the budget
+PROXY_BUDGETS = 400
+
+
+def uniform(space: SearchSpace, cost: ChainMRF, budget: float) -> Choices:
+    """Return the configuration of the largest width multiplier whose cost is within the budget.
+
+    Raises:
+      ValueError: no multiplier is.
+    """
+    ladder = np.unique(
+        [
+            space.to_choices(space.nearest([m * layer.base_width for layer in space.layers]))
+            for m in MULTIPLIERS
+        ],
+        axis=0,
+    )
+    within = ladder[evaluate(cost, ladder) <= budget]
+    if not len(within):
+        raise ValueError(
+            f'no width multiplier is within the budget of {budget:.4g}: '
+            f'the narrowest costs {evaluate(cost, ladder).min():.4g}'
+        )
+    return within[space.to_widths(within).sum(1).argmax()]
+
+
+def random_within(
+    key: Key[Array, ''], space: SearchSpace, cost: ChainMRF, budget: float, count: int
+) -> Int[np.ndarray, 'networks layers']:
+    """Draw different configurations that cost between `NEAR` of the budget and the budget.
+
+    They come from the distribution of greatest entropy whose mean cost is in the middle of that interval. Fewer
+    are returned where there are fewer.
+
+    Raises:
+      ValueError: `count` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f'count must be positive, got {count}')
+    flat = ChainMRF(np.where(space.width_table > 0, 0.0, -np.inf), np.zeros_like(np.asarray(cost.pairwise)))
+    field = aows.narrowed(flat, cost, budget * (1 + NEAR) / 2, 1.0, floor=0.0).field
+    draw = jax.jit(jax.vmap(lambda k: mrf.sample(k, field)))
+    found: dict[tuple[int, ...], None] = {}
+    for batch in range(64):
+        drawn = np.asarray(draw(jax.random.split(jax.random.fold_in(key, batch), 4 * max(count, 64))))
+        costs = evaluate(cost, drawn)
+        near = drawn[(costs >= NEAR * budget) & (costs <= budget)]
+        found |= dict.fromkeys(map(tuple, near.tolist()))
+        if len(found) >= count:
+            break
+    return np.array(list(found)[:count], np.int32).reshape(-1, space.num_layers)
+
+
+def random_search(
+    key: Key[Array, ''],
+    space: SearchSpace,
+    loss: Callable[[Choices], float],
+    cost: ChainMRF,
+    budget: float,
+    evaluations: int,
+) -> Choices:
+    """Return the configuration of least loss among `evaluations` random ones just within the budget.
+
+    Raises:
+      ValueError: no configuration was found there.
+    """
+    drawn = random_within(key, space, cost, budget, evaluations)
+    if not len(drawn):
+        raise ValueError(
+            f'no configuration found that costs between {NEAR:.0%} of {budget:.4g} and all of it'
+        )
+    return drawn[np.argmin([loss(choices) for choices in drawn])]
+
+
+def by_proxy(utility: ChainMRF, proxy: ChainMRF, cost: ChainMRF, budget: float) -> Choices:
+    """Return the joint optimum for a stand-in cost such as FLOPs, as large as the true cost allows.
+
+    Of the best configurations at every budget of the proxy, it is the best one whose true cost is within the budget.
+
+    Raises:
+      ValueError: none is.
+    """
+    every = budgets.frontier(utility, proxy, PROXY_BUDGETS)
+    choices = np.asarray(every.choices)
+    values = np.where(evaluate(cost, choices) <= budget, np.asarray(every.utility), -np.inf)
+    if not np.isfinite(values).any():
+        raise ValueError(f'no optimum of the stand-in cost is within the budget of {budget:.4g}')
+    return choices[values.argmax()]
