@@ -1,5 +1,6 @@
 """Image classification sets, decoded once into arrays, and the order in which training visits them."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +102,16 @@ def batch_rows(step: int, examples: int, batch: int, seed: int) -> np.ndarray:
     if not 0 < batch <= examples:
         raise ValueError(f'batch must be between 1 and the {examples} training examples, got {batch}')
     epoch, position = divmod(step, examples // batch)
-    order = np.random.default_rng([seed, epoch]).permutation(examples)
+    order = _permutation(examples, seed, epoch)
     return order[position * batch : (position + 1) * batch]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Return an epoch's order; kept, since a large set takes longer to shuffle than a step may wait."""
+    order = np.random.default_rng([seed, epoch]).permutation(examples)
+    order.flags.writeable = False
+    return order
 
 
 def _digits() -> tuple[Examples, Examples, tuple[str, ...]]:

@@ -54,6 +54,19 @@ def mixup(
     targets: Float[Array, 'batch classes'],
     alpha: float,
 ) -> tuple[Float[Array, 'batch height width channels'], Float[Array, 'batch classes']]:
-    """Blend each example with its mirror in the batch, by one weight from Beta(alpha, alpha)."""
+    """Blend each example with its neighbour (first with second and so on) by one weight from Beta(alpha, alpha).
+
+    Neighbours lie on one device, so that the blend does not depend on how many devices share the batch.
+
+    Raises:
+      ValueError: an odd batch.
+    """
+    if len(images) % 2:
+        raise ValueError(f'mixup blends pairs: the batch of a device must be even, got {len(images)}')
     weight = jax.random.beta(key, alpha, alpha)
-    return tuple(weight * x + (1 - weight) * x[::-1] for x in (images, targets))  # type: ignore[return-value]
+
+    def blend(x: jax.Array) -> jax.Array:
+        neighbours = x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+        return weight * x + (1 - weight) * neighbours
+
+    return blend(images), blend(targets)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jcw.train.checkpoint import Checkpoints
+from jcw.train.watchdog import Watchdog, end
 
 Carry = TypeVar('Carry')
 
 
 class Diverged(RuntimeError):
-    """A loss that is no longer a number."""
+    """A loss that is no longer a number, or beyond all bounds."""
 
 
 class Interrupted(RuntimeError):
@@ -44,10 +48,16 @@ def run(
     save_every: int = 200,
     report_every: int = 10,
     report: Callable[[Progress], None] = lambda _: None,
+    score: Callable[[Carry], float] | None = None,
+    keep: int = 2,
+    keep_best: int = 0,
+    loss_limit: float = 1e3,
+    hang_seconds: float | None = None,
 ) -> Carry:
     """Run a step until `num_steps` are taken, resuming from the folder's latest checkpoint.
 
-    Metrics of a reported step are read while the next one runs, and appended to `metrics.jsonl`.
+    Metrics of a reported step are read while the next one runs, and appended to `metrics.jsonl`; where tensorboardX is
+    installed, also to event files in `tensorboard`. What was written past the checkpoint resumed from is taken back.
 
     Args:
       carry: what steps carry, before the first; a tree of arrays.
@@ -58,63 +68,154 @@ def run(
       save_every: steps between checkpoints; the last is always saved.
       report_every: steps between metrics.
       report: called with each reported step's metrics.
+      score: called with what is about to be saved; the `keep_best` checkpoints of highest score are kept besides.
+      keep: how many of the last checkpoints are kept.
+      keep_best: how many of the best.
+      loss_limit: a metric whose name begins with `loss` has diverged beyond this.
+      hang_seconds: end the process, with `watchdog.EXIT_CODE`, if no step finishes for so long (compilation included);
+        by default 1800 in a run of several processes, else never.
 
     Raises:
-      Diverged: a metric is not finite; the last checkpoint is from before.
+      Diverged: a metric is not finite, a loss beyond the limit, or what is about to be saved has gained values that are
+        not finite; the last checkpoint is from before.
       Interrupted: on SIGTERM, after saving.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder / 'checkpoints') as checkpoints, _sigterm() as stopping:
+    together = jax.process_count() > 1
+    if together and hang_seconds is None:
+        hang_seconds = 1800.0
+    with (
+        Watchdog(hang_seconds) as watchdog,
+        Checkpoints(folder / 'checkpoints', keep=keep, keep_best=keep_best) as checkpoints,
+        _sigterm(listen=not together) as stopping,
+        _Recorder(folder, num_steps, batch, report, loss_limit) as recorder,
+    ):
         start = checkpoints.latest_step or 0
         if start:
             carry, _ = checkpoints.restore(carry)
-        pending: tuple[int, Any, float] | None = None
-        began = time.perf_counter()
-        for index in range(start, num_steps):
-            carry, metrics = step(carry, index)
-            done = index + 1
-            if pending is not None:
-                _emit(folder, *pending, num_steps, checkpoints.latest_step, report)
-                pending = None
-            if done % report_every == 0 or done == num_steps:
-                pending = (done, metrics, batch * (done - start) / (time.perf_counter() - began))
-            if stopping.is_set() or done % save_every == 0 or done == num_steps:
+        recorder.begin(start)
+        unfinite = _unfinite(carry)
+        pending: tuple[int, Any] | None = None
+        for done in range(start + 1, num_steps + 1):
+            try:
+                carry, metrics = step(carry, done - 1)
+                if done == start + 1:
+                    recorder.start_clock(done, metrics)
                 if pending is not None:
-                    _emit(folder, *pending, num_steps, checkpoints.latest_step, report)
+                    recorder.emit(*pending, checkpoints.latest_step)
                     pending = None
-                checkpoints.save(done, jax.device_get(carry), {'step': done})
-            if stopping.is_set() and done < num_steps:
+                stop = stopping.is_set() or checkpoints.preempted(done)
+                if stop or done % save_every == 0 or done == num_steps:
+                    # Checked before it is saved, so that the last checkpoint is always a good one.
+                    recorder.emit(done, metrics, checkpoints.latest_step)
+                    held = jax.device_get(carry)
+                    if _unfinite(held) > unfinite:
+                        raise Diverged(_diverged('the state is not finite', done, checkpoints.latest_step))
+                    checkpoints.save(done, held, {'step': done}, score(carry) if score else None)
+                elif done % report_every == 0:
+                    pending = (done, metrics)
+            except jax.errors.JaxRuntimeError as error:
+                if together:
+                    end(f'a peer was lost at step {done}; {_advice(checkpoints.latest_step)} ({error})')
+                raise
+            watchdog.beat(_advice(checkpoints.latest_step))
+            if stop and done < num_steps:
                 raise Interrupted(f'stopped by SIGTERM after step {done}, saved; the same command continues')
     return carry
 
 
-def _emit(
-    folder: Path,
-    step: int,
-    metrics: Any,
-    rate: float,
-    num_steps: int,
-    saved: int | None,
-    report: Callable[[Progress], None],
-) -> None:
-    values = {name: float(value) for name, value in metrics._asdict().items()}
-    with (folder / 'metrics.jsonl').open('a') as file:
-        file.write(json.dumps({'step': step, 'images_per_second': round(rate, 1), **values}) + '\n')
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise Diverged(
-            f'{bad[0]} is {values[bad[0]]} at step {step}; the last good checkpoint is of step {saved or 0}. '
-            'Try a lower learning rate, a longer warm-up, or gradient clipping.'
-        )
-    report(Progress(step, num_steps, rate, values))
+def _advice(saved: int | None) -> str:
+    return f'the last checkpoint is of step {saved or 0}: start all processes again to continue from it'
+
+
+def _diverged(what: str, step: int, saved: int | None) -> str:
+    return (
+        f'{what} at step {step}; the last good checkpoint is of step {saved or 0}. '
+        'Try a lower learning rate, a longer warm-up, or gradient clipping.'
+    )
+
+
+def _unfinite(tree: Any) -> int:
+    """Count values that are not finite; some may be meant so from the start, such as scores of absent choices."""
+    floats = [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return sum(leaf.size - int(np.isfinite(leaf).sum()) for leaf in floats)
+
+
+class _Recorder:
+    """Writes metrics, and raises where they have diverged; only the first process of a run writes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        num_steps: int,
+        batch: int,
+        report: Callable[[Progress], None],
+        limit: float,
+    ) -> None:
+        self._folder, self._num_steps, self._batch = folder, num_steps, batch
+        self._report, self._limit = report, limit
+        self._writes = jax.process_index() == 0
+        self._events: Any = None
+
+    def __enter__(self) -> '_Recorder':
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def begin(self, start: int) -> None:
+        """Open the files, without what an earlier run wrote after the step that this one starts from."""
+        if not self._writes:
+            return
+        path = self._folder / 'metrics.jsonl'
+        if path.exists():
+            partial = path.with_name(path.name + '.partial')
+            partial.write_text(
+                ''.join(line for line in _whole_lines(path) if json.loads(line)['step'] <= start)
+            )
+            os.replace(partial, path)
+        self._events = _event_writer(self._folder / 'tensorboard', start)
+
+    def start_clock(self, step: int, metrics: Any) -> None:
+        """Count images from the end of this step, the first, which compiled."""
+        jax.block_until_ready(metrics)
+        self._start, self._began = step, time.perf_counter()
+
+    def emit(self, step: int, metrics: Any, saved: int | None) -> None:
+        values = {name: float(value) for name, value in metrics._asdict().items()}
+        rate = self._batch * (step - self._start) / (time.perf_counter() - self._began)
+        if self._writes:
+            with (self._folder / 'metrics.jsonl').open('a') as file:
+                file.write(json.dumps({'step': step, 'images_per_second': round(rate, 1), **values}) + '\n')
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(f'train/{name}', value, step)
+        for name, value in values.items():
+            if not math.isfinite(value) or (name.startswith('loss') and value > self._limit):
+                raise Diverged(_diverged(f'{name} is {value}', step, saved))
+        self._report(Progress(step, self._num_steps, rate, values))
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return a file's lines, less a last one whose writing was cut off."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+
+
+def _event_writer(folder: Path, start: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
 
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """Note SIGTERM instead of dying of it, where this thread may."""
+def _sigterm(listen: bool) -> Iterator[threading.Event]:
+    """Note SIGTERM instead of dying of it, where this thread may; JAX itself listens in a distributed run."""
     stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    if not listen or threading.current_thread() is not threading.main_thread():
         yield stopping
         return
     previous = signal.signal(signal.SIGTERM, lambda *_: stopping.set())

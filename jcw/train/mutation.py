@@ -79,16 +79,29 @@ def grouped(whole: Network, part: Network, size: int) -> Network:
     def apply(
         variables: Variables,
         images: Float[Array, 'batch height width channels'],
-        widths: Widths | None = None,
-        train: bool = False,
+        widths: Int[Array, 'batch layers'],
+        train: bool = True,
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any]]:
-        if widths is None or widths.ndim == 1 or not train:
-            return whole.apply(variables, images, widths, train)
         if len(images) % size:
             raise ValueError(f'a batch of {len(images)} on each device does not divide into groups of {size}')
         groups = images.reshape(-1, size, *images.shape[1:])
-        one = jax.vmap(lambda x, w: part.apply(variables, x, w, True))
+        one = jax.vmap(lambda x, w: part.apply(variables, x, w, train))
         logits, moments = one(groups, widths[::size])
         return logits.reshape(len(images), -1), jax.tree.map(lambda leaf: leaf.mean(0), moments)
 
-    return whole if size == 1 else Network(whole.init, apply)
+    return whole if size == 1 else mutated_by(whole, Network(whole.init, apply))
+
+
+def mutated_by(whole: Network, mutated: Network) -> Network:
+    """Return a network that trains on widths of each example's own by `mutated`, and does all else by `whole`."""
+
+    def apply(
+        variables: Variables,
+        images: Float[Array, 'batch height width channels'],
+        widths: Widths | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, 'batch classes'], dict[str, Any]]:
+        net = mutated if train and widths is not None and widths.ndim == 2 else whole
+        return net.apply(variables, images, widths, train)
+
+    return Network(whole.init, apply)

@@ -1,8 +1,9 @@
 """The optimiser: SGD with momentum, decay on kernels only, warm-up and cosine."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -44,3 +45,33 @@ def sgd(
 def is_kernel(params: Any) -> Any:
     """Mark the leaves that are kernels: all with more than one axis."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+class Averaged(NamedTuple):
+    """State of an optimiser that keeps an average of the parameters."""
+
+    inner: optax.OptState
+    average: Any  # as the parameters
+
+
+def with_average(optimiser: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Keep `average = decay * average + (1 - decay) * params` beside an optimiser (Polyak and Juditsky, 1992).
+
+    Batch statistics belong to the parameters they were taken with: recalibrate before evaluating the average.
+
+    Raises:
+      ValueError: a decay outside [0, 1).
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f'decay must lie in [0, 1), got {decay}')
+
+    def init(params: Any) -> Averaged:
+        return Averaged(optimiser.init(params), jax.tree.map(jnp.copy, params))
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Averaged]:
+        updates, inner = optimiser.update(gradients, state.inner, params)
+        moved = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, moved)
+        return updates, Averaged(inner, average)
+
+    return optax.GradientTransformation(init, update)

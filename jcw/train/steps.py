@@ -43,11 +43,14 @@ def supernet_step(
     recipe: Recipe,
     draw: Draw,
     axis_name: str | None = None,
+    *,
+    accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, SandwichMetrics, Rewards]]:
     """Return `step(state, key, images, labels, draw_inputs) -> (state, metrics, rewards)` for the sandwich rule.
 
     `draw(keys, draw_inputs)` chooses the mutated widths; `draw_inputs` are arrays (probabilities, for instance), so
-    changing them compiles nothing.
+    changing them compiles nothing. With `accumulate` parts, a device takes its share of the batch a part at a time,
+    each with batch statistics of its own: memory for one part, one update for all.
     """
 
     def step(
@@ -60,13 +63,18 @@ def supernet_step(
         x, targets, draw_keys = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
         choices = draw(draw_keys, draw_inputs)
 
-        def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
-            variables = {'params': params, 'batch_stats': state.batch_stats}
-            return sandwich_loss(
-                variables, x, targets, labels, choices, supernet=supernet, smallest=smallest, space=space
-            )
+        def part(x: jax.Array, targets: jax.Array, labels: jax.Array, choices: jax.Array) -> tuple:
+            def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
+                variables = {'params': params, 'batch_stats': state.batch_stats}
+                return sandwich_loss(
+                    variables, x, targets, labels, choices, supernet=supernet, smallest=smallest, space=space
+                )
 
-        gradients, (moments, rewards, metrics) = jax.grad(loss, has_aux=True)(state.params)
+            gradients, (moments, rewards, metrics) = jax.grad(loss, has_aux=True)(state.params)
+            return (gradients, moments, metrics), rewards
+
+        means, rewards = in_parts(part, accumulate, x, targets, labels, choices)
+        gradients, moments, metrics = means
         state, metrics = _update(state, gradients, moments, metrics, optimiser, axis_name)
         return state, metrics, rewards
 
@@ -79,8 +87,13 @@ def plain_step(
     optimiser: optax.GradientTransformation,
     recipe: Recipe,
     axis_name: str | None = None,
+    *,
+    accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, PlainMetrics]]:
-    """Return `step(state, key, images, labels) -> (state, metrics)` for a network of one configuration."""
+    """Return `step(state, key, images, labels) -> (state, metrics)` for a network of one configuration.
+
+    `accumulate` is that of `supernet_step`.
+    """
 
     def step(
         state: TrainState,
@@ -90,16 +103,43 @@ def plain_step(
     ) -> tuple[TrainState, PlainMetrics]:
         x, targets, _ = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
 
-        def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
-            variables = {'params': params, 'batch_stats': state.batch_stats}
-            logits, moments = network.apply(variables, x, None, True)
-            mean_loss = losses.cross_entropy(logits, targets).mean()
-            return mean_loss, (moments, PlainMetrics(mean_loss, losses.correct(logits, labels).mean()))
+        def part(x: jax.Array, targets: jax.Array, labels: jax.Array) -> tuple:
+            def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
+                variables = {'params': params, 'batch_stats': state.batch_stats}
+                logits, moments = network.apply(variables, x, None, True)
+                mean_loss = losses.cross_entropy(logits, targets).mean()
+                return mean_loss, (moments, PlainMetrics(mean_loss, losses.correct(logits, labels).mean()))
 
-        gradients, (moments, metrics) = jax.grad(loss, has_aux=True)(state.params)
+            gradients, (moments, metrics) = jax.grad(loss, has_aux=True)(state.params)
+            return (gradients, moments, metrics), ()
+
+        (gradients, moments, metrics), _ = in_parts(part, accumulate, x, targets, labels)
         return _update(state, gradients, moments, metrics, optimiser, axis_name)
 
     return step
+
+
+def in_parts(function: Callable[..., tuple[Any, Any]], parts: int, *batch: Any) -> tuple[Any, Any]:
+    """Apply a function to equal parts of a batch, one after another; average its first result, join its second.
+
+    Raises:
+      ValueError: the batch does not divide.
+    """
+    count = len(batch[0])
+    if parts < 1 or count % parts:
+        raise ValueError(f'a batch of {count} on each device does not divide into {parts} parts')
+    if parts == 1:
+        return function(*batch)
+    split = jax.tree.map(lambda a: a.reshape(parts, count // parts, *a.shape[1:]), batch)
+    shapes, _ = jax.eval_shape(function, *jax.tree.map(lambda a: a[0], split))
+
+    def add(total: Any, part: Any) -> tuple[Any, Any]:
+        mean, rows = function(*part)
+        return jax.tree.map(jnp.add, total, mean), rows
+
+    total, rows = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), split)
+    joined = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
+    return jax.tree.map(lambda t: t / parts, total), joined
 
 
 def _prepare(

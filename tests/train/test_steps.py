@@ -1,0 +1,244 @@
+"""The training steps: the update they make, on one device, on four, and in parts; recalibration and evaluation."""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jcw.nets import mobilenet
+from jcw.nets.slicing import slice_variables
+from jcw.train import losses, parallel, sandwich, steps
+from jcw.train.augment import Augmentation
+from jcw.train.state import start_from
+from tests.train.tiny_run import BATCH, RECIPE, SPACE, build_step, examples
+
+KEY = jax.random.key(3)
+PROBABILITIES = np.asarray(sandwich.uniform_probabilities(SPACE))
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+
+
+def batch(count=BATCH):
+    return examples().take(slice(count))
+
+
+def random_choices(seed, *shape):
+    return (np.random.default_rng(seed).random((*shape, SPACE.num_layers)) * SPACE.num_choices).astype(
+        np.int32
+    )
+
+
+def trained_variables():
+    """Return variables off their initial values."""
+    variables = jax.jit(mobilenet.network(SPACE).init)(KEY)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: a + jnp.asarray(0.2 * rng.random(a.shape), a.dtype), variables)
+
+
+def close(a, b, tolerance=2e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+@contextmanager
+def compilations():
+    """Yield a list that grows with every program compiled."""
+    found = []
+
+    def listener(name, seconds, **_):
+        if 'backend_compile' in name:
+            found.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+class Spread(NamedTuple):
+    """The step on four devices, and what it has done so far."""
+
+    run: object
+    state: object
+    first: tuple
+    traces: list
+
+
+@pytest.fixture(scope='module')
+def spread():
+    state, step = build_step(parallel.AXIS)
+    traces = []
+
+    def counted(*args):
+        traces.append(args)
+        return step(*args)
+
+    run = parallel.data_parallel(
+        counted, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
+    )
+    return Spread(run, state, run(state, KEY, *batch(), PROBABILITIES), traces)
+
+
+def test_four_devices_make_one_devices_update_and_rewards(spread):
+    assert jax.local_device_count() == 4
+    state, alone = build_step(None)
+    expected = jax.jit(alone)(state, KEY, *batch(), PROBABILITIES)
+    close(spread.first, expected, 1e-4)
+    np.testing.assert_array_equal(spread.first[2].choices, expected[2].choices)
+
+
+def test_the_mapped_step_compiles_once_and_new_probabilities_nothing(spread):
+    state = spread.first[0]
+    other = PROBABILITIES * np.linspace(0.5, 1.5, SPACE.num_layers, dtype=np.float32)[:, None]
+    with compilations() as compiled:
+        for probabilities in (PROBABILITIES, other, PROBABILITIES):
+            state, _, _ = spread.run(state, KEY, *batch(), probabilities)
+    assert not compiled
+    assert len(spread.traces) == 1
+    assert state.step == 4
+
+
+def test_a_batch_that_does_not_divide_by_the_devices_is_refused(spread):
+    with pytest.raises(ValueError, match='a batch of 6 does not divide by 4 devices'):
+        spread.run(spread.state, KEY, *batch(6), PROBABILITIES)
+
+
+def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them():
+    """The largest learns from labels, the smallest and the mutated from the largest, whose teaching is not undone."""
+    net, thin = mobilenet.network(SPACE), mobilenet.network(SPACE, SPACE.smallest)
+    variables = trained_variables()
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((6, *SPACE.input_shape)), jnp.float32)
+    labels, choices = jnp.arange(6) % SPACE.num_classes, jnp.asarray(random_choices(2, 6))
+    targets = losses.smooth_targets(labels, SPACE.num_classes, 0.1)
+
+    def logits_of(params):
+        full = {'params': params, 'batch_stats': variables['batch_stats']}
+        return (
+            net.apply(full, images, None, True)[0],
+            thin.apply(slice_variables(full, SPACE, SPACE.smallest), images, None, True)[0],
+            net.apply(full, images, SPACE.to_widths(choices), True)[0],
+        )
+
+    def expected(params, teacher):
+        largest, smallest, mutated = logits_of(params)
+        soft = jax.nn.softmax(teacher)
+        total = losses.cross_entropy(largest, targets)
+        return (total + losses.cross_entropy(smallest, soft) + losses.cross_entropy(mutated, soft)).mean()
+
+    def obtained(params):
+        full = {'params': params, 'batch_stats': variables['batch_stats']}
+        return sandwich.sandwich_loss(
+            full, images, targets, labels, choices, supernet=net, smallest=thin, space=SPACE
+        )
+
+    (loss, (_, rewards, metrics)), gradient = jax.jit(jax.value_and_grad(obtained, has_aux=True))(
+        variables['params']
+    )
+    three = jax.jit(logits_of)(variables['params'])
+    value, slope = jax.jit(jax.value_and_grad(expected))(variables['params'], three[0])
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
+    close(gradient, slope, 1e-4)
+    hard = jax.nn.one_hot(labels, SPACE.num_classes)
+    on_labels = [losses.cross_entropy(logits, hard) for logits in three]
+    np.testing.assert_allclose(rewards.rewards, on_labels[0] - on_labels[2], atol=1e-5)
+    np.testing.assert_allclose(metrics[:3], [each.mean() for each in on_labels], rtol=1e-5)
+    np.testing.assert_array_equal(rewards.choices, choices)
+
+
+def test_parts_of_a_batch_average_their_first_result_and_join_their_second():
+    def part(x, y):
+        gradient = jax.grad(lambda w: ((x * w - y) ** 2).mean())(2.0)
+        return {'gradient': gradient}, x * 2
+
+    x, y = jnp.arange(12.0), jnp.ones(12)
+    whole, rows = part(x, y)
+    means, joined = jax.jit(lambda x, y: steps.in_parts(part, 4, x, y))(x, y)
+    np.testing.assert_allclose(means['gradient'], whole['gradient'], rtol=1e-6)
+    np.testing.assert_array_equal(joined, rows)
+    with pytest.raises(ValueError, match='does not divide into 5 parts'):
+        steps.in_parts(part, 5, x, y)
+
+
+def test_an_accumulated_step_makes_the_mean_of_its_parts_updates():
+    """By plain descent an update is the gradient, and the draw takes its choices as they are."""
+    settings = {
+        'optimiser': optax.sgd(1.0),
+        'recipe': RECIPE._replace(augmentation=Augmentation()),
+        'draw': lambda keys, choices: choices,
+    }
+    (state, whole), (_, part) = build_step(None, accumulate=2, **settings), build_step(None, **settings)
+    images, labels = batch()
+    choices = jnp.asarray(random_choices(4, BATCH))
+    after, metrics, rewards = jax.jit(whole)(state, KEY, images, labels, choices)
+    single = jax.jit(part)
+    halves = [
+        single(state, KEY, images[rows], labels[rows], choices[rows])
+        for rows in (slice(BATCH // 2), slice(BATCH // 2, None))
+    ]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, halves[0][:2], halves[1][:2])
+    assert after.step == 1
+    close((after.params, after.batch_stats, metrics), (mean[0].params, mean[0].batch_stats, mean[1]))
+    close(rewards.rewards, jnp.concatenate([half[2].rewards for half in halves]))
+
+
+def test_a_plain_step_lowers_the_loss_on_its_own_batch():
+    net = mobilenet.network(SPACE, SPACE.smallest)
+    optimiser = optax.sgd(0.5, momentum=0.9)
+    state = start_from(jax.jit(net.init)(KEY), optimiser)
+    recipe = RECIPE._replace(augmentation=Augmentation(), label_smoothing=0.0)
+    step = jax.jit(steps.plain_step(net, SPACE, optimiser, recipe))
+    history = []
+    for _ in range(40):
+        state, metrics = step(state, KEY, *batch())
+        history.append(float(metrics.loss))
+    assert history[-1] < 0.8 * history[0]
+
+
+@pytest.mark.parametrize('per_example', [False, True])
+def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
+    net, variables = mobilenet.network(SPACE), trained_variables()
+    images = jnp.asarray(examples(24).images)
+    one = jnp.asarray(SPACE.to_widths(random_choices(0)))
+
+    @jax.jit
+    def recalibrated(x):
+        widths = jnp.tile(one, (x.shape[1], 1)) if per_example else one
+        return steps.recalibrate(net, variables, widths, x, MEAN, STD)['batch_stats']
+
+    several, joined = (recalibrated(images.reshape(n, -1, *SPACE.input_shape)) for n in (3, 1))
+    close(several['layer_00']['norm'], joined['layer_00']['norm'])
+
+
+def test_many_subnets_are_recalibrated_and_evaluated_by_one_program_as_if_cut_out():
+    net, variables = mobilenet.network(SPACE), trained_variables()
+    held = [jnp.asarray(part) for part in examples(23)]
+    images = jnp.asarray(examples(24).images).reshape(2, 12, *SPACE.input_shape)
+
+    def measure(net, variables, widths):
+        fitted = steps.recalibrate(net, variables, widths, images, MEAN, STD)
+        return steps.evaluate(net, fitted, widths, *held, MEAN, STD, batch=10)
+
+    masked = jax.jit(lambda widths: measure(net, variables, widths))
+    configurations = [SPACE.to_widths(random_choices(seed)) for seed in range(5)]
+    found = [masked(widths) for widths in configurations[:1]]
+    with compilations() as compiled:
+        found += [masked(widths) for widths in configurations[1:]]
+    assert not compiled
+    for widths, result in zip(configurations[:2], found, strict=False):
+        cut = slice_variables(variables, SPACE, widths)
+        alone = jax.jit(lambda v, w=widths: measure(mobilenet.network(SPACE, w), v, None))(cut)
+        np.testing.assert_allclose(result, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_counts_every_example_once_whatever_the_batch():
+    net, variables, some = mobilenet.network(SPACE), trained_variables(), examples(23)
+    results = [
+        jax.jit(lambda x, y, b=b: steps.evaluate(net, variables, None, x, y, MEAN, STD, batch=b))(*some)
+        for b in (5, 23, 100)
+    ]
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-5)
