@@ -134,6 +134,25 @@ class SubnetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """What `compare_methods` compares."""
+
+    budgets: tuple[float, ...] = (0.25, 0.4, 0.6)
+    """As fractions of the base network's predicted latency."""
+    methods: tuple[Literal['joint', 'adaptive', 'greedy', 'uniform', 'random', 'flops'], ...] = (
+        'joint',
+        'adaptive',
+        'greedy',
+        'uniform',
+        'random',
+        'flops',
+    )
+    """Joint search, the same after adaptive narrowing, and the baselines."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the trainings of each network found."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run."""
 
@@ -146,6 +165,7 @@ class Config:
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     subnet: SubnetConfig = SubnetConfig()
+    compare: CompareConfig = CompareConfig()
 
 
 STRIDES_8 = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
@@ -155,7 +175,7 @@ DIGITS = Config(
     run=Path('runs/digits'),
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
-    latency=LatencyConfig(networks=120, batch=32, attempts=1),
+    latency=LatencyConfig(networks=180, batch=32, attempts=1),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),

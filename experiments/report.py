@@ -2,12 +2,12 @@
 
 import base64
 import html
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments import plots
 from experiments.config import Config
 from experiments.run_folder import read_json
 from experiments.search_widths import folder_of
@@ -58,15 +58,15 @@ def write(
     """Draw the plots, write `report.html`, and return its path."""
     result = read_json(folder_of(config) / 'result.json')
     fit = read_json(config.run / 'latency' / 'fit.json')
-    plots = config.run / 'plots'
-    plots.mkdir(parents=True, exist_ok=True)
+    folder = config.run / 'plots'
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = {
         'latency.png': draw_latency(fit),
         'frontier.png': draw_frontier(result),
         'widths.png': draw_widths(space, rows),
     }
     for name, picture in drawn.items():
-        (plots / name).write_bytes(picture)
+        (folder / name).write_bytes(picture)
     path = config.run / 'report.html'
     path.write_text(_page(config, dataset, table, rows, result, fit, drawn), encoding='utf-8')
     return path
@@ -74,7 +74,7 @@ def write(
 
 def draw_latency(fit: dict[str, Any]) -> bytes:
     """Draw held-out predictions against measurements, those from FLOPs beside them."""
-    figure, axes = _axes(5, 4.2)
+    figure, axes = plots.axes(5, 4.2)
     measured = np.array(fit['measured_ms'])
     ends = [measured.min(), measured.max()]
     axes.plot(ends, ends, color='black', linewidth=0.8)
@@ -84,23 +84,23 @@ def draw_latency(fit: dict[str, Any]) -> bytes:
     axes.scatter(measured, fit['predicted_ms'], s=10, color=COLOURS['joint'], label=label)
     axes.set(xlabel='measured latency (ms per call)', ylabel='predicted latency (ms per call)')
     axes.legend(frameon=False)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def draw_frontier(result: dict[str, Any]) -> bytes:
     """Draw the best utility at every budget, and where the budget lies."""
-    figure, axes = _axes(5, 4.2)
+    figure, axes = plots.axes(5, 4.2)
     axes.step(result['frontier']['ms'], result['frontier']['utility'], where='post', color=COLOURS['joint'])
     axes.axvline(result['budget_ms'], color='black', linewidth=0.8, linestyle='--', label='budget')
     axes.axvline(result['base_ms'], color=COLOURS['base'], linewidth=0.8, label='base network')
     axes.set(xlabel='predicted latency (ms per call)', ylabel='best utility (nats against the largest)')
     axes.legend(frameon=False)
-    return _png(figure)
+    return plots.png(figure)
 
 
 def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
     """Draw the widths that each method gave each layer, as bars against the base widths."""
-    figure, axes = _axes(9, 3.2)
+    figure, axes = plots.axes(9, 3.2)
     named = {'base': space.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
     bar = 0.8 / len(named)
     for i, (name, widths) in enumerate(named.items()):
@@ -108,22 +108,7 @@ def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
         axes.bar(places, widths, width=bar, label=name, color=COLOURS.get(name))
     axes.set(xlabel='layer', ylabel='channels', xticks=range(space.num_layers))
     axes.legend(frameon=False, ncols=len(named))
-    return _png(figure)
-
-
-def _axes(width: float, height: float):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout='constrained')
-    axes = figure.subplots()
-    axes.spines[['top', 'right']].set_visible(False)
-    return figure, axes
-
-
-def _png(figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=110)
-    return buffer.getvalue()
+    return plots.png(figure)
 
 
 STYLE = """

@@ -26,6 +26,12 @@ def space_of(config: Config, dataset: Dataset) -> SearchSpace:
     return mobilenet_v1(dataset.input_shape, dataset.num_classes, **settings)
 
 
+def budget_name(config: Config) -> str:
+    """Return what folders of the configured budget's results are called."""
+    settings = config.search
+    return f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
+
+
 def claim(folder: Path, **settings: Any) -> Path:
     """Make a folder for results under these settings.
 

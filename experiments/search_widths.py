@@ -1,5 +1,8 @@
 """Find the best configuration within the budget, the frontier of all budgets, and what the baselines choose."""
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +10,13 @@ import numpy as np
 
 from experiments import progress
 from experiments.config import Config, parse
-from experiments.run_folder import Usage, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
 from experiments.train_supernet import SubnetLoss, Supernet, load_data, train
+from experiments.train_supernet import folder_of as supernet_folder
 from jcw import budget, data
 from jcw.latency.table import LatencyTable
 from jcw.mrf import ChainMRF
-from jcw.search import greedy, ows, stats
+from jcw.search import baselines, greedy, ows, stats
 from jcw.space import SearchSpace
 
 
@@ -47,9 +51,7 @@ def field_of(config: Config, supernet: Supernet, space: SearchSpace) -> ChainMRF
 
 def folder_of(config: Config) -> Path:
     """Return the folder of the configured budget's results."""
-    settings = config.search
-    name = f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
-    return config.run / 'search' / name
+    return config.run / ('search_adaptive' if config.supernet.adaptive else 'search') / budget_name(config)
 
 
 def search(
@@ -72,8 +74,8 @@ def search(
     frontier = budget.frontier(utility, cost, config.search.frontier)
     choices = {
         'joint': np.asarray(solution.choices),
-        'uniform': space.to_choices(uniform(space, table, limit)),
-        'greedy': _greedy(config, dataset, space, table, supernet, limit, folder),
+        'uniform': baselines.uniform(space, cost, limit),
+        'greedy': slim(config, space, table, losses_of(config, dataset, space, supernet), limit),
     }
     result = {
         'budget_ms': limit,
@@ -89,40 +91,26 @@ def search(
     return read_json(folder / 'result.json')
 
 
-def uniform(space: SearchSpace, table: LatencyTable, limit: float) -> np.ndarray:
-    """Return the widths of the largest uniform multiplier within the limit; the smallest network if there is none."""
-    best = space.smallest
-    for multiplier in np.linspace(0.05, 3.0, 1181):
-        widths = space.nearest([multiplier * layer.base_width for layer in space.layers])
-        if table.predict(widths) <= limit and widths.sum() >= best.sum():
-            best = widths
-    return best
-
-
-def _greedy(
+def slim(
     config: Config,
-    dataset: data.Dataset,
     space: SearchSpace,
     table: LatencyTable,
-    supernet: Supernet,
+    loss: Callable[[np.ndarray], float],
     limit: float,
-    folder: Path,
 ) -> np.ndarray:
-    """Slim greedily, remembering every loss on disk, so that an interrupted way goes on where it was."""
-    measure = SubnetLoss(config, dataset, space, supernet.variables, config.search.greedy_images)
-    known = Losses(folder / 'greedy_losses.jsonl', lambda choices: measure(space.to_widths(choices)).loss)
-    begin = float(table.predict(space.largest))
+    """Slim greedily to the limit; the way down to a lower limit goes on from there, every loss remembered."""
+    begin, steps = float(table.predict(space.largest)), 0
     with progress.bar('Greedy slimming', 100) as update:
 
         def report(step: greedy.Step) -> None:
+            nonlocal steps
+            steps += 1
             done = (begin - step.cost) / (begin - limit)
-            update(
-                min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {len(known)} losses'
-            )
+            update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {steps} steps')
 
         way = greedy.slim(
             space,
-            known,
+            loss,
             lambda choices: float(table.predict(space.to_widths(choices))),
             limit,
             per_cost=config.search.greedy_per_ms,
@@ -131,16 +119,25 @@ def _greedy(
     return way[-1].choices
 
 
+def losses_of(config: Config, dataset: data.Dataset, space: SearchSpace, supernet: Supernet) -> 'Losses':
+    """Return the loss of the supernet's subnets on validation images, by choices, remembered on disk."""
+    images = config.search.greedy_images
+    measure = SubnetLoss(config, dataset, space, supernet.variables, images)
+    path = folder_of(config).parent / f'losses_{images}.jsonl'
+    return Losses(path, lambda choices: measure(space.to_widths(choices)).loss)
+
+
 class Losses:
     """A loss function that remembers, in a file of JSON lines, what it has been asked."""
 
-    def __init__(self, path: Path, loss) -> None:
-        import json
-
+    def __init__(self, path: Path, loss: Callable[[np.ndarray], float]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._loss = path, loss
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith('\n')]
-        self._known = {tuple(choices): value for choices, value in whole}
+        text = path.read_text() if path.exists() else ''
+        whole = text[: text.rfind('\n') + 1]
+        if whole != text:
+            os.truncate(path, len(whole.encode()))  # a line that was being written when the process died
+        self._known = {tuple(choices): value for choices, value in map(json.loads, whole.splitlines())}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -162,10 +159,9 @@ def main(config: Config) -> None:
     budget_ms(config, table)
     dataset = load_data(config)
     space = space_of(config, dataset)
-    if not (config.run / 'supernet' / 'result.json').exists():
-        raise Usage(
-            f'{config.run / "supernet"} holds no trained supernet: run experiments.train_supernet first'
-        )
+    trained = supernet_folder(config)
+    if not (trained / 'result.json').exists():
+        raise Usage(f'{trained} holds no trained supernet: run experiments.train_supernet first')
     result = search(config, dataset, space, table, train(config, dataset, space))
     for name, found in result['methods'].items():
         progress.console.print(

@@ -1,6 +1,7 @@
 """Train the supernet, and gather what its rewards say of every layer's widths."""
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from experiments import progress
 from experiments.config import Config, parse
-from experiments.run_folder import Usage, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
 from jcw import data
 from jcw.latency.table import LatencyTable
 from jcw.nets.mobilenet import Variables, network
@@ -54,13 +55,20 @@ def load_data(config: Config) -> data.Dataset:
     )
 
 
+def folder_of(config: Config) -> Path:
+    """Return the supernet's folder; an adaptive one belongs to its budget."""
+    return config.run / (
+        f'supernet_adaptive_{budget_name(config)}' if config.supernet.adaptive else 'supernet'
+    )
+
+
 def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet:
     """Train, or continue, or read back, the run's supernet."""
     settings = config.supernet
     wanted = {'data': config.data, 'space': config.space, 'supernet': settings, 'seed': config.seed}
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
-    folder = claim(config.run / 'supernet', **wanted)
+    folder = claim(folder_of(config), **wanted)
     steps_per_epoch = len(dataset.train) // settings.batch
     num_steps = round(settings.epochs * steps_per_epoch)
     optimiser = optim.sgd(
@@ -207,7 +215,7 @@ def _validate(config: Config, dataset: data.Dataset, space: SearchSpace, variabl
 
 def describe(config: Config) -> str:
     """Say in a line how good the supernet is."""
-    path = config.run / 'supernet' / 'result.json'
+    path = folder_of(config) / 'result.json'
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.train_supernet first')
     parts = [f'{name} {value["accuracy"]:.1%}' for name, value in read_json(path).items()]

@@ -1,0 +1,25 @@
+"""Plots in one style."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+
+def axes(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its axes, inches wide and high."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout='constrained')
+    drawn = figure.subplots()
+    drawn.spines[['top', 'right']].set_visible(False)
+    return figure, drawn
+
+
+def png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110)
+    return buffer.getvalue()
+
+
+def save(path: Path, figure: Any) -> None:
+    path.write_bytes(png(figure))
