@@ -1,5 +1,6 @@
 """Write the folder of a deployed network."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def _describe(
 ) -> dict[str, Any]:
     stated = {
         'format': files.FORMAT,
-        'architecture': 'mobilenet',
+        'architecture': files.ARCHITECTURE,
         'space': space.to_json(),
         'widths': [int(w) for w in widths],
         'input_shape': list(space.input_shape),
@@ -117,4 +118,9 @@ def _describe(
     clash = sorted(set(details) & {*stated, 'checksums'})
     if clash:
         raise ValueError(f'details may not replace {", ".join(clash)}')
-    return {'accuracy': None, 'latency': None, **details, **stated}
+    description = {'accuracy': None, 'latency': None, **details, **stated}
+    try:
+        json.dumps(description, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'details are not JSON: {error}') from None
+    return description

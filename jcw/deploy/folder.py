@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
+ARCHITECTURE = 'mobilenet'
 WEIGHTS, DESCRIPTION, STABLEHLO, ONNX = 'weights', 'network.json', 'network.stablehlo', 'network.onnx'
 REQUIRED = (
     'format',
@@ -101,14 +102,23 @@ def read_description(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f'{path} does not describe a deployed network: it lacks {", ".join(missing)}')
     _check_sums(folder, description)
+    if description['architecture'] != ARCHITECTURE:
+        raise ValueError(
+            f'{folder} holds a network of architecture {description["architecture"]!r}, '
+            f'this library knows {ARCHITECTURE!r}'
+        )
     return description
 
 
 def _check_sums(folder: Path, description: dict[str, Any]) -> None:
+    if not isinstance(description['checksums'], dict):
+        raise ValueError(f'{folder / DESCRIPTION} is damaged: its checksums are not a table')
     stated = dict(description['checksums'])
     if stated.pop(DESCRIPTION, None) != _own_sum(description):
         raise ValueError(f'{folder / DESCRIPTION} is damaged: its checksum differs')
     for name, expected in stated.items():
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f'{folder} is damaged: {name!r} is not a file inside it')
         if not (folder / name).is_file():
             raise ValueError(f'{folder} is damaged: {name} is missing')
         if _sha256(folder / name) != expected:

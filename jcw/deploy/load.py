@@ -76,11 +76,18 @@ def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
 
 
 def _restore(path: Path) -> Folded:
-    """Read a checkpoint as NumPy arrays, on whatever devices it was written."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(path, restore_args=as_numpy)
+    """Read a checkpoint as NumPy arrays, on whatever devices it was written.
+
+    Raises:
+      ValueError: it is no checkpoint of arrays.
+    """
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return checkpointer.restore(path, restore_args=as_numpy)
+    except Exception as error:  # orbax raises what its storage raised
+        raise ValueError(f'{path.parent} is damaged: its weights cannot be read ({error!r})') from error
 
 
 def _check_shapes(folder: Path, stored: Folded, expected: Folded, weights: str) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jcw.nets.variables import Variables, layer_name
@@ -49,7 +48,7 @@ def _slice_layer(layer: dict[str, Any], inputs: int, outputs: int, name: str) ->
     return sliced
 
 
-def _take(array: jax.Array, sizes: tuple[int, ...], name: str) -> jax.Array:
+def _take(array: Any, sizes: tuple[int, ...], name: str) -> Any:
     """Keep the first `sizes` entries of the last axes."""
     have = array.shape[array.ndim - len(sizes) :]
     if any(size > limit for size, limit in zip(sizes, have, strict=True)):

@@ -1,0 +1,72 @@
+"""A network trained for a moment on the digits, and its export, made once for all tests of deployment."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcw import data, deploy
+from jcw.nets.mobilenet import network
+from jcw.nets.variables import Variables
+from jcw.space import LayerSpec, SearchSpace
+from jcw.train import optim, steps
+from jcw.train.state import init_state
+
+SPACE = SearchSpace(
+    layers=(
+        LayerSpec('conv', 8, stride=1),
+        LayerSpec('separable', 16, stride=2),
+        LayerSpec('separable', 16, kernel=5, stride=1),
+        LayerSpec('separable', 24, stride=2),
+    ),
+    input_shape=(8, 8, 1),
+    num_classes=10,
+    width_choices=((4, 8, 12), (8, 16), (8, 12, 16), (16, 24)),
+)
+WIDTHS = (8, 16, 12, 24)
+
+
+class Trained(NamedTuple):
+    """The supernet's variables, statistics recalibrated for `WIDTHS`, and what it was trained on."""
+
+    space: SearchSpace
+    widths: tuple[int, ...]
+    variables: Variables
+    digits: data.Dataset
+    logits: np.ndarray  # of the test images, by the network as it was trained
+
+    def export(self, folder: Path, **options) -> Path:
+        mean, std = self.digits.mean, self.digits.std
+        return deploy.export(folder, self.variables, self.space, self.widths, mean=mean, std=std, **options)
+
+
+@pytest.fixture(scope='session')
+def trained() -> Trained:
+    digits = data.load('digits')
+    net, optimiser = network(SPACE), optim.sgd(0.2, 40)
+    step = jax.jit(steps.plain_step(net, SPACE, optimiser, steps.Recipe(digits.mean, digits.std)))
+    state = init_state(jax.random.key(0), net, optimiser)
+    for index in range(40):
+        rows = data.batch_rows(index, len(digits.train), 64, 0)
+        state, _ = step(state, jax.random.key(index), *digits.train.take(rows))
+    batches = digits.train.images[:512].reshape(4, 128, *SPACE.input_shape)
+    variables = jax.jit(
+        lambda v, images: steps.recalibrate(net, v, jnp.array(WIDTHS), images, digits.mean, digits.std)
+    )(state.variables, batches)
+    images = steps.normalise(jnp.asarray(digits.test.images), digits.mean, digits.std)
+    logits, _ = jax.jit(net.apply)(variables, images, jnp.array(WIDTHS))
+    return Trained(SPACE, WIDTHS, variables, digits, np.asarray(logits))
+
+
+@pytest.fixture(scope='session')
+def exported(trained, tmp_path_factory) -> Path:
+    """Export once; tests that change files copy it first."""
+    return trained.export(
+        tmp_path_factory.mktemp('exported') / 'network',
+        class_names=trained.digits.class_names,
+        details={'accuracy': {'test_accuracy': 0.5}, 'latency': {'budget_ms': 1.0}},
+        onnx=True,
+    )
