@@ -1,5 +1,6 @@
 """Measured repair: time the best candidates, correct the table near them, search again, until measurement agrees."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -96,8 +97,10 @@ def repair(
     rounds: list[Round] = []
     timed = np.zeros((0, space.num_layers), np.int32)
     corrected = cost
+    most = 1 << (k * max_rounds).bit_length()  # compiled once for all rounds
+    candidates = functools.partial(_candidates, utility, budget, confidence, k, most)
     for _ in range(max_rounds):
-        fresh = _candidates(utility, corrected, budget, rounds, timed, k, confidence)
+        fresh = candidates(corrected, rounds, timed)
         if not len(fresh):
             break
         rounds.append(_time(space, utility, cost, corrected, measure, fresh))
@@ -106,7 +109,7 @@ def repair(
         noise = np.concatenate([r.measured * r.error for r in rounds])
         shift = correction(timed, residual, noise, spread * budget, cost.unary.shape)
         corrected = cost._replace(unary=cost.unary + shift)
-    left = _candidates(utility, corrected, budget, rounds, timed, k, confidence)
+    left = candidates(corrected, rounds, timed)
     return _conclude(rounds, budget, confidence, complete=not len(left))
 
 
@@ -135,18 +138,18 @@ def correction(
 
 def _candidates(
     utility: ChainMRF,
-    corrected: ChainMRF,
     budget: float,
+    confidence: float,
+    k: int,
+    most: int,
+    corrected: ChainMRF,
     rounds: list[Round],
     timed: Int[np.ndarray, 'networks layers'],
-    k: int,
-    confidence: float,
 ) -> Int[np.ndarray, 'candidates layers']:
-    """Return up to `k` networks worth timing, best first."""
+    """Return up to `k` networks worth timing, best first; `most` exceeds the number timed in all."""
     error = float(np.median(np.concatenate([r.error for r in rounds]))) if rounds else 0.0
     limit = budget / (1 + confidence * error)
-    wanted = 1 << (k + len(timed) - 1).bit_length()  # compiled for each number, so few numbers
-    answer = k_best(utility, corrected, limit, wanted)
+    answer = k_best(utility, corrected, limit, most)
     known = {tuple(choices) for choices in timed.tolist()}
     holding = [r.utility[held] for r in rounds if (held := _holds(r, budget, confidence)).any()]
     least = max((float(values.max()) for values in holding), default=-np.inf)
