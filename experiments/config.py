@@ -117,6 +117,18 @@ class SearchConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RepairConfig:
+    """Timing of what the search found, until the measured latency holds the budget."""
+
+    candidates: int = 4
+    """Networks of joint search timed in a round."""
+    rounds: int = 6
+    """At most; 0 keeps the optimum of the table as it is."""
+    confidence: float = 1.96
+    """Standard errors above the measured latency that must be within the budget, too."""
+
+
+@dataclasses.dataclass(frozen=True)
 class SubnetConfig:
     """Training of a found network."""
 
@@ -131,6 +143,8 @@ class SubnetConfig:
     mixup: float = 0.2
     from_supernet: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    ema: float = 0.0
+    """Decay, per step, of an average of the weights that takes their place at the end; 0 for none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +178,7 @@ class Config:
     latency: LatencyConfig = LatencyConfig()
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
+    repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()
     compare: CompareConfig = CompareConfig()
 

@@ -6,7 +6,7 @@ from experiments import progress
 from experiments.config import Config, parse
 from experiments.run_folder import space_of
 from experiments.search_widths import folder_of
-from experiments.train_subnet import found, measured, subnet_folder, train
+from experiments.train_subnet import found, subnet_folder, timed, train
 from experiments.train_supernet import load_data
 from jcw import data, deploy
 from jcw.latency.table import LatencyTable
@@ -16,11 +16,11 @@ from jcw.space import SearchSpace
 def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: str = 'joint') -> Path:
     """Export a method's network, with what was predicted and measured of it."""
     result = found(config)
-    widths = result['methods'][method]['widths']
+    chosen = timed(config, space, {method: result['methods'][method]})[method]
+    widths = chosen['widths']
     variables, accuracy = train(
         config, dataset, space, widths, subnet_folder(config, method), f'Training {method}'
     )
-    timed = measured(config, space, [widths])[tuple(widths)]
     table = LatencyTable.load(config.run / 'latency' / 'table.json')
     return deploy.export(
         config.run / 'network' / folder_of(config).name,
@@ -34,9 +34,12 @@ def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: st
             'accuracy': accuracy,
             'latency': {
                 'budget_ms': result['budget_ms'],
-                'predicted_ms': result['methods'][method]['ms'],
-                'measured_ms': timed.ms,
-                'measured_error': timed.error,
+                'predicted_ms': chosen['ms'],
+                'measured_ms': chosen['measured_ms'],
+                'measured_error': chosen['measured_error'],
+                'repair_rounds': chosen.get('rounds', 0),
+                'networks_timed': chosen.get('timed', 1),
+                'holds_budget': chosen.get('holds'),
                 **{k: table.provenance[k] for k in ('device', 'runtime', 'dtype', 'batch')},
             },
         },

@@ -11,6 +11,7 @@ from experiments import (
     export,
     fit_latency,
     measure_latency,
+    repair_widths,
     report,
     search_widths,
     train_subnet,
@@ -41,20 +42,18 @@ def main(config: Config) -> None:
     console.print(train_supernet.describe(config), highlight=False)
 
     _say(3, f'Searching for the best widths within {limit:.3f} ms')
-    found = search_widths.search(config, dataset, space, table, supernet)['methods']
+    search_widths.search(config, dataset, space, table, supernet)
     console.print('Proven optimal for the field and table; the frontier is in the report.', highlight=False)
+    found = repair_widths.repair(config, dataset, space, table, supernet)
+    console.print(repair_widths.describe(found), highlight=False)
 
-    _say(4, 'Training and timing the results')
+    _say(4, 'Training the results')
     results = {}
-    for name in train_subnet.METHODS:
-        widths = found[name]['widths']
+    for name, result in train_subnet.timed(config, space, found['methods']).items():
         folder = train_subnet.subnet_folder(config, name)
-        _, accuracy = train_subnet.train(config, dataset, space, widths, folder, f'Training {name}')
-        results[name] = {**found[name], **accuracy}
-    times = train_subnet.measured(config, space, [result['widths'] for result in results.values()])
-    for result in results.values():
-        sample = times[tuple(result['widths'])]
-        result.update(measured_ms=sample.ms, measured_error=sample.error)
+        title = f'Training {name}'
+        _, accuracy = train_subnet.train(config, dataset, space, result['widths'], folder, title)
+        results[name] = {**result, **accuracy}
     rows = report.rows_of(space, results)
     save_json(config.run / 'results.json', rows)
     console.print(_table(rows))

@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments import plots
 from experiments.config import Config
+from experiments.repair_widths import describe, result_file
 from experiments.run_folder import read_json
-from experiments.search_widths import folder_of
 from jcw.data import Dataset
 from jcw.latency.table import LatencyTable, flops_table, params_table
 from jcw.space import SearchSpace
@@ -27,6 +27,8 @@ def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict
             'predicted_ms': result['ms'],
             'measured_ms': result['measured_ms'],
             'measured_error': result['measured_error'],
+            'rounds': result.get('rounds', 0),
+            'holds': result.get('holds'),
             'parameters': int(params.predict(result['widths'])),
             'mflops': float(flops.predict(result['widths'])) / 1e6,
             'test_accuracy': result['test_accuracy'],
@@ -36,7 +38,7 @@ def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict
     ]
 
 
-HEADINGS = ('method', 'predicted', 'measured', 'parameters', 'MFLOPs', 'test accuracy', 'widths')
+HEADINGS = ('method', 'predicted', 'measured', 'rounds', 'parameters', 'MFLOPs', 'test accuracy', 'widths')
 
 
 def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
@@ -45,6 +47,7 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         row['method'],
         f'{row["predicted_ms"]:.3f} ms',
         f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
+        str(row['rounds']),
         f'{row["parameters"]:,}',
         f'{row["mflops"]:.2f}',
         f'{row["test_accuracy"]:.1%}',
@@ -56,7 +59,7 @@ def write(
     config: Config, dataset: Dataset, space: SearchSpace, table: LatencyTable, rows: list[dict[str, Any]]
 ) -> Path:
     """Draw the plots, write `report.html`, and return its path."""
-    result = read_json(folder_of(config) / 'result.json')
+    result = read_json(result_file(config))
     fit = read_json(config.run / 'latency' / 'fit.json')
     folder = config.run / 'plots'
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,11 @@ def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
     return plots.png(figure)
 
 
+BASELINES = (
+    'The baselines hold the same measured budget: each was asked again, its budget corrected by how much slower '
+    'than predicted its last network had been.'
+)
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 14px } td, th { padding: .3rem .7rem; text-align: right }
@@ -118,6 +126,10 @@ td:first-child, th:first-child, td:last-child, th:last-child { text-align: left 
 tr { border-bottom: 1px solid #ddd } img { max-width: 100% } .pair { display: flex; flex-wrap: wrap }
 .pair img { flex: 1 1 20rem; min-width: 0 } .note { color: #666; font-size: 14px }
 """
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _page(
@@ -137,6 +149,7 @@ def _page(
         return '<tr>' + ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells) + '</tr>'
 
     source = table.provenance
+    start = "from the supernet's weights" if config.subnet.from_supernet else 'from scratch'
     share = result['budget_ms'] / result['base_ms']
     head = line(HEADINGS, 'th')
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)
@@ -146,10 +159,11 @@ def _page(
 <h1>MobileNet v1 on {html.escape(dataset.name)}, sized to this device</h1>
 <p>Budget: {result['budget_ms']:.3f} ms per call of {source['batch']} images, {share:.0%} of the base network.
 Device: {html.escape(str(source['device']))}; runtime: {html.escape(str(source['runtime']))}, {source['dtype']}.
-Each network below was trained from scratch by the same recipe
+Each network below was trained {start} by the same recipe
 ({config.subnet.epochs:g} epochs, seed {config.seed}).</p>
 <table>{head}
 {body}</table>
+<p>{html.escape(_capital(describe(result)))}. {BASELINES if 'rounds' in result else ''}</p>
 <p class="note">One seed: differences of accuracy within about a point are noise. The joint search's optimum is proven:
 upper bound minus utility is {result['gap']:.1e}.</p>
 {image('widths.png', 'Widths per layer')}

@@ -35,15 +35,22 @@ def budget_name(config: Config) -> str:
 def claim(folder: Path, **settings: Any) -> Path:
     """Make a folder for results under these settings.
 
+    A setting that did not exist yet when the folder was made had its default then.
+
     Raises:
       Usage: it holds results under others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps(settings, default=_plain))
+    wanted = _as_json(settings)
     path = folder / 'settings.json'
     if not path.exists():
         save_json(path, wanted)
-    changed = list(_differences(read_json(path), wanted))
+    defaults = {
+        name: type(value)()
+        for name, value in settings.items()
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+    }
+    changed = list(_differences(_filled(read_json(path), _as_json(defaults)), wanted))
     if changed:
         raise Usage(
             f'{folder} holds results of other settings: {"; ".join(changed)}. '
@@ -72,6 +79,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f'{type(value).__name__} is not JSON')
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _filled(old: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {**defaults.get(name, {}), **part} if isinstance(part, dict) else part
+        for name, part in old.items()
+    }
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = '') -> Iterator[str]:

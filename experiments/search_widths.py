@@ -124,7 +124,7 @@ def losses_of(config: Config, dataset: data.Dataset, space: SearchSpace, superne
     images = config.search.greedy_images
     measure = SubnetLoss(config, dataset, space, supernet.variables, images)
     path = folder_of(config).parent / f'losses_{images}.jsonl'
-    return Losses(path, lambda choices: measure(space.to_widths(choices)).loss)
+    return Losses(path, lambda choices: float(measure(space.to_widths(choices)).loss))
 
 
 class Losses:

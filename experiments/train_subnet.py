@@ -4,31 +4,32 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments import progress
 from experiments.config import Config, parse
+from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import folder_of
 from experiments.train_supernet import load_data
 from experiments.train_supernet import train as read_supernet
 from jcw import data
 from jcw.latency import samples
-from jcw.nets.mobilenet import Variables, network
+from jcw.nets.mobilenet import Network, Variables, network
 from jcw.nets.slicing import slice_variables
 from jcw.space import SearchSpace
 from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.checkpoint import Checkpoints
-from jcw.train.state import init_state, start_from
-
-METHODS = ('joint', 'uniform', 'greedy')
+from jcw.train.state import TrainState, init_state, start_from
 
 
 def train(
     config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], folder: Path, title: str
 ) -> tuple[Variables, dict[str, Any]]:
-    """Train a network of these widths, or continue, or read it back; return its variables and accuracies."""
+    """Train a network of these widths, or continue, or read it back; return its variables and accuracies.
+
+    With `subnet.ema` the variables are the average of the weights, batch statistics re-estimated for it.
+    """
     settings = config.subnet
     claim(folder, data=config.data, space=config.space, subnet=settings, widths=widths, seed=config.seed)
     steps_per_epoch = len(dataset.train) // settings.batch
@@ -40,6 +41,8 @@ def train(
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
+    if settings.ema:
+        optimiser = optim.with_average(optimiser, settings.ema)
     net = network(space, widths)
     if settings.from_supernet:
         supernet = read_supernet(config, dataset, space)
@@ -58,10 +61,10 @@ def train(
                 save_every=max(steps_per_epoch, 100),
                 report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
             )
-        save_json(folder / 'result.json', _test(dataset, net, carry.variables))
+        save_json(folder / 'result.json', _test(dataset, net, _final(config, dataset, net, carry)))
     with Checkpoints(folder / 'checkpoints') as checkpoints:
         state, _ = checkpoints.restore(carry)
-    return state.variables, read_json(folder / 'result.json')
+    return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
 
 def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser):
@@ -87,12 +90,30 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: lis
     return step
 
 
+def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainState) -> Variables:
+    """Return the variables of the end of training, or their average, with batch statistics of its own."""
+    if not config.subnet.ema:
+        return state.variables
+    averaged = {'params': state.opt_state.average, 'batch_stats': state.batch_stats}
+    batch = min(config.subnet.batch, len(dataset.train))
+    batches = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
+    images = dataset.train.take(slice(batches * batch)).images.reshape(batches, batch, *dataset.input_shape)
+    return jax.jit(lambda v, x: steps.recalibrate(net, v, None, x, dataset.mean, dataset.std))(
+        averaged, images
+    )
+
+
 def _test(dataset: data.Dataset, net, variables: Variables) -> dict[str, float]:
     evaluate = jax.jit(
         lambda v, images, labels: steps.evaluate(net, v, None, images, labels, dataset.mean, dataset.std)
     )
-    parts = {'validation': dataset.validation, 'test': dataset.test}
-    return {f'{name}_accuracy': float(evaluate(variables, *part).accuracy) for name, part in parts.items()}
+    accuracies = {}
+    for name, source in {'validation': dataset.validation, 'test': dataset.test}.items():
+        correct = sum(
+            len(part) * float(evaluate(variables, *part).accuracy) for part in data.in_chunks(source)
+        )
+        accuracies[f'{name}_accuracy'] = correct / len(source)
+    return accuracies
 
 
 def measured(
@@ -106,25 +127,38 @@ def measured(
     return {sample.widths: sample for sample in timed.timed}
 
 
+def timed(
+    config: Config, space: SearchSpace, methods: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return what is known of every method's network with its measured latency; repair has measured it already."""
+    if all('measured_ms' in method for method in methods.values()):
+        return methods
+    times = measured(config, space, [method['widths'] for method in methods.values()])
+    samples_of = {name: times[tuple(method['widths'])] for name, method in methods.items()}
+    return {
+        name: {**method, 'measured_ms': samples_of[name].ms, 'measured_error': samples_of[name].error}
+        for name, method in methods.items()
+    }
+
+
 def found(config: Config) -> dict[str, Any]:
-    """Read what the search found at the configured budget."""
-    path = folder_of(config) / 'result.json'
+    """Read what was found at the configured budget, repaired unless the configuration says otherwise."""
+    path = result_file(config)
     if not path.exists():
-        raise Usage(f'{path} is missing: run experiments.search_widths first')
+        stage = 'repair_widths' if config.repair.rounds else 'search_widths'
+        raise Usage(f'{path} is missing: run experiments.{stage} first')
     return read_json(path)
 
 
 def main(config: Config) -> None:
     dataset = load_data(config)
     space = space_of(config, dataset)
-    methods = found(config)['methods']
-    times = measured(config, space, [methods[name]['widths'] for name in METHODS])
-    for name in METHODS:
-        widths = methods[name]['widths']
+    for name, method in timed(config, space, found(config)['methods']).items():
+        widths = method['widths']
         _, result = train(config, dataset, space, widths, subnet_folder(config, name), f'Training {name}')
-        ms = times[tuple(widths)].ms if tuple(widths) in times else np.nan
         progress.console.print(
-            f'{name:8} test accuracy {result["test_accuracy"]:.1%}, {ms:.3f} ms  {widths}', highlight=False
+            f'{name:8} test accuracy {result["test_accuracy"]:.1%}, {method["measured_ms"]:.3f} ms  {widths}',
+            highlight=False,
         )
 
 

@@ -52,7 +52,7 @@ def trained() -> Trained:
     for index in range(40):
         rows = data.batch_rows(index, len(digits.train), 64, 0)
         state, _ = step(state, jax.random.key(index), *digits.train.take(rows))
-    batches = digits.train.images[:512].reshape(4, 128, *SPACE.input_shape)
+    batches = digits.train.take(slice(512)).images.reshape(4, 128, *SPACE.input_shape)
     variables = jax.jit(
         lambda v, images: steps.recalibrate(net, v, jnp.array(WIDTHS), images, digits.mean, digits.std)
     )(state.variables, batches)

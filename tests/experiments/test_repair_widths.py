@@ -1,0 +1,187 @@
+"""Measured repair as a stage: every method's network holds the measured budget, and no network is timed twice."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments import repair_widths, report, search_widths, train_subnet
+from experiments.config import DIGITS, RepairConfig, SubnetConfig
+from experiments.run_folder import Usage, claim, read_json, save_json
+from jcw.budget import solve
+from jcw.latency.table import flops_table
+from jcw.mrf import ChainMRF
+from jcw.search import baselines
+from jcw.space import mobilenet_v1
+
+SPACE = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
+
+
+class Device:
+    """Stands in for the timing process: the table's prediction, off by a factor, with a little noise."""
+
+    def __init__(self, table, factor: float) -> None:
+        self.table, self.factor, self.known = table, factor, {}
+        self.calls: list[int] = []
+        self.failing: tuple[int, ...] = ()
+
+    def __call__(self, config, space, networks, path, title):
+        fresh = [widths for widths in networks if tuple(widths) not in self.known]
+        self.calls.append(len(fresh))
+        for widths in fresh:
+            rng = np.random.default_rng(np.array(widths))
+            ms = float(self.table.predict(widths)) * self.factor * (1 + 0.005 * rng.standard_normal())
+            failure = 'too wide' if tuple(widths) == self.failing else ''
+            self.known[tuple(widths)] = SimpleNamespace(
+                widths=tuple(widths), ms=ms, error=0.005, failure=failure
+            )
+        samples = list(self.known.values())
+        return SimpleNamespace(samples=samples, timed=[s for s in samples if not s.failure])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run searched with simple stand-ins for supernet and losses; returns what `repair` takes, and the device."""
+    table = flops_table(SPACE)
+    table = dataclasses.replace(table, entries=table.entries / 1e6, unit='ms per call')
+    config = dataclasses.replace(DIGITS, run=tmp_path / 'run')
+    widest = SPACE.width_table.max(1, keepdims=True)
+    gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table / widest), -np.inf)
+    field = ChainMRF(gain, np.zeros((13, *2 * gain.shape[1:])))
+    limit = 0.5 * float(table.predict(SPACE.base))
+
+    def loss(choices):
+        return float(-gain[np.arange(14), choices].sum())
+
+    at = {
+        'joint': lambda limit: np.asarray(solve(field, table.to_cost(), limit).choices),
+        'uniform': lambda limit: baselines.uniform(SPACE, table.to_cost(), limit),
+        'greedy': lambda limit: search_widths.slim(config, SPACE, table, loss, limit),
+    }
+
+    def search(*_):
+        choices = {name: method(limit) for name, method in at.items()}
+        methods = {
+            name: {'widths': SPACE.to_widths(c).tolist(), 'ms': float(table.predict(SPACE.to_widths(c)))}
+            for name, c in choices.items()
+        }
+        return {'budget_ms': limit, 'base_ms': 2 * limit, 'gap': 0.0, 'methods': methods}
+
+    monkeypatch.setattr(repair_widths, 'search', search)
+    monkeypatch.setattr(repair_widths, 'losses_of', lambda *_: loss)
+    monkeypatch.setattr(repair_widths, 'field_of', lambda *_: field)
+    device = Device(table, 1.0)
+    monkeypatch.setattr(repair_widths, 'time_networks', device)
+    return SimpleNamespace(config=config, table=table, device=device, limit=limit, at=at)
+
+
+def repaired(run, **settings):
+    config = dataclasses.replace(run.config, repair=RepairConfig(**settings))
+    return repair_widths.repair(config, None, SPACE, run.table, None)
+
+
+@pytest.mark.parametrize('factor', [0.75, 0.97, 1.04, 1.3])
+def test_every_methods_network_holds_the_measured_budget_and_uses_most_of_it(run, factor):
+    run.device.factor = factor
+    result = repaired(run)
+    for name in ('joint', 'uniform', 'greedy'):
+        found = result['methods'][name]
+        assert found['holds'], name
+        assert found['measured_ms'] * (1 + 1.96 * found['measured_error']) <= run.limit
+        with_a_true_table = SPACE.to_widths(run.at[name](0.96 * run.limit / factor))
+        assert found['ms'] >= float(run.table.predict(with_a_true_table)), name
+        assert found['ms'] == pytest.approx(float(run.table.predict(found['widths'])))
+    assert result['methods']['joint']['complete']
+    assert len(run.device.calls) <= run.config.repair.rounds
+
+
+def test_methods_are_timed_together_and_no_network_twice(run):
+    run.device.factor = 1.1
+    result = repaired(run)
+    assert run.device.calls[0] == run.config.repair.candidates + 2
+    timed = sum(run.device.calls)
+    assert timed == len(run.device.known)
+    assert timed >= result['methods']['joint']['timed']
+
+
+def test_the_same_call_reads_the_result_back(run):
+    first = repaired(run)
+    calls = list(run.device.calls)
+    assert repaired(run) == first
+    assert run.device.calls == calls
+
+
+def test_other_settings_are_refused(run):
+    repaired(run)
+    with pytest.raises(Usage, match=r'repair.candidates was 4, now 2'):
+        repaired(run, candidates=2)
+
+
+def test_no_rounds_keep_the_optimum_of_the_table(run):
+    result = repaired(run, rounds=0)
+    assert not run.device.calls
+    assert 'measured_ms' not in result['methods']['joint']
+    assert 'not repaired' in repair_widths.describe(result)
+
+
+def test_too_few_rounds_are_said(run):
+    run.device.factor = 1.3
+    result = repaired(run, rounds=1)
+    assert not result['methods']['joint']['complete']
+    assert 'better candidates were left untimed' in repair_widths.describe(result)
+    assert 'does not hold the budget' in repair_widths.describe(result)
+
+
+def test_the_line_says_predicted_measured_budget_and_rounds(run):
+    result = repaired(run)
+    joint = result['methods']['joint']
+    line = repair_widths.describe(result)
+    for said in (
+        f'predicted {joint["ms"]:.3f} ms',
+        f'measured {joint["measured_ms"]:.3f} ms ± {joint["measured_error"]:.1%}',
+        f'budget {run.limit:.3f} ms',
+        f'after {joint["rounds"]} round',
+        'it holds the budget',
+    ):
+        assert said in line
+
+
+def test_the_table_says_the_rounds_of_every_method(run):
+    methods = {name: {**m, 'test_accuracy': 0.9} for name, m in repaired(run)['methods'].items()}
+    rows = report.rows_of(SPACE, methods)
+    for row in rows:
+        assert dict(zip(report.HEADINGS, report.cells_of(row), strict=True))['rounds'] == str(row['rounds'])
+        assert row['rounds'] >= 1
+
+
+def test_a_network_that_cannot_be_timed_is_named(run):
+    first = repair_widths.search()['methods']['uniform']['widths']
+    run.device.failing = tuple(first)
+    with pytest.raises(Usage, match=r'could not be timed: too wide'):
+        repaired(run)
+
+
+def test_later_stages_train_what_was_repaired(run):
+    result = repaired(run)
+    assert train_subnet.found(run.config) == result
+    assert train_subnet.timed(run.config, SPACE, result['methods']) == result['methods']
+    unrepaired = dataclasses.replace(run.config, repair=RepairConfig(rounds=0))
+    with pytest.raises(Usage, match=r'run experiments.search_widths first'):
+        train_subnet.found(unrepaired)
+
+
+def test_a_stage_left_out_is_named(run):
+    with pytest.raises(Usage, match=r'run experiments.repair_widths first'):
+        train_subnet.found(run.config)
+
+
+def test_a_folder_of_before_a_setting_existed_is_still_the_same_run(tmp_path):
+    claim(tmp_path, subnet=SubnetConfig(), seed=0)
+    path = tmp_path / 'settings.json'
+    old = read_json(path)
+    del old['subnet']['ema']
+    save_json(path, old)
+    claim(tmp_path, subnet=SubnetConfig(), seed=0)
+    with pytest.raises(Usage, match=r'subnet.ema was 0.0, now 0.9'):
+        claim(tmp_path, subnet=SubnetConfig(ema=0.9), seed=0)
