@@ -191,7 +191,9 @@ class SubnetLoss:
         net = network(space)
         batch = min(config.supernet.batch, len(dataset.train))
         batches = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
-        images = dataset.train.images[: batches * batch].reshape(batches, batch, *dataset.input_shape)
+        images = dataset.train.take(slice(batches * batch)).images.reshape(
+            batches, batch, *dataset.input_shape
+        )
         held = dataset.validation.take(slice(validation))
         mean, std = dataset.mean, dataset.std
 

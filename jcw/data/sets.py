@@ -1,0 +1,213 @@
+"""Where sets come from: digits, tensorflow-datasets, folders of images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jcw.data.examples import Dataset, Examples, Source
+from jcw.data.streaming import Streamed
+
+VALIDATION_FRACTION = 0.1
+STATISTICS_IMAGES = 2000  # streamed images from which mean and deviation are taken
+
+
+def load(
+    name: str = 'digits',
+    data_dir: str | Path | None = None,
+    *,
+    validation: float = VALIDATION_FRACTION,
+    limit: int | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> Dataset:
+    """Load a set into memory, or open one to be streamed.
+
+    Args:
+      name: 'digits' (scikit-learn's, always there); a tensorflow-datasets name prepared in `data_dir`; or a path to
+        a prepared directory (it holds `dataset_info.json`) or to a folder of images (`train/CLASS/*.png`, and
+        `test/CLASS/*` if there is one).
+      data_dir: where tensorflow-datasets finds prepared sets.
+      validation: fraction of the training images set aside, drawn once by `seed`.
+      limit: keep this many training images (after the validation split), for quick trials.
+      seed: of the split.
+      image_size: side of the squares that images of any shape are brought to; given, the set is not held in memory but
+        decoded as it is needed. Without it all images must have one shape.
+
+    Raises:
+      ValueError: no such set, images of different shapes, or a fraction outside (0, 1).
+    """
+    if not 0 < validation < 1:
+        raise ValueError(f'validation must lie strictly between 0 and 1, got {validation}')
+    if image_size is not None:
+        train, test, class_names = _streamed(name, data_dir, image_size)
+    else:
+        train, test, class_names = _decoded(name, data_dir)
+    order = np.random.default_rng(seed).permutation(len(train))
+    held = max(1, round(validation * len(train)))
+    rest = order[held:] if limit is None else order[held : held + limit]
+    kept, validation_part = _select(train, rest), _select(train, order[:held])
+    sample = kept.take(slice(STATISTICS_IMAGES if image_size else None))
+    pixels = sample.images.reshape(-1, sample.images.shape[-1]) / np.float32(255)
+    return Dataset(
+        name=str(name),
+        train=kept,
+        validation=validation_part,
+        test=test,
+        class_names=class_names,
+        mean=tuple(float(m) for m in pixels.mean(0, dtype=np.float64)),
+        std=tuple(float(s) for s in pixels.std(0, dtype=np.float64)),
+    )
+
+
+Split = tuple[Any, Any, tuple[str, ...]]
+"""Training examples, test examples, names of the classes."""
+
+
+def _decoded(name: str, data_dir: str | Path | None) -> Split:
+    if name == 'digits':
+        return _digits()
+    if (Path(name) / 'train').is_dir():
+        *files, class_names = _folder(Path(name))
+        return _read_files(files[0]), _read_files(files[1]), class_names
+    builder, splits = _prepared(name, data_dir)
+    train, test = (_decode(builder.as_data_source(split=split)) for split in splits)
+    return train, test, tuple(builder.info.features['label'].names)
+
+
+def _streamed(name: str, data_dir: str | Path | None, size: int) -> Split:
+    if name == 'digits':
+        raise ValueError('digits are small: leave out image_size')
+    if (Path(name) / 'train').is_dir():
+        *files, class_names = _folder(Path(name))
+        train, test = (_stream(_file_reader(part), part, size) for part in files)
+        return train, test, class_names
+    import tensorflow_datasets as tfds
+
+    builder, splits = _prepared(name, data_dir)
+    encoded = {'image': tfds.decode.SkipDecoding()}
+    sources = [builder.as_data_source(split=split, decoders=encoded) for split in splits]
+    train, test = (_stream(_source_reader(source), source, size) for source in sources)
+    return train, test, tuple(builder.info.features['label'].names)
+
+
+def _select(source: Examples | Streamed, rows: np.ndarray) -> Source:
+    return source.select(rows) if isinstance(source, Streamed) else source.take(rows)
+
+
+def _stream(read: Callable[[int], tuple[bytes, int]], all_of_them: Any, size: int) -> Streamed:
+    return Streamed(read, np.arange(len(all_of_them)), size)
+
+
+def _source_reader(source: Any) -> Callable[[int], tuple[bytes, int]]:
+    def read(row: int) -> tuple[bytes, int]:
+        example = source[row]
+        return example['image'], int(example['label'])
+
+    return read
+
+
+class _Files(NamedTuple):
+    """Image files and their labels."""
+
+    paths: list[Path]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def _file_reader(files: _Files) -> Callable[[int], tuple[bytes, int]]:
+    return lambda row: (files.paths[row].read_bytes(), int(files.labels[row]))
+
+
+def _digits() -> tuple[Examples, Examples, tuple[str, ...]]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)[..., None]
+    everything = Examples(images, digits.target.astype(np.int32))
+    order = np.random.default_rng(0).permutation(len(everything))
+    return everything.take(order[360:]), everything.take(order[:360]), tuple(str(c) for c in range(10))
+
+
+def _prepared(name: str, data_dir: str | Path | None) -> tuple[Any, tuple[str, str]]:
+    """Return the builder of a prepared set and its two splits."""
+    import tensorflow_datasets as tfds
+
+    prepared = (Path(name) / 'dataset_info.json').exists()
+    try:
+        builder = tfds.builder_from_directory(name) if prepared else tfds.builder(name, data_dir=data_dir)
+        splits = _splits(builder.info.splits)
+        builder.as_data_source(split=splits[0])
+    except (tfds.core.DatasetNotFoundError, AssertionError, FileNotFoundError) as error:
+        raise ValueError(
+            f'no prepared set {name!r} in {data_dir or "the default data directory"}: name one prepared by '
+            f"tensorflow-datasets, a path to a prepared directory or to a folder of images, or 'digits' ({error})"
+        ) from error
+    return builder, splits
+
+
+def _splits(splits: dict) -> tuple[str, str]:
+    """Return the training split and the one to test on: 'test', else the published validation images."""
+    for test in ('test', 'validation'):
+        if test in splits:
+            return 'train', test
+    raise ValueError(f"need a split 'test' or 'validation', found {sorted(splits)}")
+
+
+def _decode(source) -> Examples:
+    """Read a random-access source into arrays."""
+    images, labels = [], np.empty(len(source), np.int32)
+    for start in range(0, len(source), 1000):
+        rows = range(start, min(start + 1000, len(source)))
+        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+            images.append(example['image'])
+            labels[row] = example['label']
+    return Examples(_stack(images), labels)
+
+
+def _folder(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
+    class_names = tuple(sorted(path.name for path in (root / 'train').iterdir() if path.is_dir()))
+    if not class_names:
+        raise ValueError(f'{root / "train"} holds no folder per class')
+    train = _files(root / 'train', class_names)
+    if (root / 'test').is_dir():
+        return train, _files(root / 'test', class_names), class_names
+    order = np.random.default_rng(0).permutation(len(train))
+    held = max(1, len(train) // 6)
+    rest, test = (
+        _Files([train.paths[i] for i in rows], train.labels[rows]) for rows in (order[held:], order[:held])
+    )
+    return rest, test, class_names
+
+
+def _files(folder: Path, class_names: tuple[str, ...]) -> _Files:
+    found = [
+        (path, label)
+        for label, class_name in enumerate(class_names)
+        if (folder / class_name).is_dir()
+        for path in sorted((folder / class_name).iterdir())
+    ]
+    if not found:
+        raise ValueError(f'{folder} holds no images')
+    return _Files([path for path, _ in found], np.array([label for _, label in found], np.int32))
+
+
+def _read_files(files: _Files) -> Examples:
+    from PIL import Image
+
+    images = []
+    for path in files.paths:
+        with Image.open(path) as image:
+            images.append(np.asarray(image.convert('L' if image.mode == 'L' else 'RGB')))
+    stacked = _stack(images)
+    return Examples(stacked if stacked.ndim == 4 else stacked[..., None], files.labels)
+
+
+def _stack(images: list[np.ndarray]) -> np.ndarray:
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) != 1:
+        raise ValueError(f'all images must have one shape, found {shapes[:4]}: resize them first')
+    return np.stack(images)
