@@ -21,6 +21,10 @@ class DataConfig:
     """Fraction of the training images set aside for the search."""
     limit: int | None = None
     """Use this many training images only."""
+    image_size: int | None = None
+    """Side that images of any shape are brought to; given, they are decoded as training needs them (jcw[grain])."""
+    threads: int = 16
+    """With `image_size`: threads that decode ahead of the step."""
     crop_padding: int = 0
     """Pixels of padding for random crops."""
     flip: bool = False
@@ -78,6 +82,12 @@ class SupernetConfig:
     """Which layers' widths are redrawn: one, all, or all wide or narrow together."""
     group: int = 1
     """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
+    form: Literal['masked', 'switched'] = 'masked'
+    """Whether a group computes all channels and masks, or, by `lax.switch`, little more than its live ones."""
+    accumulate: int = 1
+    """Parts in which a device takes its share of the batch, for less memory; each has batch statistics of its own."""
+    clip_norm: float | None = None
+    """Greatest norm of the gradient."""
     half_life: float = 0.25
     """Of a reward's weight in the width statistics, as a fraction of the run."""
     adaptive: bool = False
@@ -141,6 +151,10 @@ class SubnetConfig:
     weight_decay: float = 1e-5
     label_smoothing: float = 0.1
     mixup: float = 0.2
+    accumulate: int = 1
+    """Parts in which a device takes its share of the batch."""
+    clip_norm: float | None = None
+    """Greatest norm of the gradient."""
     from_supernet: bool = False
     """Start from the supernet's weights instead of from scratch."""
     ema: float = 0.0
@@ -167,6 +181,28 @@ class CompareConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LaunchConfig:
+    """How training is started and saved; it may change from one start to the next (docs/scaling.md)."""
+
+    distributed: bool = False
+    """One of several processes, which find each other by themselves: on a TPU slice, under SLURM or Open MPI."""
+    coordinator: str | None = None
+    """Address and port of process 0, where processes cannot find each other."""
+    num_processes: int | None = None
+    """With `coordinator`: how many there are."""
+    process_id: int | None = None
+    """With `coordinator`: which one this is, from 0."""
+    save_every: int | None = None
+    """Steps between checkpoints; by default an epoch, but at least 100."""
+    keep: int = 2
+    """How many of the last checkpoints are kept."""
+    keep_best: int = 0
+    """How many checkpoints of greatest validation accuracy are kept besides; 0 saves their evaluation."""
+    hang_seconds: float | None = None
+    """End the process if no step finishes for so long; by default 1800 in a run of several processes, else never."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run."""
 
@@ -181,10 +217,12 @@ class Config:
     repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()
     compare: CompareConfig = CompareConfig()
+    launch: LaunchConfig = LaunchConfig()
 
 
 STRIDES_8 = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 STRIDES_32 = (1, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+STRIDES_32_COARSE = (2, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 
 DIGITS = Config(
     run=Path('runs/digits'),
@@ -211,9 +249,22 @@ CIFAR10 = Config(
     supernet=SupernetConfig(epochs=40, batch=128, learning_rate=0.2, warmup_epochs=2),
     subnet=SubnetConfig(epochs=100, batch=128, learning_rate=0.2),
 )
+TINY_IMAGENET100 = Config(
+    run=Path('runs/tiny_imagenet100'),
+    data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
+    space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_32_COARSE),
+    supernet=SupernetConfig(
+        epochs=6, batch=128, learning_rate=0.2, warmup_epochs=0.5, recalibration_images=512
+    ),
+    search=SearchConfig(greedy_images=1000),
+    subnet=SubnetConfig(
+        epochs=8, batch=128, learning_rate=0.2, warmup_epochs=0.5, label_smoothing=0, mixup=0
+    ),
+    compare=CompareConfig(budgets=(0.25, 0.5), methods=('joint', 'adaptive', 'greedy', 'uniform')),
+)
 IMAGENET2012 = Config(
     run=Path('runs/imagenet2012'),
-    data=DataConfig(name='imagenet2012', crop_padding=16, flip=True),
+    data=DataConfig(name='imagenet2012', image_size=224, validation=0.01, flip=True),
     latency=LatencyConfig(networks=600),
 )
 
@@ -221,6 +272,10 @@ PRESETS = {
     'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
     'fashion_mnist': ('A quarter-width network on Fashion-MNIST.', FASHION_MNIST),
     'cifar10': ('A half-width network on CIFAR-10.', CIFAR10),
+    'tiny_imagenet100': (
+        'A quarter-width network on 100 classes at 32x32, sized so that methods can be compared on two cores.',
+        TINY_IMAGENET100,
+    ),
     'imagenet2012': (
         "The publication's recipe: 20 epochs of supernet, 200 of the final network.",
         IMAGENET2012,

@@ -23,7 +23,7 @@ SAMPLES = 'samples.jsonl'
 
 def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
-    dataset = data.load(config.data.name, config.data.data_dir)
+    dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     space = space_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
     folder = claim(config.run / 'latency', space=config.space, latency=settings, seed=config.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import launch
 from experiments.config import Config
 from jcw.data import Dataset
 from jcw.space import SearchSpace, mobilenet_v1
@@ -43,8 +44,9 @@ def claim(folder: Path, **settings: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = _as_json(settings)
     path = folder / 'settings.json'
-    if not path.exists():
-        save_json(path, wanted)
+    if launch.is_first() and not path.exists():
+        _write(path, wanted)
+    launch.meet(f'claimed {folder.name}')
     defaults = {
         name: type(value)()
         for name, value in settings.items()
@@ -60,7 +62,13 @@ def claim(folder: Path, **settings: Any) -> Path:
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Write JSON, all or nothing."""
+    """Write JSON, all or nothing; of several processes the first writes, and all wait for it."""
+    if launch.is_first():
+        _write(path, value)
+    launch.meet(f'wrote {path.name}')
+
+
+def _write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     partial.write_text(json.dumps(value, indent=1, default=_plain) + '\n')
@@ -101,10 +109,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = '') -> 
             yield f'{prefix}{key} was {a}, now {b}'
 
 
-def run_stage(main: Callable[[Config], None], config: Config) -> None:
+def run_stage(main: Callable[[Config], None], config: Config, *, distributed: bool = False) -> None:
     """Run a stage's main; what the user did wrong is said in a line, without a traceback."""
     try:
+        if not distributed and (config.launch.distributed or config.launch.coordinator):
+            raise Usage('this stage runs in one process: several train the supernet or a found network')
+        launch.start(config)
         main(config)
+        launch.stop()
     except (Usage, ValueError, Diverged, Interrupted) as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         sys.exit(0 if isinstance(error, Interrupted) else 1)

@@ -116,7 +116,7 @@ def slim(
             per_cost=config.search.greedy_per_ms,
             report=report,
         )
-    return way[-1].choices
+    return np.asarray(way[-1].choices)
 
 
 def losses_of(config: Config, dataset: data.Dataset, space: SearchSpace, supernet: Supernet) -> 'Losses':

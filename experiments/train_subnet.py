@@ -1,16 +1,17 @@
 """Train a found network, test it, and time it on the device."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments import progress
+from experiments import launch, progress
 from experiments.config import Config, parse
 from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import folder_of
-from experiments.train_supernet import load_data
+from experiments.train_supernet import batches, load_data
 from experiments.train_supernet import train as read_supernet
 from jcw import data
 from jcw.latency import samples
@@ -40,6 +41,7 @@ def train(
         warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
     )
     if settings.ema:
         optimiser = optim.with_average(optimiser, settings.ema)
@@ -50,24 +52,25 @@ def train(
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
     if not (folder / 'result.json').exists():
-        step = _step(config, dataset, space, widths, optimiser)
-        with progress.bar(title, num_steps) as update:
+        with batches(config, dataset, settings.batch) as batch_of, progress.bar(title, num_steps) as update:
             carry = loop.run(
                 carry,
-                step,
+                _step(config, dataset, space, widths, optimiser, batch_of),
                 num_steps,
                 folder=folder,
                 batch=settings.batch,
-                save_every=max(steps_per_epoch, 100),
                 report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
+                score=_score(dataset, net) if config.launch.keep_best else None,
+                **launch.loop_settings(config, steps_per_epoch),
             )
-        save_json(folder / 'result.json', _test(dataset, net, _final(config, dataset, net, carry)))
+        final = _final(config, dataset, net, jax.device_get(carry))
+        save_json(folder / 'result.json', _test(dataset, net, final))
     with Checkpoints(folder / 'checkpoints') as checkpoints:
         state, _ = checkpoints.restore(carry)
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
 
-def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser):
+def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser, batch_of):
     settings = config.subnet
     recipe = steps.Recipe(
         dataset.mean,
@@ -77,15 +80,14 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: lis
     )
     net = network(space, widths, axis_name=parallel.AXIS)
     spread = parallel.data_parallel(
-        steps.plain_step(net, space, optimiser, recipe, parallel.AXIS),
+        steps.plain_step(net, space, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
         batch_args=(False, False, True, True),
         batch_outputs=(False, False),
     )
     key = jax.random.key(config.seed + 3)
 
     def step(state, index: int):
-        rows = data.batch_rows(index, len(dataset.train), settings.batch, config.seed)
-        return spread(state, jax.random.fold_in(key, index), *dataset.train.take(rows))
+        return spread(state, jax.random.fold_in(key, index), *batch_of(index))
 
     return step
 
@@ -96,24 +98,35 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
         return state.variables
     averaged = {'params': state.opt_state.average, 'batch_stats': state.batch_stats}
     batch = min(config.subnet.batch, len(dataset.train))
-    batches = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
-    images = dataset.train.take(slice(batches * batch)).images.reshape(batches, batch, *dataset.input_shape)
+    count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
+    images = dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
     return jax.jit(lambda v, x: steps.recalibrate(net, v, None, x, dataset.mean, dataset.std))(
         averaged, images
     )
 
 
-def _test(dataset: data.Dataset, net, variables: Variables) -> dict[str, float]:
+def _test(dataset: data.Dataset, net: Network, variables: Variables) -> dict[str, float]:
+    accuracy = _accuracy(dataset, net)
+    parts = {'validation': dataset.validation, 'test': dataset.test}
+    return {f'{name}_accuracy': accuracy(variables, source) for name, source in parts.items()}
+
+
+def _score(dataset: data.Dataset, net: Network) -> Callable[[TrainState], float]:
+    """Return the accuracy on validation images as a function of what training carries."""
+    accuracy = _accuracy(dataset, net)
+    return lambda state: accuracy(jax.device_get(state.variables), dataset.validation)
+
+
+def _accuracy(dataset: data.Dataset, net: Network) -> Callable[[Variables, data.Source], float]:
     evaluate = jax.jit(
         lambda v, images, labels: steps.evaluate(net, v, None, images, labels, dataset.mean, dataset.std)
     )
-    accuracies = {}
-    for name, source in {'validation': dataset.validation, 'test': dataset.test}.items():
-        correct = sum(
-            len(part) * float(evaluate(variables, *part).accuracy) for part in data.in_chunks(source)
-        )
-        accuracies[f'{name}_accuracy'] = correct / len(source)
-    return accuracies
+
+    def accuracy(variables: Variables, source: data.Source) -> float:
+        parts = ((len(part), evaluate(variables, *part).accuracy) for part in data.in_chunks(source))
+        return sum(count * float(share) for count, share in parts) / len(source)
+
+    return accuracy
 
 
 def measured(
@@ -170,4 +183,4 @@ def subnet_folder(config: Config, method: str) -> Path:
 if __name__ == '__main__':
     from experiments.run_folder import run_stage
 
-    run_stage(main, parse(__doc__))
+    run_stage(main, parse(__doc__), distributed=True)

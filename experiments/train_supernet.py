@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import progress
+from experiments import launch, progress
 from experiments.config import Config, parse
 from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
 from jcw import data
 from jcw.latency.table import LatencyTable
-from jcw.nets.mobilenet import Variables, network
+from jcw.nets import switching
+from jcw.nets.mobilenet import Network, Variables, network
 from jcw.search import aows, stats
 from jcw.space import SearchSpace
 from jcw.train import loop, mutation, optim, parallel, sandwich, steps
@@ -52,7 +53,14 @@ def load_data(config: Config) -> data.Dataset:
         validation=settings.validation,
         limit=settings.limit,
         seed=config.seed,
+        image_size=settings.image_size,
     )
+
+
+def batches(config: Config, dataset: data.Dataset, batch: int) -> data.Batches:
+    """Return this process's part of every batch of training."""
+    share = data.share_of(batch, jax.process_index(), jax.process_count())
+    return data.Batches(dataset.train, batch, config.seed, share=share, threads=config.data.threads)
 
 
 def folder_of(config: Config) -> Path:
@@ -77,35 +85,41 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
         warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
     )
     net = network(space)
     start = init_state(jax.random.key(config.seed), net, optimiser)
     carry = (start, stats.empty(*space.width_table.shape), aows.uniform(space.width_table > 0))
     if not (folder / 'result.json').exists():
-        step = _step(config, dataset, space, optimiser, num_steps)
-        with progress.bar('Training the supernet', num_steps) as update:
+        with (
+            batches(config, dataset, settings.batch) as batch_of,
+            progress.bar('Training the supernet', num_steps) as update,
+        ):
             carry = loop.run(
                 carry,
-                step,
+                _step(config, dataset, space, optimiser, num_steps, batch_of),
                 num_steps,
                 folder=folder,
                 batch=settings.batch,
-                save_every=max(steps_per_epoch, 100),
                 report=lambda p: update(p.step, _note(p)),
+                score=_score(config, dataset, space) if config.launch.keep_best else None,
+                **launch.loop_settings(config, steps_per_epoch),
             )
-        save_json(folder / 'result.json', _validate(config, dataset, space, carry[0].variables))
+        variables = jax.device_get(carry[0].variables)
+        save_json(folder / 'result.json', _validate(config, dataset, space, variables))
     with Checkpoints(folder / 'checkpoints') as checkpoints:
         (state, width_stats, _), _ = checkpoints.restore(carry)
     return Supernet(state.variables, width_stats)
 
 
-def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, num_steps: int):
+def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, num_steps: int, batch_of):
     """Return the loop's step: a batch by its number, the sandwich on all devices, then the statistics."""
     settings = config.supernet
-    devices = len(jax.local_devices())
-    if settings.batch % (settings.group * devices):
+    parts = jax.device_count() * settings.accumulate
+    if settings.batch % (settings.group * parts):
         raise Usage(
-            f'supernet.batch {settings.batch} on {devices} devices does not divide into groups of {settings.group}'
+            f'supernet.batch {settings.batch} in {parts} parts, on {jax.device_count()} devices, '
+            f'does not divide into groups of {settings.group}'
         )
     whole, smallest = (network(space, w, axis_name=parallel.AXIS) for w in (space.largest, space.smallest))
     recipe = steps.Recipe(
@@ -114,12 +128,24 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
         Augmentation(config.data.crop_padding, config.data.flip),
         settings.label_smoothing,
     )
-    supernet = mutation.grouped(whole, network(space), settings.group)
     draw = mutation.per_group(_draw(config, space), settings.group)
+    sandwich_step = steps.supernet_step(
+        _mutated(config, space, whole),
+        smallest,
+        space,
+        optimiser,
+        recipe,
+        draw,
+        parallel.AXIS,
+        accumulate=settings.accumulate,
+    )
+
+    def everywhere(*args):
+        state, metrics, rewards = sandwich_step(*args)
+        return state, metrics, parallel.gathered(rewards)
+
     spread = parallel.data_parallel(
-        steps.supernet_step(supernet, smallest, space, optimiser, recipe, draw, parallel.AXIS),
-        batch_args=(False, False, True, True, False),
-        batch_outputs=(False, False, True),
+        everywhere, batch_args=(False, False, True, True, False), batch_outputs=(False, False, False)
     )
     keep = 0.5 ** (1 / max(settings.half_life * num_steps, 1))
     collect = jax.jit(functools.partial(stats.update, keep=keep))
@@ -129,13 +155,36 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
     def step(carry: Carry, index: int):
         state, width_stats, draws = carry
         draws = narrow(index, width_stats, draws)
-        rows = data.batch_rows(index, len(dataset.train), settings.batch, config.seed)
-        images, labels = dataset.train.take(rows)
+        images, labels = batch_of(index)
         state, metrics, rewards = spread(state, jax.random.fold_in(key, index), images, labels, draws)
         logged = Metrics(**metrics._asdict(), entropy=draws.entropy, price=draws.price)
         return (state, collect(width_stats, *rewards), draws), logged
 
     return step
+
+
+def _mutated(config: Config, space: SearchSpace, whole: Network) -> Network:
+    """Return the supernet that trains mutated widths in the form and the groups of the settings."""
+    size = config.supernet.group
+    if config.supernet.form == 'masked':
+        return mutation.grouped(whole, network(space), size)
+    if size == 1:
+        raise Usage(
+            "supernet.form 'switched' is for groups: give supernet.group, the examples that share widths"
+        )
+    return mutation.mutated_by(whole, switching.network(space, group=size))
+
+
+def _score(config: Config, dataset: data.Dataset, space: SearchSpace):
+    """Return the mean validation accuracy of the largest, base and smallest subnet, as a function of the carry."""
+    measure = SubnetLoss(config, dataset, space, {}, len(dataset.validation))
+
+    def score(carry: Carry) -> float:
+        measure.variables = jax.device_get(carry[0].variables)
+        sizes = (space.largest, space.base, space.smallest)
+        return float(np.mean([measure(widths).accuracy for widths in sizes]))
+
+    return score
 
 
 def _draw(config: Config, space: SearchSpace) -> sandwich.Draw:
@@ -203,7 +252,8 @@ class SubnetLoss:
             return steps.evaluate(net, fitted, widths, held.images, held.labels, mean, std)
 
         arguments = jax.device_put((images, held))
-        self._measure = lambda widths: measure(variables, widths, *arguments)
+        self.variables = variables
+        self._measure = lambda widths: measure(self.variables, widths, *arguments)
 
     def __call__(self, widths: np.ndarray) -> steps.Evaluation:
         return jax.tree.map(float, self._measure(jnp.asarray(widths, jnp.int32)))
@@ -233,4 +283,4 @@ def main(config: Config) -> None:
 if __name__ == '__main__':
     from experiments.run_folder import run_stage
 
-    run_stage(main, parse(__doc__))
+    run_stage(main, parse(__doc__), distributed=True)
