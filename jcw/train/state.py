@@ -14,7 +14,7 @@ from jcw.nets.mobilenet import Network, Variables
 class TrainState:
     """Parameters, statistics and optimiser of a network in training."""
 
-    step: jax.Array  # int32 [], steps taken
+    step: Any  # int32 [], steps taken; a shape where the state only describes another
     params: dict[str, Any]
     batch_stats: dict[str, Any]  # running averages of the largest network's moments
     opt_state: optax.OptState

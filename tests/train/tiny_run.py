@@ -57,8 +57,8 @@ def build_step(axis_name, num_steps=40, *, optimiser=None, recipe=RECIPE, draw=d
     return state, step
 
 
-def loop_step(step, hang_at=None):
-    """Return a step for the loop, which takes this process's share of each batch."""
+def loop_step(step, pause=0.0):
+    """Return a step for the loop, which takes this process's share of each batch, and `pause` seconds more."""
     spread = parallel.data_parallel(
         step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
     )
@@ -67,8 +67,7 @@ def loop_step(step, hang_at=None):
     first = share * jax.process_index()
 
     def run(state: TrainState, index: int):
-        if index == hang_at:
-            time.sleep(1000)
+        time.sleep(pause)
         rows = data.batch_rows(index, len(train), BATCH, seed=0)[first : first + share]
         key = jax.random.fold_in(jax.random.key(7), index)
         state, metrics, _ = spread(state, key, *train.take(rows), probabilities)
@@ -87,23 +86,25 @@ def digest(state) -> str:
 def main(folder, num_steps, process=0, count=1, port=0):
     num_steps, process, count = int(num_steps), int(process), int(count)
     if count > 1:
-        jax.config.update('jax_num_cpu_devices', 2)
         jax.distributed.initialize(f'127.0.0.1:{port}', num_processes=count, process_id=process)
     state, step = build_step(parallel.AXIS)
-    hang_at = int(os.environ.get('HANG_AT', -1)) if process == 1 else None
     hang_seconds = float(os.environ['HANG_SECONDS']) if 'HANG_SECONDS' in os.environ else None
     print('ready', flush=True)
-    state = loop.run(
-        state,
-        loop_step(step, hang_at),
-        num_steps,
-        folder=folder,
-        batch=BATCH,
-        save_every=SAVE_EVERY,
-        report_every=2,
-        report=lambda p: print(p.step, flush=True),
-        hang_seconds=hang_seconds,
-    )
+    try:
+        state = loop.run(
+            state,
+            loop_step(step, float(os.environ.get('PAUSE', 0))),
+            num_steps,
+            folder=folder,
+            batch=BATCH,
+            save_every=SAVE_EVERY,
+            report_every=2,
+            report=lambda p: print(p.step, flush=True),
+            hang_seconds=hang_seconds,
+        )
+    except loop.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return
     print('digest', digest(state), flush=True)
 
 
