@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments import launch, progress
 from experiments.config import Config, parse
@@ -77,19 +78,7 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
     folder = claim(folder_of(config), **wanted)
-    steps_per_epoch = len(dataset.train) // settings.batch
-    num_steps = round(settings.epochs * steps_per_epoch)
-    optimiser = optim.sgd(
-        settings.learning_rate * settings.batch / 256,
-        num_steps,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-    net = network(space)
-    start = init_state(jax.random.key(config.seed), net, optimiser)
-    carry = (start, stats.empty(*space.width_table.shape), aows.uniform(space.width_table > 0))
+    carry, optimiser, num_steps = start_of(config, dataset, space)
     if not (folder / 'result.json').exists():
         with (
             batches(config, dataset, settings.batch) as batch_of,
@@ -103,13 +92,33 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
                 batch=settings.batch,
                 report=lambda p: update(p.step, _note(p)),
                 score=_score(config, dataset, space) if config.launch.keep_best else None,
-                **launch.loop_settings(config, steps_per_epoch),
+                **launch.loop_settings(config, len(dataset.train) // settings.batch),
             )
         variables = jax.device_get(carry[0].variables)
         save_json(folder / 'result.json', _validate(config, dataset, space, variables))
     with Checkpoints(folder / 'checkpoints') as checkpoints:
         (state, width_stats, _), _ = checkpoints.restore(carry)
     return Supernet(state.variables, width_stats)
+
+
+def start_of(
+    config: Config, dataset: data.Dataset, space: SearchSpace
+) -> tuple[Carry, optax.GradientTransformation, int]:
+    """Return what training begins with, its optimiser and the number of its steps."""
+    settings = config.supernet
+    steps_per_epoch = len(dataset.train) // settings.batch
+    num_steps = round(settings.epochs * steps_per_epoch)
+    optimiser = optim.sgd(
+        settings.learning_rate * settings.batch / 256,
+        num_steps,
+        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    state = init_state(jax.random.key(config.seed), network(space), optimiser)
+    present = space.width_table > 0
+    return (state, stats.empty(*present.shape), aows.uniform(present)), optimiser, num_steps
 
 
 def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, num_steps: int, batch_of):
