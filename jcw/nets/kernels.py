@@ -23,6 +23,7 @@ Images = Float[Array, 'batch height width channels']
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
 KERNEL_SUM_BYTES = 2**18  # of running sums for a depthwise kernel: within a core's second-level cache
+LONG_FOLD = 16  # steps from which a second loop earns its compilation
 
 
 def depthwise(
@@ -106,8 +107,17 @@ def _block_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]
 
     like = jax.eval_shape(function, *(a[:rows] for a in flat))
     zeros = tuple(jnp.zeros(v.shape, jnp.promote_types(v.dtype, jnp.float32)) for v in like)
-    totals = jax.lax.fori_loop(0, len(flat[0]) // rows, add, zeros)
+    totals = _running_sums(len(flat[0]) // rows, add, zeros)
     return tuple(t.sum(0) for t in totals)
+
+
+def _running_sums(count: int, add: Callable, zeros: Any) -> Any:
+    """Fold `add(index, totals)` over indices below `count`; long folds in two loops, which XLA runs on a core each."""
+    if count < LONG_FOLD:
+        return jax.lax.fori_loop(0, count, add, zeros)
+    ends = (0, count // 2), (count // 2, count)
+    first, second = (jax.lax.fori_loop(*pair, add, zeros) for pair in ends)
+    return jax.tree.map(jnp.add, first, second)
 
 
 def _choose(cpu: Callable, native: Callable, implementation: str) -> Callable:
@@ -129,8 +139,26 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> 
     )
 
 
+@jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.einsum('...c,cd->...d', x, kernel)
+    rows = x.reshape(-1, x.shape[-1])
+    return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Contract matrices, not the four axes: those XLA would transpose, all that is fused with them included."""
+    x, kernel = residuals
+    rows_x, rows_g = (a.reshape(-1, a.shape[-1]) for a in jax.lax.optimization_barrier((x, g)))
+    dx = jax.lax.dot_general(rows_g, kernel, (((1,), (1,)), ((), ())))
+    dkernel = jax.lax.dot_general(rows_x, rows_g, (((0,), (0,)), ((), ())))
+    return dx.reshape(x.shape), dkernel
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _pad(x: jax.Array, kernel: int, stride: int) -> jax.Array:
@@ -202,7 +230,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
         return [t + (w * rows_g).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
     zeros = [jnp.zeros((rows, width, channels), accumulator(x)) for _ in entries]
-    totals = jax.lax.fori_loop(0, batch * blocks, add, zeros)
+    totals = _running_sums(batch * blocks, add, zeros)
     return jnp.stack([t.sum((0, 1)) for t in totals]).reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -95,29 +95,35 @@ def _normalise_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array, axis_name: str | None
 ) -> tuple[tuple[jax.Array, Moments], tuple]:
     y, moments = _normalise(x, scale, bias, mask, axis_name)
-    return (y, moments), (x, y, scale, mask, moments)
+    return (y, moments), (x, scale, bias, mask, moments)
 
 
 def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tuple) -> tuple:
     """Differentiate by hand: `dx = scale / std * (g - (sum g + xhat * sum(g * xhat)) / live)`, `g` where y > 0.
 
-    The sums run over all devices; the gradients of scale and bias are each device's own part.
+    The sums run over all devices; the gradients of scale and bias are each device's own part. Where y > 0 is found
+    again from x, already at hand: y need not be kept, nor read.
     """
-    x, y, scale, mask, moments = residuals
+    x, scale, bias, mask, moments = residuals
     inverse = jax.lax.rsqrt(moments.variance + EPSILON)
+    factor = scale * inverse
+    shift = bias - moments.mean * factor
 
-    def parts(x: jax.Array, y: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        g = jnp.where(y > 0, g, 0)
+    def active(x: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.where(x * factor + shift > 0, g, 0)
+
+    def parts(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        g = active(x, g)
         return g, g * ((x - moments.mean) * inverse)
 
-    own = kernels.position_sums(parts, x, y, gradients[0])
-    total, projected = own if axis_name is None else jax.lax.psum(own, axis_name)
+    masked = gradients[0] * _spatial(mask) if mask.ndim == 2 else gradients[0]
+    own = kernels.position_sums(parts, x, masked)
+    dbias, dscale = own if mask.ndim == 2 else (total * mask for total in own)
+    total, projected = (dbias, dscale) if axis_name is None else jax.lax.psum((dbias, dscale), axis_name)
     live = jnp.maximum(moments.live, 1)
     slope = -inverse * projected / live
     offset = -total / live
-    g = jnp.where(y > 0, gradients[0], 0)
-    dx = (scale * inverse) * (g + slope * (x - moments.mean) + offset) * _spatial(mask)
-    dbias, dscale = own
+    dx = factor * (active(x, gradients[0]) + slope * (x - moments.mean) + offset) * _spatial(mask)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype), jnp.zeros_like(mask)
 
 
