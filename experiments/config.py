@@ -199,7 +199,7 @@ class LaunchConfig:
     keep_best: int = 0
     """How many checkpoints of greatest validation accuracy are kept besides; 0 saves their evaluation."""
     hang_seconds: float | None = None
-    """End the process if no step finishes for so long; by default 1800 in a run of several processes, else never."""
+    """End the process if no step finishes for so long; by default 600 in a run of several processes, else never."""
 
 
 @dataclasses.dataclass(frozen=True)

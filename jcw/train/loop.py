@@ -72,8 +72,8 @@ def run(
       keep: how many of the last checkpoints are kept.
       keep_best: how many of the best.
       loss_limit: a metric whose name begins with `loss` has diverged beyond this.
-      hang_seconds: end the process, with `watchdog.EXIT_CODE`, if no step finishes for so long (compilation included);
-        by default 1800 in a run of several processes, else never.
+      hang_seconds: end the process, with `watchdog.EXIT_CODE`, if no step finishes for so long (ten times as long
+        for the first, which compiles); by default 600 in a run of several processes, else never.
 
     Raises:
       Diverged: a metric is not finite, a loss beyond the limit, or what is about to be saved has gained values that are
@@ -84,7 +84,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     together = jax.process_count() > 1
     if together and hang_seconds is None:
-        hang_seconds = 1800.0
+        hang_seconds = 600.0
     with (
         Watchdog(hang_seconds) as watchdog,
         Checkpoints(folder / 'checkpoints', keep=keep, keep_best=keep_best) as checkpoints,

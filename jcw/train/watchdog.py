@@ -13,8 +13,14 @@ EXIT_CODE = 75
 """Temporary failure: starting the same command again continues the run."""
 
 
+FIRST = 10
+
+
 class Watchdog:
-    """Ends the process unless `beat` is called every `seconds`; a context. None never ends it."""
+    """Ends the process unless `beat` is called every `seconds`; a context. None never ends it.
+
+    The first step, which compiles, may take `FIRST` times as long.
+    """
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
@@ -24,7 +30,7 @@ class Watchdog:
 
     def __enter__(self) -> 'Watchdog':
         if self._seconds is not None:
-            threading.Thread(target=self._watch, daemon=True).start()
+            threading.Thread(target=self._watch, args=[self._seconds], daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -36,12 +42,14 @@ class Watchdog:
         self._message = message
         self._beaten.set()
 
-    def _watch(self) -> None:
-        while self._beaten.wait(self._seconds):
+    def _watch(self, seconds: float) -> None:
+        limit = FIRST * seconds
+        while self._beaten.wait(limit):
             self._beaten.clear()
             if self._done:
                 return
-        end(f'no step finished within {self._seconds:g} s: a peer hangs or is lost; {self._message}')
+            limit = seconds
+        end(f'no step finished within {limit:g} s: a peer hangs or is lost; {self._message}')
 
 
 def end(message: str) -> None:
