@@ -128,7 +128,8 @@ def test_metrics_are_written_as_json_lines_and_events(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines] == [2, 3, 4, 6, 8, 9, 10] == [p.step for p in seen]
     assert set(lines[0]) == {'step', 'images_per_second', 'loss'}
-    assert list((tmp_path / 'tensorboard').iterdir())
+    events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
+    assert events.count(b'train/loss') == len(lines)
 
 
 def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):

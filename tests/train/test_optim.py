@@ -1,10 +1,13 @@
 """Schedule, decay and averages."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcw.nets import mobilenet
 from jcw.train import optim
+from tests.tiny_space import SPACE
 
 PARAMS = {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}
 ZEROS = {'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}
@@ -33,6 +36,14 @@ def test_decay_reaches_kernels_only():
     updates, _ = optimiser.update(ZEROS, optimiser.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates['kernel'], -0.1, rtol=1e-6)
     np.testing.assert_array_equal(updates['bias'], 0)
+
+
+def test_all_kernels_of_the_network_decay_and_no_normalisation_or_bias():
+    shapes = jax.eval_shape(mobilenet.network(SPACE).init, jax.random.key(0))['params']
+    marked = jax.tree_util.tree_leaves_with_path(optim.is_kernel(shapes))
+    decaying = {path[-1].key for path, kernel in marked if kernel}
+    assert decaying == {'kernel', 'depthwise', 'pointwise'}
+    assert {path[-1].key for path, kernel in marked if not kernel} == {'scale', 'bias'}
 
 
 def test_clipping_bounds_the_gradient():
