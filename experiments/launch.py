@@ -6,14 +6,16 @@ import jax
 
 from experiments import progress
 from experiments.config import Config
+from jcw.train import memory
 
 
 def start(config: Config) -> None:
-    """Join the other processes of a distributed run; only the first then prints.
+    """Keep freed memory, and join the other processes of a distributed run; only the first then prints.
 
     Raises:
       ValueError: a coordinator without the number of processes and this one's.
     """
+    memory.keep_freed()
     settings = config.launch
     if settings.coordinator is not None:
         if settings.num_processes is None or settings.process_id is None:
