@@ -3,10 +3,11 @@
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from experiments import progress
 from experiments.config import Config
-from jcw.train import memory
+from jcw.train import memory, parallel
 
 
 def start(config: Config) -> None:
@@ -20,9 +21,9 @@ def start(config: Config) -> None:
     if settings.coordinator is not None:
         if settings.num_processes is None or settings.process_id is None:
             raise ValueError('launch.coordinator needs launch.num_processes and launch.process_id, too')
-        jax.distributed.initialize(settings.coordinator, settings.num_processes, settings.process_id)
+        parallel.join(settings.coordinator, settings.num_processes, settings.process_id)
     elif settings.distributed:
-        jax.distributed.initialize()
+        parallel.join()
     progress.console.quiet = not is_first()
 
 
@@ -45,8 +46,6 @@ def is_first() -> bool:
 def meet(name: str) -> None:
     """Wait until all processes have come here."""
     if jax.distributed.is_initialized():
-        from jax.experimental import multihost_utils
-
         multihost_utils.sync_global_devices(name)
 
 

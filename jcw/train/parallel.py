@@ -9,8 +9,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = 'data'
+
+
+def join(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Make this process one of several; without arguments they find each other, on TPU slices, SLURM and Open MPI.
+
+    The first collective waits for the others half a minute only: so it takes place here, before data and compilation
+    take longer in one process than in another.
+    """
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+    multihost_utils.sync_global_devices('joined')
 
 
 def data_parallel(

@@ -86,7 +86,7 @@ def digest(state) -> str:
 def main(folder, num_steps, process=0, count=1, port=0):
     num_steps, process, count = int(num_steps), int(process), int(count)
     if count > 1:
-        jax.distributed.initialize(f'127.0.0.1:{port}', num_processes=count, process_id=process)
+        parallel.join(f'127.0.0.1:{port}', count, process)
     state, step = build_step(parallel.AXIS)
     hang_seconds = float(os.environ['HANG_SECONDS']) if 'HANG_SECONDS' in os.environ else None
     print('ready', flush=True)
