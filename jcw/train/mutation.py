@@ -1,15 +1,31 @@
 """Which widths the mutated networks of a step take, and which examples share a configuration.
 
-Three draws, each with the given probabilities as the marginals of every layer:
+Three choices, each with its cost and its effect.
 
-  one       one layer, chosen evenly, is redrawn; the others keep their largest width (the method's first form).
-  all       every layer is redrawn on its own.
-  together  every layer is redrawn, and all are wide or narrow together: the range of sizes is trained, not the middle.
+Which layers (`independent`), all with the given probabilities as the marginals of every layer redrawn:
 
-Batch statistics fit one configuration only. Where every example has its own, 'all' and 'together' train badly, and
-'one' trains little but the largest network. `per_group` and `grouped` give the examples of a group one configuration
-and the group its own batch statistics, as if each were a batch; arithmetic stays the same, distinct configurations
-per step fall from `batch` to `batch / size`.
+  one       one layer, chosen evenly; the others keep their largest width (the method's first form). Activations keep
+            their scale, so that one set of batch statistics fits every example, and a reward is one layer's effect. But
+            each layer is seen in a fraction 1 / layers of the examples, and small networks are trained by the smallest
+            alone.
+  all       every layer on its own. Each example tells of every layer, though through the noise of all others, and the
+            networks trained are of middling size. Needs groups: with a configuration for each example, batch statistics
+            fit none of them and the mutated networks do not train.
+  together  every layer, and all are wide or narrow at once: the range of sizes is trained, not the middle. Needs groups;
+            choices of different layers are correlated, so that only the regression tells them apart, with larger errors.
+
+Which examples share a configuration:
+
+  each its own     `batch` configurations a step; masks per example, so that the mutated network costs what the largest
+                   does (`mobilenet.network`).
+  groups, masked   `batch / size` configurations, each with batch statistics of its own, as if a group were a batch; the
+                   same arithmetic (`per_group` and `grouped`).
+  groups, switched the same result; of every layer little more than the live channels is computed, so that a step's cost
+                   follows the widths drawn. Groups run one after another, which wants groups large enough to fill the
+                   device, and the branches take longer to compile (`mutated_by`, `jcw.nets.switching`).
+
+Which probabilities: even (`sandwich.uniform_probabilities`), or any `[layers choices]`, such as an adaptive search's. They
+are inputs of the step and cost nothing; uneven ones move training towards what is likely, and away from the rest.
 """
 
 from typing import Any, Literal
