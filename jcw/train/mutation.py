@@ -11,8 +11,8 @@ Which layers (`independent`), all with the given probabilities as the marginals 
   all       every layer on its own. Each example tells of every layer, though through the noise of all others, and the
             networks trained are of middling size. Needs groups: with a configuration for each example, batch statistics
             fit none of them and the mutated networks do not train.
-  together  every layer, and all are wide or narrow at once: the range of sizes is trained, not the middle. Needs groups;
-            choices of different layers are correlated, so that only the regression tells them apart, with larger errors.
+  together  every layer, and all are wide or narrow at once: the range of sizes is trained, not the middle. Needs
+            groups; choices of different layers are correlated, so that the regression tells them apart less well.
 
 Which examples share a configuration:
 
@@ -24,8 +24,8 @@ Which examples share a configuration:
                    follows the widths drawn. Groups run one after another, which wants groups large enough to fill the
                    device, and the branches take longer to compile (`mutated_by`, `jcw.nets.switching`).
 
-Which probabilities: even (`sandwich.uniform_probabilities`), or any `[layers choices]`, such as an adaptive search's. They
-are inputs of the step and cost nothing; uneven ones move training towards what is likely, and away from the rest.
+Which probabilities: even (`sandwich.uniform_probabilities`), or any `[layers choices]`, such as an adaptive search's.
+They are inputs of the step and cost nothing; uneven ones move training towards what is likely, away from the rest.
 """
 
 from typing import Any, Literal
