@@ -70,6 +70,26 @@ def tied(widths: Widths, edges: list[int] | Int[np.ndarray, ' edges']) -> ChainM
     return _allow_pairs(widths, allowed)
 
 
+def no_part_above(cost: ChainMRF, limit: float) -> ChainMRF:
+    """Allow only configurations none of whose single costs exceeds a limit: a maximum in place of a sum.
+
+    Peak activation memory is such a cost: `no_part_above(activations_table(space).to_cost(), numbers)`.
+
+    Raises:
+      ValueError: a layer, or a pair of layers, has no part within the limit; it says the least that would do.
+    """
+    unary, pairwise = (np.asarray(leaf, np.float64) for leaf in cost)
+    absent = np.isneginf(unary)
+    beside = absent[:-1, :, None] | absent[1:, None, :]
+    least = max(
+        np.where(absent, np.inf, unary).min(1).max(),
+        np.where(beside, np.inf, pairwise).min((1, 2)).max(initial=-np.inf),
+    )
+    if not limit >= least:
+        raise ValueError(f'some layer has nothing within {limit:g}: the limit must be at least {least:g}')
+    return ChainMRF(_potential((unary <= limit) | absent), _potential((pairwise <= limit) | beside))
+
+
 def _allow(widths: Widths, allowed: Bool[np.ndarray, 'layers choices'], what: str) -> ChainMRF:
     present = widths > 0
     none = ~(allowed & present).any(1)

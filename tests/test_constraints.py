@@ -39,6 +39,28 @@ def test_a_constraint_leaves_exactly_what_its_rule_allows(constraint, rule):
     assert allowed_by(constraint) == [widths for widths in EVERY if rule(widths)]
 
 
+def test_no_part_of_what_is_left_exceeds_the_limit():
+    rng = np.random.default_rng(3)
+    cost = mrf.ChainMRF(np.where(WIDTHS > 0, rng.random(WIDTHS.shape), -np.inf), rng.random((2, 4, 4)))
+
+    def greatest(widths):
+        choices = [int(np.flatnonzero(row == w)[0]) for row, w in zip(WIDTHS, widths, strict=True)]
+        pairs = [cost.pairwise[e, choices[e], choices[e + 1]] for e in range(2)]
+        return max(*cost.unary[range(3), choices], *pairs)
+
+    limit = float(np.median([greatest(widths) for widths in EVERY]))
+    left = allowed_by(constraints.no_part_above(cost, limit))
+    assert left == [widths for widths in EVERY if greatest(widths) <= limit]
+    assert 0 < len(left) < len(EVERY)
+
+
+def test_a_limit_that_some_layer_cannot_keep_is_refused_with_the_least_that_would_do():
+    cost = mrf.ChainMRF(np.zeros((2, 2)), np.array([[[5.0, 6.0], [7.0, 8.0]]]))
+    with pytest.raises(ValueError, match='the limit must be at least 5'):
+        constraints.no_part_above(cost, 4.0)
+    assert np.isfinite(constraints.no_part_above(cost, 5.0).pairwise).sum() == 1
+
+
 def test_constraints_add_up_and_the_solver_keeps_them():
     rng = np.random.default_rng(0)
     utility = mrf.add(PRESENT, mrf.ChainMRF(np.where(WIDTHS > 0, rng.random((3, 4)), 0), np.zeros((2, 4, 4))))

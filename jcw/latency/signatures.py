@@ -94,6 +94,18 @@ class Signatures:
         return ((self.space.input_shape[2],), *self.space.width_choices, (self.space.num_classes,))
 
 
+def peak_activations(signature: LayerSignature) -> float:
+    """Return the most numbers that are alive at once in a layer: what an operation reads and what it writes."""
+    kind, _, stride, height, width, inputs, outputs = signature
+    pixels = height * width
+    positions = -(-height // stride) * -(-width // stride)
+    if kind == 'dense':
+        return pixels * inputs + outputs
+    if kind == 'conv':
+        return pixels * inputs + positions * outputs
+    return max(pixels * inputs + positions * inputs, positions * (inputs + outputs))
+
+
 def work_of(signature: LayerSignature) -> Work:
     """Count a layer's multiply-adds, activations and parameters; padding is 'SAME'."""
     kind, kernel, stride, height, width, inputs, outputs = signature

@@ -14,7 +14,7 @@ from jcw.latency import prior, uncertainty
 from jcw.latency.drift import corrected
 from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
-from jcw.latency.signatures import Signatures
+from jcw.latency.signatures import Signatures, peak_activations
 from jcw.mrf import ChainMRF
 from jcw.space import LayerSignature, SearchSpace
 
@@ -222,6 +222,16 @@ def flops_table(space: SearchSpace) -> LatencyTable:
 def params_table(space: SearchSpace) -> LatencyTable:
     """Build the table of parameters of the deployed network: kernels and biases."""
     return _counted(space, Signatures(space).work[:, 3], 'parameters')
+
+
+def activations_table(space: SearchSpace) -> LatencyTable:
+    """Build the table of numbers alive at once in each layer, for one image.
+
+    Peak activation memory is the greatest entry of a network, not their sum: give `to_cost()` of this table to
+    `constraints.no_part_above`.
+    """
+    entries = [peak_activations(signature) for signature in Signatures(space).all]
+    return _counted(space, np.array(entries, np.float64), 'activations')
 
 
 def _counted(space: SearchSpace, entries: Float[np.ndarray, ' signatures'], unit: str) -> LatencyTable:

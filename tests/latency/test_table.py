@@ -9,7 +9,7 @@ from jcw.latency import design, samples
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.metrics import errors
 from jcw.latency.signatures import Signatures, work_of
-from jcw.latency.table import LatencyTable, fit_samples, flops_table, params_table
+from jcw.latency.table import LatencyTable, activations_table, fit_samples, flops_table, params_table
 from jcw.space import LayerSignature
 from tests.latency.simulated import SimulatedRuntime, small_space, true_table
 
@@ -138,3 +138,15 @@ def test_monotone_pairs_differ_by_one_width_alone():
 def test_work_of_strided_layers_rounds_up():
     work = work_of(LayerSignature('separable', 3, 2, 5, 5, 8, 16))
     assert (work.depthwise, work.dense) == (9 * 9 * 8, 9 * 8 * 16)
+
+
+def test_peak_activations_are_what_the_greatest_operation_reads_and_writes():
+    from jcw.space import mobilenet_v1
+
+    space = mobilenet_v1((32, 32, 3), 10)
+    cost, choices = activations_table(space).to_cost(), space.to_choices(space.base)
+    parts = [cost.unary[0, choices[0]], *cost.pairwise[np.arange(13), choices[:-1], choices[1:]]]
+    stem = 32 * 32 * 3 + 16 * 16 * 32  # its stride is 2
+    first = 16 * 16 * max(32 + 32, 32 + 64)
+    second = max(16 * 16 * 64 + 8 * 8 * 64, 8 * 8 * (64 + 128))
+    np.testing.assert_array_equal(parts[:3], [stem, first, second])
