@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from jcw.deploy import convolve
 from jcw.deploy.fold import Folded, shapes
 from jcw.nets import kernels
 from jcw.nets.variables import layer_name
@@ -35,10 +36,10 @@ def forward(
     for index, stride in enumerate(strides):
         layer = jax.tree.map(lambda leaf: leaf.astype(dtype), folded[layer_name(index)])
         if 'kernel' in layer:
-            x = jax.nn.relu(kernels.dense(x, layer['kernel'], stride, implementation) + layer['bias'])
+            x = jax.nn.relu(convolve.dense(x, layer['kernel'], stride, implementation) + layer['bias'])
         else:
             deep, point = layer['depthwise'], layer['pointwise']
-            x = jax.nn.relu(kernels.depthwise(x, deep['kernel'], stride, implementation) + deep['bias'])
+            x = jax.nn.relu(convolve.depthwise(x, deep['kernel'], stride, implementation) + deep['bias'])
             x = jax.nn.relu(kernels.pointwise(x, point['kernel'], implementation) + point['bias'])
     return x.mean((1, 2), dtype=jnp.float32) @ folded['head']['kernel'] + folded['head']['bias']
 

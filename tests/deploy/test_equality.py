@@ -9,6 +9,7 @@ import pytest
 from jax import export as jax_export
 
 from jcw import deploy
+from jcw.deploy import convolve
 from jcw.nets.mobilenet import network
 from jcw.nets.slicing import slice_variables
 from jcw.train import steps
@@ -109,6 +110,20 @@ def test_rectangular_images_and_odd_sizes_agree_in_all_forms():
     )
     np.testing.assert_allclose(shifted, native, atol=1e-5)
     np.testing.assert_allclose(session.run(None, {'images': images})[0], native, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', [1, 3, 5])
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('channels', [1, 3, 9])
+def test_every_cpu_form_of_inference_is_the_native_convolution(size, stride, channels):
+    rng = np.random.default_rng(0)
+    x, deep, full = (
+        jnp.asarray(rng.standard_normal(shape).astype(np.float32))
+        for shape in [(2, 8, 7, channels), (size, size, channels), (size, size, channels, 4)]
+    )
+    for function, kernel in [(convolve.depthwise, deep), (convolve.dense, full)]:
+        native, by_hand = (function(x, kernel, stride, form) for form in ('native', 'cpu'))
+        np.testing.assert_allclose(by_hand, native, atol=1e-5)
 
 
 def test_one_compilation_serves_all_calls_of_a_batch_size(trained, exported):
