@@ -42,8 +42,9 @@ def main(config: Config) -> None:
     console.print(train_supernet.describe(config), highlight=False)
 
     _say(3, f'Searching for the best widths within {limit:.3f} ms')
-    search_widths.search(config, dataset, space, table, supernet)
+    searched = search_widths.search(config, dataset, space, table, supernet)
     console.print('Proven optimal for the field and table; the frontier is in the report.', highlight=False)
+    console.print(search_widths.describe_drivers(searched), highlight=False)
     found = repair_widths.repair(config, dataset, space, table, supernet)
     console.print(repair_widths.describe(found), highlight=False)
 

@@ -11,6 +11,7 @@ from experiments import plots
 from experiments.config import Config
 from experiments.repair_widths import describe, result_file
 from experiments.run_folder import read_json
+from experiments.search_widths import describe_drivers, folder_of
 from jcw.data import Dataset
 from jcw.latency.table import LatencyTable, flops_table, params_table
 from jcw.space import SearchSpace
@@ -128,6 +129,30 @@ tr { border-bottom: 1px solid #ddd } img { max-width: 100% } .pair { display: fl
 """
 
 
+def drivers_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row per layer of the joint optimum: width, its part of utility and latency, what changing it trades."""
+    found = result['explanation']
+    parts = zip(
+        result['methods']['joint']['widths'],
+        *(found[name] for name in ('utility', 'ms', 'gain_per_ms', 'loss_per_ms')),
+        strict=True,
+    )
+    return [
+        (
+            str(layer),
+            str(width),
+            f'{utility:+.4f}',
+            f'{ms:.4f} ms',
+            f'{gain:.3f}',
+            'narrowest' if loss is None else f'{loss:.3f}',
+        )
+        for layer, (width, utility, ms, gain, loss) in enumerate(parts)
+    ]
+
+
+DRIVERS = ('layer', 'width', 'utility (nats)', 'latency', 'nats per ms if wider', 'nats per ms if narrower')
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -153,6 +178,8 @@ def _page(
     share = result['budget_ms'] / result['base_ms']
     head = line(HEADINGS, 'th')
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)
+    searched = read_json(folder_of(config) / 'result.json')
+    drivers = '\n'.join(line(cells, 'td') for cells in drivers_of(searched))
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>jcw: {html.escape(dataset.name)} at {result['budget_ms']:.3f} ms</title><style>{STYLE}</style>
@@ -169,6 +196,10 @@ upper bound minus utility is {result['gap']:.1e}.</p>
 {image('widths.png', 'Widths per layer')}
 <div class="pair">{image('latency.png', 'Predicted against measured latency')}
 {image('frontier.png', 'Best utility at every budget')}</div>
+<h2>What drives the joint search</h2>
+<p>The optimum for the latency table, before it was measured. {html.escape(describe_drivers(searched))}</p>
+<table>{line(DRIVERS, 'th')}
+{drivers}</table>
 <p class="note">Latency table: {fit['samples']} networks timed; held-out NRMSE {fit['held_out']['nrmse']:.1%},
 R2 {fit['held_out']['r2']:.4f}, rank correlation {fit['held_out']['spearman']:.3f}. FLOPs as the predictor:
 {fit['flops']['nrmse']:.1%}, {fit['flops']['spearman']:.3f}.</p>

@@ -85,10 +85,51 @@ def search(
             name: {'widths': space.to_widths(c), 'ms': float(table.predict(space.to_widths(c)))}
             for name, c in choices.items()
         },
+        'explanation': explain(space, utility, cost, limit, np.asarray(solution.choices)),
         'frontier': {'ms': frontier.cost, 'utility': frontier.utility, 'choices': frontier.choices},
     }
     save_json(folder / 'result.json', result)
     return read_json(folder / 'result.json')
+
+
+def explain(
+    space: SearchSpace, utility: ChainMRF, cost: ChainMRF, limit: float, choices: np.ndarray
+) -> dict[str, Any]:
+    """Return what drives the solution: each layer's part, the price of a millisecond, and the next-best change."""
+    found = budget.explain(utility, cost, limit, choices)
+    layer, widths = found.next_layer, space.to_widths(choices)
+    change = None
+    if layer >= 0:
+        changed = choices.copy()
+        changed[layer] = found.next_choice[layer]
+        change = {
+            'layer': layer,
+            'from': widths[layer],
+            'to': space.to_widths(changed)[layer],
+            'utility': found.next_utility[layer],
+            'ms': found.next_cost[layer],
+        }
+    return {
+        'price_per_ms': found.price,
+        'utility': found.utility,
+        'ms': found.cost,
+        'gain_per_ms': found.gain_per_cost,
+        'loss_per_ms': [float(v) if np.isfinite(v) else None for v in found.loss_per_cost],
+        'next_change': change,
+    }
+
+
+def describe_drivers(result: dict[str, Any]) -> str:
+    """Say what a millisecond is worth at the optimum and which single change within the budget is the next best."""
+    found = result['explanation']
+    change = found['next_change']
+    price = f'At this budget a millisecond is worth {found["price_per_ms"]:.3f} nats.'
+    if change is None:
+        return price
+    return (
+        f'{price} The next-best change within the budget: layer {change["layer"]} from {change["from"]} to '
+        f'{change["to"]} channels, {change["utility"]:+.4f} nats and {change["ms"]:+.4f} ms.'
+    )
 
 
 def slim(
@@ -167,6 +208,7 @@ def main(config: Config) -> None:
         progress.console.print(
             f'{name:8} {found["ms"]:.3f} ms of {result["budget_ms"]:.3f}  {found["widths"]}', highlight=False
         )
+    progress.console.print(describe_drivers(result), highlight=False)
 
 
 if __name__ == '__main__':
