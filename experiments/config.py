@@ -84,6 +84,8 @@ class SupernetConfig:
     """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
     form: Literal['masked', 'switched'] = 'masked'
     """Whether a group computes all channels and masks, or, by `lax.switch`, little more than its live ones."""
+    distillation: bool = True
+    """Whether the smallest and the mutated network learn from the largest; if not, from the labels."""
     accumulate: int = 1
     """Parts in which a device takes its share of the batch, for less memory; each has batch statistics of its own."""
     clip_norm: float | None = None
@@ -203,6 +205,18 @@ class LaunchConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RankingConfig:
+    """What `ranking_study` looks at."""
+
+    random: int = 200
+    """Configurations whose score is set against the supernet's validation loss."""
+    standalone: int = 24
+    """Of these, how many are trained alone."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Of these trainings; their accuracies are averaged."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run."""
 
@@ -217,6 +231,7 @@ class Config:
     repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()
     compare: CompareConfig = CompareConfig()
+    ranking: RankingConfig = RankingConfig()
     launch: LaunchConfig = LaunchConfig()
 
 

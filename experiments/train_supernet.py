@@ -147,6 +147,7 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
         draw,
         parallel.AXIS,
         accumulate=settings.accumulate,
+        distil=settings.distillation,
     )
 
     def everywhere(*args):
@@ -241,12 +242,23 @@ def _note(at: loop.Progress) -> str:
 
 
 class SubnetLoss:
-    """Validation loss of any subnet of a supernet, batch statistics re-estimated; compiles once."""
+    """Validation loss of any subnet of a supernet, batch statistics re-estimated; compiles once.
+
+    In switched form, so that a narrow subnet is evaluated faster than a wide one. Without `recalibrated`, running
+    averages of the largest network's statistics serve for all.
+    """
 
     def __init__(
-        self, config: Config, dataset: data.Dataset, space: SearchSpace, variables: Variables, validation: int
+        self,
+        config: Config,
+        dataset: data.Dataset,
+        space: SearchSpace,
+        variables: Variables,
+        validation: int,
+        *,
+        recalibrated: bool = True,
     ) -> None:
-        net = network(space)
+        net = switching.network(space)
         batch = min(config.supernet.batch, len(dataset.train))
         batches = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
         images = dataset.train.take(slice(batches * batch)).images.reshape(
@@ -257,7 +269,9 @@ class SubnetLoss:
 
         @jax.jit
         def measure(variables: Variables, widths: jax.Array, images, held) -> steps.Evaluation:
-            fitted = steps.recalibrate(net, variables, widths, images, mean, std)
+            fitted = variables
+            if recalibrated:
+                fitted = steps.recalibrate(net, variables, widths, images, mean, std)
             return steps.evaluate(net, fitted, widths, held.images, held.labels, mean, std)
 
         arguments = jax.device_put((images, held))

@@ -78,19 +78,22 @@ def sandwich_loss(
     supernet: Network,
     smallest: Network,
     space: SearchSpace,
+    distil: bool = True,
 ) -> tuple[jax.Array, tuple[dict[str, Any], Rewards, SandwichMetrics]]:
-    """Return the sum of the three networks' mean losses; beside it the largest's moments, rewards and metrics."""
+    """Return the sum of the three networks' mean losses; beside it the largest's moments, rewards and metrics.
+
+    With `distil` the smallest and the mutated network learn from the largest's probabilities, else from the labels.
+    """
     hard = losses.smooth_targets(labels, space.num_classes)
     logits, moments = supernet.apply(variables, images, None, True)
     thin = slice_variables(variables, space, space.smallest)
     thin_logits, _ = smallest.apply(thin, images, None, True)
     mutated_logits, _ = supernet.apply(variables, images, space.to_widths(choices), True)
 
-    loss = (
-        losses.cross_entropy(logits, targets)
-        + losses.distillation(thin_logits, logits)
-        + losses.distillation(mutated_logits, logits)
-    ).mean()
+    def follow(student: jax.Array) -> jax.Array:
+        return losses.distillation(student, logits) if distil else losses.cross_entropy(student, targets)
+
+    loss = (losses.cross_entropy(logits, targets) + follow(thin_logits) + follow(mutated_logits)).mean()
     three = (logits, thin_logits, mutated_logits)
     on_labels = [losses.cross_entropy(each, hard) for each in three]
     rewards = Rewards(choices, jax.lax.stop_gradient(on_labels[0] - on_labels[2]))

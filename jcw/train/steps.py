@@ -45,6 +45,7 @@ def supernet_step(
     axis_name: str | None = None,
     *,
     accumulate: int = 1,
+    distil: bool = True,
 ) -> Callable[..., tuple[TrainState, SandwichMetrics, Rewards]]:
     """Return `step(state, key, images, labels, draw_inputs) -> (state, metrics, rewards)` for the sandwich rule.
 
@@ -67,7 +68,15 @@ def supernet_step(
             def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
                 variables = {'params': params, 'batch_stats': state.batch_stats}
                 return sandwich_loss(
-                    variables, x, targets, labels, choices, supernet=supernet, smallest=smallest, space=space
+                    variables,
+                    x,
+                    targets,
+                    labels,
+                    choices,
+                    supernet=supernet,
+                    smallest=smallest,
+                    space=space,
+                    distil=distil,
                 )
 
             gradients, (moments, rewards, metrics) = jax.grad(loss, has_aux=True)(state.params)

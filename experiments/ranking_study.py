@@ -1,0 +1,182 @@
+"""How well does each way of training and reading a supernet rank channel configurations?
+
+For every variation a supernet is trained with the same compute. Random configurations are then ranked by the field's
+score, and the ranking is set against the supernet's own validation loss and, for some of them, against the accuracy of
+networks trained alone. The numbers are Spearman's rank correlations with 95 % bootstrap intervals.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from experiments import progress, train_subnet, train_supernet
+from experiments.config import Config, SupernetConfig, parse
+from experiments.run_folder import claim, read_json, save_json, space_of
+from jcw import data
+from jcw.latency.table import flops_table
+from jcw.mrf import ChainMRF
+from jcw.search import ows, stats
+from jcw.space import SearchSpace
+
+GROUP = 16
+
+VARIATIONS: dict[str, Callable[[SupernetConfig], SupernetConfig]] = {
+    'one layer, per example': lambda s: dataclasses.replace(s, mutation='one', group=1),
+    'one layer, labels instead of distillation': lambda s: dataclasses.replace(
+        s, mutation='one', group=1, distillation=False
+    ),
+    'all layers, per example': lambda s: dataclasses.replace(s, mutation='all', group=1),
+    f'all layers, groups of {GROUP}': lambda s: dataclasses.replace(s, mutation='all', group=GROUP),
+    f'all layers, groups of {GROUP}, labels': lambda s: dataclasses.replace(
+        s, mutation='all', group=GROUP, distillation=False
+    ),
+    f'all together, groups of {GROUP}': lambda s: dataclasses.replace(s, mutation='together', group=GROUP),
+}
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f'{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]'
+
+
+def spearman(predicted: np.ndarray, truth: np.ndarray, resamples: int = 2000) -> Correlation:
+    """Return the rank correlation of two vectors; its interval from resampling pairs, by a fixed generator."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(truth), (resamples, len(truth)))
+    ranks = [scipy_stats.rankdata(values[rows], axis=1) for values in (predicted, truth)]
+    centred = [r - r.mean(1, keepdims=True) for r in ranks]
+    scale = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
+    drawn = (centred[0] * centred[1]).sum(1)[scale > 0] / scale[scale > 0]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Correlation(float(scipy_stats.spearmanr(predicted, truth).statistic), float(low), float(high))
+
+
+def main(config: Config) -> None:
+    dataset = train_supernet.load_data(config)
+    space = space_of(config, dataset)
+    rng = np.random.default_rng(config.seed + 5)
+    drawn = (rng.random((config.ranking.random, space.num_layers)) * space.num_choices).astype(np.int32)
+    widths = space.to_widths(drawn)
+    accuracy = standalone(config, dataset, space, widths[: config.ranking.standalone])
+    flops = np.array([float(flops_table(space).predict(w)) for w in widths])
+    rows = []
+    for name, vary in VARIATIONS.items():
+        folder = config.run / 'ranking' / name.replace(' ', '_').replace(',', '')
+        varied = dataclasses.replace(config, run=folder, supernet=vary(config.supernet))
+        rows.append({'variation': name, **_study(varied, dataset, space, drawn, widths, flops, accuracy)})
+        save_json(config.run / 'ranking' / 'results.json', rows)
+    (config.run / 'ranking' / 'table.md').write_text(markdown(rows))
+    progress.console.print(markdown(rows), highlight=False)
+
+
+def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networks: np.ndarray) -> np.ndarray:
+    """Train networks alone; return their mean test accuracy over seeds."""
+    means = []
+    for number, widths in enumerate(networks):
+        values = []
+        for seed in config.ranking.seeds:
+            folder = config.run / 'ranking' / 'standalone' / '-'.join(map(str, widths)) / f'seed_{seed}'
+            title = f'Network {number + 1} of {len(networks)}, seed {seed}'
+            varied = dataclasses.replace(config, seed=seed)
+            _, result = train_subnet.train(varied, dataset, space, [int(w) for w in widths], folder, title)
+            values.append(result['test_accuracy'])
+        means.append(np.mean(values))
+    return np.array(means)
+
+
+def _study(
+    config: Config,
+    dataset: data.Dataset,
+    space: SearchSpace,
+    choices: np.ndarray,
+    widths: np.ndarray,
+    flops: np.ndarray,
+    accuracy: np.ndarray,
+) -> dict[str, Any]:
+    """Return all correlations of one variation."""
+    supernet = train_supernet.train(config, dataset, space)
+    loss, raw = (_losses(config, dataset, space, supernet, widths, again) for again in (True, False))
+    unaries = {
+        'regression': stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge),
+        'marginal means': stats.marginal_means(supernet.width_stats, space.num_choices),
+    }
+    scores = {name: _scores(ows.to_field(unary, space), choices) for name, unary in unaries.items()}
+    alone = len(accuracy)
+    against_loss = {**scores, 'FLOPs': flops}
+    against_alone = {**against_loss, 'loss': -loss, 'loss, not recalibrated': -raw}
+    return {
+        'loss': {name: spearman(values, -loss) for name, values in against_loss.items()},
+        'standalone': {name: spearman(values[:alone], accuracy) for name, values in against_alone.items()},
+        'accuracies': read_json(train_supernet.folder_of(config) / 'result.json'),
+    }
+
+
+def _losses(
+    config: Config,
+    dataset: data.Dataset,
+    space: SearchSpace,
+    supernet: train_supernet.Supernet,
+    widths: np.ndarray,
+    recalibrated: bool,
+) -> np.ndarray:
+    folder = claim(config.run / f'losses{"" if recalibrated else "_raw"}', networks=widths.tolist())
+    if not (folder / 'result.json').exists():
+        measure = train_supernet.SubnetLoss(
+            config,
+            dataset,
+            space,
+            supernet.variables,
+            config.search.greedy_images,
+            recalibrated=recalibrated,
+        )
+        with progress.bar('Losses of random subnets', len(widths)) as update:
+            values = []
+            for each in widths:
+                values.append(float(measure(each).loss))
+                update(len(values), '')
+        save_json(folder / 'result.json', values)
+    return np.array(read_json(folder / 'result.json'))
+
+
+def _scores(field: ChainMRF, choices: np.ndarray) -> np.ndarray:
+    values = np.asarray(field.unary)[np.arange(choices.shape[1]), choices].sum(1)
+    return np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 1)
+
+
+COLUMNS = (
+    ('loss', 'regression'),
+    ('loss', 'marginal means'),
+    ('loss', 'FLOPs'),
+    ('standalone', 'regression'),
+    ('standalone', 'marginal means'),
+    ('standalone', 'FLOPs'),
+    ('standalone', 'loss'),
+    ('standalone', 'loss, not recalibrated'),
+)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the table as Markdown: what ranks, against what."""
+    names = [f'{ranks} / {"supernet loss" if truth == "loss" else "alone"}' for truth, ranks in COLUMNS]
+    head = f'| variation | accuracy largest, base, smallest | {" | ".join(names)} |\n'
+    lines = [head, '|---' * (len(names) + 2) + '|\n']
+    for row in rows:
+        accuracies = ', '.join(f'{value["accuracy"]:.0%}' for value in row['accuracies'].values())
+        cells = [str(Correlation(*row[truth][ranks])) for truth, ranks in COLUMNS]
+        lines.append(f'| {row["variation"]} | {accuracies} | {" | ".join(cells)} |\n')
+    return ''.join(lines)
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__))
