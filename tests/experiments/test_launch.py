@@ -1,0 +1,69 @@
+"""How training is started: what is refused, and what settings become."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import launch, train_supernet
+from experiments.config import Config, LaunchConfig, SupernetConfig
+from experiments.run_folder import Usage, run_stage
+from jcw import data
+from jcw.nets import mobilenet
+from tests.tiny_space import SPACE
+
+
+def launched(**settings):
+    return Config(launch=LaunchConfig(**settings))
+
+
+def supernet(**settings):
+    return Config(supernet=SupernetConfig(**settings))
+
+
+def test_a_coordinator_without_numbers_is_refused():
+    with pytest.raises(ValueError, match=r'launch\.coordinator needs launch\.num_processes'):
+        launch.start(launched(coordinator='host:1234'))
+
+
+def test_a_stage_of_one_process_refuses_to_be_one_of_several(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(lambda config: None, launched(distributed=True))
+    assert stopped.value.code == 1
+    assert 'this stage runs in one process' in capsys.readouterr().err
+
+
+def test_alone_a_process_is_the_first_and_waits_for_none():
+    assert launch.is_first()
+    launch.meet('nobody else')
+    launch.stop()
+
+
+@pytest.mark.parametrize(('epoch', 'chosen', 'expected'), [(20, None, 100), (500, None, 500), (500, 7, 7)])
+def test_checkpoints_are_written_every_epoch_but_not_too_often(epoch, chosen, expected):
+    settings = launch.loop_settings(launched(save_every=chosen), epoch)
+    assert settings['save_every'] == expected
+
+
+def test_the_switched_form_wants_groups():
+    whole = mobilenet.network(SPACE)
+    with pytest.raises(Usage, match=r'give supernet\.group'):
+        train_supernet._mutated(supernet(form='switched'), SPACE, whole)
+    assert train_supernet._mutated(supernet(), SPACE, whole) is whole
+    for form in ('masked', 'switched'):
+        assert train_supernet._mutated(supernet(form=form, group=4), SPACE, whole) is not whole
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_compiles():
+    config = supernet(batch=64, group=8, accumulate=4)
+    with pytest.raises(Usage, match='batch 64 in 16 parts, on 4 devices, does not divide into groups of 8'):
+        train_supernet._step(config, None, SPACE, None, 10, None)
+
+
+def test_batches_of_one_process_are_whole():
+    images = np.arange(40, dtype=np.uint8).reshape(10, 2, 2, 1)
+    part = data.Examples(images, np.arange(10, dtype=np.int32))
+    dataset = data.Dataset('made up', part, part, part, ('0',), (0.5,), (0.5,))
+    config = dataclasses.replace(Config(), seed=3)
+    with train_supernet.batches(config, dataset, 4) as batch_of:
+        np.testing.assert_array_equal(batch_of(1).labels, data.batch_rows(1, 10, 4, seed=3))
