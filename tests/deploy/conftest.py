@@ -19,14 +19,13 @@ SPACE = SearchSpace(
     layers=(
         LayerSpec('conv', 8, stride=1),
         LayerSpec('separable', 16, stride=2),
-        LayerSpec('separable', 16, kernel=5, stride=1),
-        LayerSpec('separable', 24, stride=2),
+        LayerSpec('separable', 16, kernel=5, stride=2),
     ),
     input_shape=(8, 8, 1),
     num_classes=10,
-    width_choices=((4, 8, 12), (8, 16), (8, 12, 16), (16, 24)),
+    width_choices=((4, 8, 12), (8, 16), (8, 12, 16)),
 )
-WIDTHS = (8, 16, 12, 24)
+WIDTHS = (8, 16, 12)
 
 
 class Trained(NamedTuple):

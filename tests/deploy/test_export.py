@@ -51,10 +51,10 @@ def test_export_refuses_what_does_not_fit_and_writes_nothing(trained, tmp_path, 
 
 def test_export_refuses_widths_and_statistics_that_do_not_fit(trained, tmp_path):
     arguments = (tmp_path / 'network', trained.variables, trained.space)
-    with pytest.raises(ValueError, match='expected 4 widths, got 3'):
-        deploy.export(*arguments, (4, 8, 8), mean=(0.5,), std=(0.2,))
+    with pytest.raises(ValueError, match='expected 3 widths, got 2'):
+        deploy.export(*arguments, (4, 8), mean=(0.5,), std=(0.2,))
     with pytest.raises(ValueError, match='too few for'):
-        deploy.export(*arguments, (99, 8, 8, 16), mean=(0.5,), std=(0.2,))
+        deploy.export(*arguments, (99, 8, 8), mean=(0.5,), std=(0.2,))
     with pytest.raises(ValueError, match='positive std of 1 input channels'):
         deploy.export(*arguments, trained.widths, mean=(0.5,), std=(0.0,))
     with pytest.raises(ValueError, match='of 1 input channels'):
