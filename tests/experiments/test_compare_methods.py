@@ -1,0 +1,96 @@
+"""Comparisons: the arithmetic of the table, and that processes share work without doing it twice."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import compare_methods, ranking_study
+from experiments.config import DIGITS, CompareConfig
+
+
+def test_a_gain_is_relative_and_its_error_that_of_many_draws():
+    rng = np.random.default_rng(0)
+    pairs = [(rng.normal(0.5, 0.01, 5), rng.normal(0.4, 0.01, 5)) for _ in range(4000)]
+    gains, errors = zip(*(compare_methods.gain(*pair) for pair in pairs), strict=True)
+    assert np.mean(gains) == pytest.approx(0.25, abs=0.001)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(gains), rel=0.05)
+
+
+def test_one_seed_has_no_known_error():
+    assert np.isnan(compare_methods.standard_error(np.array([0.5])))
+
+
+def test_a_free_job_is_taken_once_and_left_when_done(tmp_path):
+    lock = tmp_path / 'lock'
+    with compare_methods._if_free(lock) as first, compare_methods._if_free(lock) as second:
+        assert (first, second) == (True, False)
+    with compare_methods._if_free(lock) as again:
+        assert again
+
+
+def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
+    row = {
+        'budget': 0.5,
+        'method': 'joint',
+        'predicted_ms': 1.0,
+        'measured_ms': 1.1,
+        'measured_error': 0.01,
+        'mflops': 2.0,
+        'mean': 0.61,
+        'error': 0.02,
+        'gain_over_greedy': [0.04, 0.01],
+        'widths': (8, 16),
+    }
+    text = compare_methods.markdown([row])
+    assert text.splitlines()[-1] == (
+        '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% ± 2.00% | +4.0% ± 1.0% |  | 8 16 |'
+    )
+    assert compare_methods.draw([row]).axes[0].get_legend_handles_labels()[1] == ['joint']
+
+
+def test_a_rank_correlation_lies_in_its_interval_and_ignores_monotone_maps():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=200)
+    noisy = truth + rng.normal(size=200)
+    found = ranking_study.spearman(noisy, truth)
+    assert found.low < found.value < found.high
+    assert 0.5 < found.low < 0.7 < 0.8 > found.high - 0.05
+    assert ranking_study.spearman(np.exp(noisy), truth) == found
+    assert ranking_study.spearman(truth, truth).value == pytest.approx(1)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    correlation = 0.6
+    inside = 0
+    for _ in range(100):
+        x = rng.normal(size=200)
+        y = correlation * x + np.sqrt(1 - correlation**2) * rng.normal(size=200)
+        found = ranking_study.spearman(x, y, resamples=300)
+        inside += found.low <= 6 / np.pi * np.arcsin(correlation / 2) <= found.high
+    assert inside >= 88
+
+
+@pytest.mark.slow
+def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
+    config = dataclasses.replace(
+        DIGITS,
+        run=tmp_path / 'run',
+        space=dataclasses.replace(DIGITS.space, levels=2, max_multiplier=1.0),
+        latency=dataclasses.replace(DIGITS.latency, networks=24, batch=2),
+        supernet=dataclasses.replace(DIGITS.supernet, epochs=0.5, warmup_epochs=0),
+        subnet=dataclasses.replace(DIGITS.subnet, epochs=0.5, warmup_epochs=0),
+        compare=CompareConfig(budgets=(0.9,), methods=('joint', 'greedy', 'uniform'), seeds=(0, 1)),
+    )
+    compare_methods.main(config)
+    folder = config.run / 'comparison'
+    rows = json.loads((folder / 'results.json').read_text())
+    assert [row['method'] for row in rows] == ['joint', 'greedy', 'uniform']
+    assert all(len(row['test_accuracies']) == 2 and row['measured_ms'] > 0 for row in rows)
+    assert all(row['predicted_ms'] <= row['budget_ms'] for row in rows)
+    trained = {path: path.stat().st_mtime_ns for path in config.run.rglob('finals/**/result.json')}
+    compare_methods.main(config)
+    assert trained == {path: path.stat().st_mtime_ns for path in config.run.rglob('finals/**/result.json')}
+    assert json.loads((folder / 'results.json').read_text()) == rows
