@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from experiments import progress
 from experiments.config import Config, parse
 from experiments.run_folder import Usage, read_json, save_json
 from jcw.latency import samples
-from jcw.latency.metrics import errors
+from jcw.latency.report import compare
 from jcw.latency.table import LatencyTable, fit_samples, flops_table
 
 
@@ -25,32 +23,32 @@ def fit(config: Config) -> LatencyTable:
     table, result = fit_samples(timed)
     measured = timed.latency_ms
     flops = flops_table(table.space).predict(timed.widths)
-    line = np.polyfit(flops, measured, 1)
-    by_flops = errors(np.polyval(line, flops), measured)
+    found = compare(measured, result.predicted, table.predict_std(timed.widths), flops)
     table.save(table_file)
     save_json(
         report_file,
         {
             'samples': len(timed.timed),
             'held_out': result.held_out._asdict(),
-            'flops': by_flops._asdict(),
+            'flops': found.flops._asdict(),
+            'warnings': found.warnings,
             'measured_ms': measured,
             'predicted_ms': result.predicted,
-            'flops_ms': np.polyval(line, flops),
+            'flops_ms': found.by_flops,
         },
     )
     return table
 
 
 def describe(folder: Path) -> str:
-    """Say in two lines how good the table is."""
+    """Say in two lines how good the table is, and warn where it is not good enough."""
     report = read_json(folder / 'fit.json')
     held, flops = report['held_out'], report['flops']
     return (
         f'Latency table from {report["samples"]} networks; on networks held out: '
         f'NRMSE {held["nrmse"]:.1%}, R2 {held["r2"]:.4f}, rank correlation {held["spearman"]:.3f}\n'
         f'FLOPs as the predictor, on the same networks: NRMSE {flops["nrmse"]:.1%}, '
-        f'rank correlation {flops["spearman"]:.3f}'
+        f'rank correlation {flops["spearman"]:.3f}' + ''.join(f'\nWarning: {w}' for w in report['warnings'])
     )
 
 

@@ -153,6 +153,10 @@ def drivers_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
 DRIVERS = ('layer', 'width', 'utility (nats)', 'latency', 'nats per ms if wider', 'nats per ms if narrower')
 
 
+def _sentence(warning: str) -> str:
+    return f'Warning: {warning}.'
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -202,6 +206,7 @@ upper bound minus utility is {result['gap']:.1e}.</p>
 {drivers}</table>
 <p class="note">Latency table: {fit['samples']} networks timed; held-out NRMSE {fit['held_out']['nrmse']:.1%},
 R2 {fit['held_out']['r2']:.4f}, rank correlation {fit['held_out']['spearman']:.3f}. FLOPs as the predictor:
-{fit['flops']['nrmse']:.1%}, {fit['flops']['spearman']:.3f}.</p>
+{fit['flops']['nrmse']:.1%}, {fit['flops']['spearman']:.3f}.
+{html.escape(' '.join(map(_sentence, fit['warnings'])))}</p>
 </html>
 """

@@ -47,9 +47,8 @@ def compare(
       predicted: by the table, of networks it was not fitted to, ms.
       deviations: standard deviations of the predictions, ms.
       flops: of the networks.
-      flops_line: slope and offset fitted elsewhere; by default fitted to these measurements, in favour of
-      FLOPs. resolution: relative difference of budgets that should be told apart; larger errors raise a
-      warning.
+      flops_line: slope and offset fitted elsewhere; by default fitted to these measurements, in favour of FLOPs.
+      resolution: relative difference of budgets that should be told apart; larger errors raise a warning.
 
     Raises:
       ValueError: fewer than two networks, or constant times.
