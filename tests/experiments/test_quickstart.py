@@ -41,6 +41,7 @@ def test_quickstart_leaves_everything_it_promises(finished):
         'latency/table.json',
         'supernet/checkpoints',
         'search/0.9/result.json',
+        'search/0.9/repair/result.json',
         'subnets/0.9/joint/checkpoints',
         'plots/latency.png',
         'plots/frontier.png',
@@ -68,6 +69,22 @@ def test_the_deployed_network_classifies_images(finished):
     logits = deploy.load(run / 'network' / '0.9').logits(test.images)
     accuracy = float((logits.argmax(-1) == test.labels).mean())
     assert accuracy == pytest.approx(rows[0]['test_accuracy'], abs=0.5 / len(test))
+
+
+@pytest.mark.slow
+def test_networks_hold_the_measured_budget_or_say_that_they_do_not(finished):
+    run, printed = finished
+    repaired = json.loads((run / 'search' / '0.9' / 'repair' / 'result.json').read_text())
+    said = json.loads((run / 'network' / '0.9' / 'network.json').read_text())['latency']
+    for name, method in repaired['methods'].items():
+        upper = method['measured_ms'] * (1 + repaired['confidence'] * method['measured_error'])
+        assert method['holds'] == (upper <= repaired['budget_ms']), name
+    joint = repaired['methods']['joint']
+    assert said['budget_ms'] == repaired['budget_ms']
+    assert (said['predicted_ms'], said['measured_ms']) == (joint['ms'], joint['measured_ms'])
+    assert said['repair_rounds'] == joint['rounds']
+    assert f'predicted {joint["ms"]:.3f} ms, measured {joint["measured_ms"]:.3f} ms' in printed
+    assert f'measured {joint["measured_ms"]:.3f} ms' in (run / 'report.html').read_text()
 
 
 @pytest.mark.slow

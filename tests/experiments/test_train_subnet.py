@@ -1,0 +1,89 @@
+"""Training of a found network: from scratch or from the supernet's weights, with an average of the weights."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import train_subnet
+from experiments.config import DIGITS, SubnetConfig
+from experiments.train_supernet import Supernet, load_data
+from jcw.nets.mobilenet import network
+from jcw.nets.slicing import slice_variables
+from jcw.space import LayerSpec, SearchSpace
+from jcw.train import optim, steps
+from jcw.train.checkpoint import Checkpoints
+from jcw.train.state import init_state
+
+SPACE = SearchSpace(
+    layers=(LayerSpec('conv', 4, stride=2), LayerSpec('separable', 8, stride=2)),
+    input_shape=(8, 8, 1),
+    num_classes=10,
+    width_choices=((4, 8), (8, 12)),
+)
+WIDTHS = [4, 8]
+SHORT = SubnetConfig(epochs=0.05, batch=128, warmup_epochs=0, label_smoothing=0, mixup=0)
+
+
+def train(tmp_path, subnet: SubnetConfig):
+    config = dataclasses.replace(DIGITS, run=tmp_path, subnet=subnet)
+    dataset = load_data(config)
+    folder = tmp_path / 'subnet'
+    return config, dataset, train_subnet.train(config, dataset, SPACE, WIDTHS, folder, 'Training')
+
+
+@pytest.fixture(scope='module')
+def averaged(tmp_path_factory):
+    return train(
+        tmp_path_factory.mktemp('run'), dataclasses.replace(SHORT, epochs=0.5, learning_rate=0.4, ema=0.8)
+    )
+
+
+def test_the_average_of_the_weights_takes_their_place(averaged):
+    config, _, (variables, _) = averaged
+    subnet = config.subnet
+    optimiser = optim.with_average(optim.sgd(1.0, 5, momentum=subnet.momentum), subnet.ema)
+    like = init_state(jax.random.key(0), network(SPACE, WIDTHS), optimiser)
+    with Checkpoints(config.run / 'subnet' / 'checkpoints') as checkpoints:
+        state, _ = checkpoints.restore(like)
+    same = jax.tree.map(np.array_equal, variables['params'], state.opt_state.average)
+    assert all(jax.tree.leaves(same))
+    last = jax.tree.map(np.array_equal, variables['params'], state.params)
+    assert not any(jax.tree.leaves(last))
+
+
+def test_accuracies_are_those_of_the_average_with_batch_statistics_of_its_own(averaged):
+    config, dataset, (variables, accuracy) = averaged
+    net, mean, std = network(SPACE, WIDTHS), dataset.mean, dataset.std
+    batch = config.subnet.batch
+    count = config.supernet.recalibration_images // batch * batch
+    images = jnp.asarray(dataset.train.take(slice(count)).images.reshape(-1, batch, *SPACE.input_shape))
+    anew = steps.recalibrate(net, variables, None, images, mean, std)
+    for own, expected in zip(jax.tree.leaves(variables), jax.tree.leaves(anew), strict=True):
+        np.testing.assert_allclose(own, expected, atol=1e-5)
+    for name, part in [('validation', dataset.validation), ('test', dataset.test)]:
+        images, labels = map(jnp.asarray, part)
+        result = steps.evaluate(net, variables, None, images, labels, mean, std)
+        assert accuracy[f'{name}_accuracy'] == pytest.approx(float(result.accuracy), abs=1e-6)
+
+
+def test_reading_back_gives_the_same_network(averaged):
+    config, dataset, (variables, accuracy) = averaged
+    again = train_subnet.train(config, dataset, SPACE, WIDTHS, config.run / 'subnet', 'Training')
+    assert again[1] == accuracy
+    for own, other in zip(jax.tree.leaves(variables), jax.tree.leaves(again[0]), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-6)
+
+
+def test_from_the_supernet_training_starts_at_its_sliced_weights(tmp_path, monkeypatch):
+    variables = network(SPACE).init(jax.random.key(7))
+    monkeypatch.setattr(train_subnet, 'read_supernet', lambda *_: Supernet(variables, None))
+    subnet = dataclasses.replace(SHORT, learning_rate=1e-9, epochs=0.1, from_supernet=True)
+    _, _, (trained, _) = train(tmp_path, subnet)
+    sliced = slice_variables(variables, SPACE, WIDTHS)
+    for own, expected in zip(
+        jax.tree.leaves(trained['params']), jax.tree.leaves(sliced['params']), strict=True
+    ):
+        np.testing.assert_allclose(own, expected, atol=1e-6)
