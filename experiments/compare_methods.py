@@ -8,6 +8,7 @@ processes share the trainings among them.
 
 import dataclasses
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,8 @@ def main(config: Config) -> None:
     save_json(folder / 'results.json', rows)
     (folder / 'table.md').write_text(markdown(rows))
     plots.save(folder / 'accuracy.png', draw(rows))
+    if 'adaptive' in config.compare.methods:
+        plots.save(folder / 'entropy.png', draw_narrowing(config))
     progress.console.print(markdown(rows), highlight=False)
     progress.console.print(f'Written to {folder}')
 
@@ -299,6 +302,22 @@ def draw(rows: list[dict[str, Any]]):
             capsize=2,
         )
     axes.set(xlabel='measured latency (ms per call)', ylabel='test accuracy (%), mean and standard error')
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_narrowing(config: Config):
+    """Draw the entropy of the draws over the training of each adaptive supernet, a line per budget."""
+    figure, axes = plots.axes(5, 3.5)
+    for budget in config.compare.budgets:
+        path = train_supernet.folder_of(at_budget(config, budget, adaptive=True)) / 'metrics.jsonl'
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        axes.plot(
+            [line['step'] for line in lines],
+            [line['entropy'] for line in lines],
+            label=f'budget {budget:.0%}',
+        )
+    axes.set(xlabel='training step', ylabel='entropy of the draws (nats)', ylim=(0, None))
     axes.legend(frameon=False)
     return figure
 

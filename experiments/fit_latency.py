@@ -48,7 +48,8 @@ def describe(folder: Path) -> str:
         f'Latency table from {report["samples"]} networks; on networks held out: '
         f'NRMSE {held["nrmse"]:.1%}, R2 {held["r2"]:.4f}, rank correlation {held["spearman"]:.3f}\n'
         f'FLOPs as the predictor, on the same networks: NRMSE {flops["nrmse"]:.1%}, '
-        f'rank correlation {flops["spearman"]:.3f}' + ''.join(f'\nWarning: {w}' for w in report['warnings'])
+        f'rank correlation {flops["spearman"]:.3f}'
+        + ''.join(f'\nWarning: {w}' for w in report.get('warnings', ()))
     )
 
 

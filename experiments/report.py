@@ -207,6 +207,6 @@ upper bound minus utility is {result['gap']:.1e}.</p>
 <p class="note">Latency table: {fit['samples']} networks timed; held-out NRMSE {fit['held_out']['nrmse']:.1%},
 R2 {fit['held_out']['r2']:.4f}, rank correlation {fit['held_out']['spearman']:.3f}. FLOPs as the predictor:
 {fit['flops']['nrmse']:.1%}, {fit['flops']['spearman']:.3f}.
-{html.escape(' '.join(map(_sentence, fit['warnings'])))}</p>
+{html.escape(' '.join(map(_sentence, fit.get('warnings', ()))))}</p>
 </html>
 """
