@@ -195,6 +195,12 @@ def test_a_stream_begun_at_a_step_goes_on_as_if_never_left(streamed):
         np.testing.assert_array_equal(later(2).images, whole[2])
 
 
+def test_without_grain_the_extra_is_named(streamed, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'grain', None)
+    with batches(streamed) as stream, pytest.raises(ValueError, match=r"pip install 'jcw\[grain\]'"):
+        stream(0)
+
+
 def test_streamed_shares_make_up_the_whole_batch(streamed):
     with batches(streamed) as whole:
         expected = whole(2)

@@ -10,6 +10,7 @@ from experiments.config import Config, LaunchConfig, SupernetConfig
 from experiments.run_folder import Usage, run_stage
 from jcw import data
 from jcw.nets import mobilenet
+from jcw.train.loop import Diverged, Interrupted
 from tests.tiny_space import SPACE
 
 
@@ -31,6 +32,17 @@ def test_a_stage_of_one_process_refuses_to_be_one_of_several(capsys):
         run_stage(lambda config: None, launched(distributed=True))
     assert stopped.value.code == 1
     assert 'this stage runs in one process' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('end', 'code'), [(Interrupted('saved'), 0), (Diverged('loss is nan'), 1)])
+def test_an_interruption_is_no_failure_and_a_divergence_is(capsys, end, code):
+    def main(config):
+        raise end
+
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(main, Config())
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == f'{type(end).__name__}: {end}\n'
 
 
 def test_alone_a_process_is_the_first_and_waits_for_none():
