@@ -115,11 +115,6 @@ def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
     return plots.png(figure)
 
 
-BASELINES = (
-    'The baselines hold the same measured budget: each was asked again, its budget corrected by how much slower '
-    'than predicted its last network had been.'
-)
-
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-size: 14px } td, th { padding: .3rem .7rem; text-align: right }
@@ -155,6 +150,19 @@ DRIVERS = ('layer', 'width', 'utility (nats)', 'latency', 'nats per ms if wider'
 
 def _sentence(warning: str) -> str:
     return f'Warning: {warning}.'
+
+
+def _baselines(result: dict[str, Any]) -> str:
+    """Say how the baselines were brought to the measured budget."""
+    others = {name: method for name, method in result['methods'].items() if name != 'joint'}
+    if not all('holds' in method for method in others.values()):
+        return ''
+    over = [name for name, method in others.items() if not method['holds']]
+    return (
+        'The baselines were brought to the same measured budget: each was asked again, its budget corrected by how '
+        'much slower than predicted its last network had been. '
+        + (f'No network of {" and ".join(over)} was found to hold it.' if over else 'All hold it.')
+    )
 
 
 def _capital(text: str) -> str:
@@ -194,7 +202,7 @@ Each network below was trained {start} by the same recipe
 ({config.subnet.epochs:g} epochs, seed {config.seed}).</p>
 <table>{head}
 {body}</table>
-<p>{html.escape(_capital(describe(result)))}. {BASELINES if 'rounds' in result else ''}</p>
+<p>{html.escape(_capital(describe(result)))}. {_baselines(result)}</p>
 <p class="note">One seed: differences of accuracy within about a point are noise. The joint search's optimum is proven:
 upper bound minus utility is {result['gap']:.1e}.</p>
 {image('widths.png', 'Widths per layer')}

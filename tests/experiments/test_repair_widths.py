@@ -155,6 +155,19 @@ def test_the_table_says_the_rounds_of_every_method(run):
         assert row['rounds'] >= 1
 
 
+def test_the_report_says_whether_the_baselines_hold_the_budget(run):
+    run.device.factor = 1.3
+    assert report._baselines(repaired(run)).endswith('All hold it.')
+    assert report._baselines(repaired(run, rounds=0)) == ''
+
+
+def test_the_report_names_a_baseline_that_does_not_hold_it(run):
+    run.device.factor = 1.3
+    assert report._baselines(repaired(run, rounds=1)).endswith(
+        'No network of uniform and greedy was found to hold it.'
+    )
+
+
 def test_a_network_that_cannot_be_timed_is_named(run):
     first = repair_widths.search()['methods']['uniform']['widths']
     run.device.failing = tuple(first)
