@@ -9,8 +9,9 @@ def keep_freed() -> bool:
     """Let this process keep the memory it frees; say whether its allocator could be told.
 
     On a CPU every step allocates and frees all its buffers. By default the allocator returns them to the kernel, which
-    hands them out again page by page and zeroed: 160,000 page faults a step at 224x224, a fifth of its time. Call this
-    before the first computation; the process stays as large as its largest step. Without glibc nothing is done.
+    hands them out again page by page and zeroed: 160,000 page faults a step at 224x224, a quarter of its processor
+    time. Call this before the first computation. The process then stays as large as it ever was, and grows larger by
+    fragmentation. Without glibc nothing is done.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
