@@ -1,0 +1,157 @@
+"""The adaptive supernet as a program: killed again and again, and in two processes."""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import parse
+from experiments.run_folder import space_of
+from experiments.train_supernet import folder_of, load_data, start_of
+from jcw.latency.table import flops_table
+from jcw.train.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    *('digits', '--space.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
+    *('--supernet.epochs', '6', '--supernet.batch', '32', '--supernet.warmup-epochs', '0'),
+    *(
+        '--supernet.adaptive',
+        '--supernet.mutation',
+        'all',
+        '--supernet.group',
+        '8',
+        '--supernet.refreshes',
+        '20',
+    ),
+    *('--supernet.adaptive-warmup', '0.1', '--supernet.recalibration-images', '64', '--search.budget', '0.7'),
+    *('--launch.save-every', '5'),
+)
+STEPS = 240
+
+
+class Training:
+    """`experiments.train_supernet` in a process of its own, its output in a file."""
+
+    started: ClassVar[list] = []
+
+    def __init__(self, cache, run, *args):
+        run.mkdir(parents=True, exist_ok=True)
+        self._log = run / f'log_{os.urandom(4).hex()}'
+        environment = {'JAX_NUM_CPU_DEVICES': '1'}
+        if cache:
+            environment |= {
+                'JAX_COMPILATION_CACHE_DIR': str(cache),
+                'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            }
+        command = [sys.executable, '-m', 'experiments.train_supernet', *SMALL, '--run', str(run), *args]
+        with self._log.open('w') as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=ROOT, env={**os.environ, **environment}
+            )
+        self.started.append(self.process)
+
+    @property
+    def log(self):
+        return self._log.read_text()
+
+    def finish(self, seconds=1200):
+        assert self.process.wait(seconds) == 0, self.log
+
+
+@pytest.fixture(autouse=True)
+def none_left_running():
+    """End what a failed test has left."""
+    yield
+    while Training.started:
+        process = Training.started.pop()
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    """Return a folder of compiled programs, which all runs share."""
+    return tmp_path_factory.mktemp('compiled')
+
+
+def prepare(run):
+    """Give a run the latency table that an adaptive supernet needs, and return its configuration."""
+    config = parse(None, [*SMALL, '--run', str(run)])
+    space = space_of(config, load_data(config))
+    (run / 'latency').mkdir(parents=True)
+    flops_table(space).save(run / 'latency' / 'table.json')
+    return config
+
+
+def carry_of(config):
+    """Read the last checkpoint: parameters, statistics, optimiser, width statistics and draws."""
+    dataset = load_data(config)
+    like = start_of(config, dataset, space_of(config, dataset))[0]
+    with Checkpoints(folder_of(config) / 'checkpoints') as checkpoints:
+        return checkpoints.latest_step, checkpoints.restore(like)[0]
+
+
+@pytest.fixture(scope='module')
+def undisturbed(cache, tmp_path_factory):
+    run = tmp_path_factory.mktemp('undisturbed') / 'run'
+    config = prepare(run)
+    Training(cache, run).finish()
+    return carry_of(config)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_an_adaptive_run_ends_with_the_same_bits(cache, undisturbed, tmp_path):
+    """Kills fall on starts, steps and writes alike; each start goes on from what the one before it left."""
+    run, moments = tmp_path / 'run', random.Random(0)
+    config = prepare(run)
+    metrics = folder_of(config) / 'metrics.jsonl'
+    for kill in range(11):
+        training = Training(cache, run)
+        if kill % 4 == 3:
+            time.sleep(moments.uniform(0, 6))
+        else:
+            before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+            while not metrics.exists() or metrics.stat().st_mtime_ns == before:
+                assert training.process.poll() is None, training.log
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.4))
+        assert training.process.poll() is None, f'finished before kill {kill}: {training.log}'
+        training.process.kill()
+        training.process.wait()
+    Training(cache, run).finish()
+    (step, found), (last, expected) = carry_of(config), undisturbed
+    assert step == last == STEPS
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
+    """Each reads its half of every batch; parameters and width statistics are those of one process."""
+    short = ('--supernet.no-adaptive', '--supernet.epochs', '0.25')
+    Training(cache, tmp_path / 'one', *short).finish()
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        address = f'127.0.0.1:{free.getsockname()[1]}'
+    launch = ('--launch.coordinator', address, '--launch.num-processes', '2', '--launch.process-id')
+    both = [Training(None, tmp_path / 'two', *short, *launch, str(process)) for process in (0, 1)]
+    for training in both:
+        training.finish()
+    assert 'accuracy of subnets' in both[0].log
+    assert 'Training the supernet' not in both[1].log
+    found, expected = (
+        carry_of(parse(None, [*SMALL, '--run', str(tmp_path / n), *short])) for n in ('two', 'one')
+    )
+    assert found[0] == expected[0] == 10
+    for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(found[1][1].gram, expected[1][1].gram, rtol=1e-5)
