@@ -3,6 +3,9 @@
 There a stem of few input channels is a sum of broadcast products, one for each entry of the kernel, where training
 gathers patches for a matrix product; and a depthwise convolution reads a padded copy that is made first, which XLA
 would otherwise make part of the loop that reads it.
+
+Results are float32, whatever the inputs: narrow inputs are widened before they are summed, and matrix units accumulate
+in float32 anyway.
 """
 
 import functools
@@ -33,6 +36,17 @@ def depthwise(
     return _apply(_shifted, kernels.depthwise, x, kernel, stride, implementation)
 
 
+def pointwise(
+    x: Images, kernel: Float[Array, 'channels out_channels'], implementation: Implementation
+) -> Float[Array, 'batch height width out_channels']:
+    """Multiply the channels of every position by one matrix."""
+
+    def trained(x: jax.Array, kernel: jax.Array, stride: int, implementation: Implementation) -> jax.Array:
+        return kernels.pointwise(x, kernel, implementation)
+
+    return _apply(_product, trained, x, kernel, 1, implementation)
+
+
 def _apply(
     on_cpu: Callable | None,
     trained: Callable,
@@ -41,18 +55,27 @@ def _apply(
     stride: int,
     implementation: Implementation,
 ) -> jax.Array:
-    if on_cpu is None or implementation == 'native':
-        return trained(x, kernel, stride, implementation)
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return trained(x, kernel, stride, 'native').astype(jnp.float32)
+
+    if on_cpu is None:
+        return trained(x, kernel, stride, implementation).astype(jnp.float32)
+    if implementation == 'native':
+        return native(x, kernel)
     if implementation == 'cpu':
         return on_cpu(x, kernel, stride)
-    native = functools.partial(trained, stride=stride, implementation='native')
     return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(on_cpu, stride=stride), default=native)
+
+
+def _product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    rows = jnp.dot(x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=jnp.float32)
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size, channels = kernel.shape[0], x.shape[-1]
     terms = [
-        window[..., c, None] * kernel[i, j, c]
+        window[..., c, None].astype(jnp.float32) * kernel[i, j, c].astype(jnp.float32)
         for i, j, window in _windows(x, size, stride)
         for c in range(channels)
     ]
@@ -61,7 +84,11 @@ def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return functools.reduce(
-        jnp.add, [window * kernel[i, j] for i, j, window in _windows(x, kernel.shape[0], stride)]
+        jnp.add,
+        [
+            window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
+            for i, j, window in _windows(x, kernel.shape[0], stride)
+        ],
     )
 
 

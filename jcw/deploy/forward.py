@@ -29,19 +29,27 @@ def forward(
       folded: the weights.
       images: as they come; normalisation is part of the network.
       strides: of the layers.
-      dtype: of activations and products.
+      dtype: in which activations are kept and multiplied; sums, biases and the classifier are float32.
       implementation: of the convolutions, see `jcw.nets.kernels`.
     """
     x = (images.astype(jnp.float32) * folded['input']['scale'] + folded['input']['bias']).astype(dtype)
     for index, stride in enumerate(strides):
-        layer = jax.tree.map(lambda leaf: leaf.astype(dtype), folded[layer_name(index)])
+        layer = folded[layer_name(index)]
         if 'kernel' in layer:
-            x = jax.nn.relu(convolve.dense(x, layer['kernel'], stride, implementation) + layer['bias'])
+            x = _activate(
+                convolve.dense(x, layer['kernel'].astype(dtype), stride, implementation), layer, dtype
+            )
         else:
             deep, point = layer['depthwise'], layer['pointwise']
-            x = jax.nn.relu(convolve.depthwise(x, deep['kernel'], stride, implementation) + deep['bias'])
-            x = jax.nn.relu(kernels.pointwise(x, point['kernel'], implementation) + point['bias'])
+            x = _activate(
+                convolve.depthwise(x, deep['kernel'].astype(dtype), stride, implementation), deep, dtype
+            )
+            x = _activate(convolve.pointwise(x, point['kernel'].astype(dtype), implementation), point, dtype)
     return x.mean((1, 2), dtype=jnp.float32) @ folded['head']['kernel'] + folded['head']['bias']
+
+
+def _activate(x: jax.Array, part: Folded, dtype: Any) -> jax.Array:
+    return jax.nn.relu(x + part['bias']).astype(dtype)
 
 
 def build(

@@ -20,7 +20,7 @@ class Deployed(NamedTuple):
     Attributes:
       description: the contents of `network.json`.
       space: layers, input shape and number of classes.
-      folded: the weights, float32.
+      folded: the weights; kernels in the type they are multiplied in, the rest float32.
       compiled: (weights, images) -> logits; compiles once for each batch size.
     """
 
@@ -55,7 +55,7 @@ def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
 
     Args:
       folder: the folder.
-      dtype: of activations and products; bfloat16 suits accelerators.
+      dtype: in which activations are kept and multiplied, see docs/deploy.md for where bfloat16 pays.
 
     Raises:
       ValueError: a file is missing, foreign or damaged, the format is newer than this library, or weights do not
@@ -72,7 +72,16 @@ def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
     _check_shapes(folder, stored, expected, description['weights'])
     strides = tuple(layer.stride for layer in space.layers)
     compiled = jax.jit(lambda folded, images: forward(folded, images, strides, dtype=dtype))
-    return Deployed(description, space, jax.device_put(unpack(stored)), compiled)
+    return Deployed(description, space, jax.device_put(_kept(unpack(stored), dtype)), compiled)
+
+
+def _kept(folded: Folded, dtype: Any) -> Folded:
+    """Round the kernels of the layers to `dtype` once, instead of in every call."""
+
+    def keep(path: tuple, leaf: np.ndarray) -> np.ndarray:
+        return leaf.astype(dtype) if path[-1].key == 'kernel' and path[0].key != 'head' else leaf
+
+    return jax.tree_util.tree_map_with_path(keep, folded)
 
 
 def _restore(path: Path) -> Folded:
