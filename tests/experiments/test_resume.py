@@ -136,8 +136,12 @@ def test_killed_at_ten_random_moments_an_adaptive_run_ends_with_the_same_bits(ca
 
 @pytest.mark.slow
 def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
-    """Each reads its half of every batch; parameters and width statistics are those of one process."""
-    short = ('--supernet.no-adaptive', '--supernet.epochs', '0.25')
+    """Each reads its half of every batch; parameters and width statistics are those of one process.
+
+    Two steps: batch statistics of eight examples on the last layers' few positions amplify the rounding of another
+    order of summation with every step.
+    """
+    short = ('--supernet.no-adaptive', '--supernet.epochs', '0.05')
     Training(cache, tmp_path / 'one', *short).finish()
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -151,7 +155,7 @@ def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
     found, expected = (
         carry_of(parse(None, [*SMALL, '--run', str(tmp_path / n), *short])) for n in ('two', 'one')
     )
-    assert found[0] == expected[0] == 10
+    assert found[0] == expected[0] == 2
     np.testing.assert_allclose(found[1][1].gram, expected[1][1].gram, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
