@@ -62,7 +62,8 @@ def main(config: Config) -> None:
     if accuracies is None:
         progress.console.print('Other processes still train the rest; call again for the table.')
         return
-    times = train_subnet.measured(config, setting.space, [list(widths) for widths in networks])
+    with _alone(config.run / 'preparing.lock'):
+        times = train_subnet.measured(config, setting.space, [list(widths) for widths in networks])
     rows = table_of(setting, chosen, accuracies, {w: times[w] for w in networks})
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
@@ -84,7 +85,10 @@ def _prepare(config: Config) -> Setting:
 
 
 def choose(setting: Setting, budget: float) -> dict[str, Widths]:
-    """Return the widths of every method at a budget, read back where they were chosen before."""
+    """Return the widths of every method at a budget, read back where they were chosen before.
+
+    A baseline that has no network within the budget is left out, and said to be.
+    """
     config = at_budget(setting.config, budget)
     folder = claim(
         config.run / 'chosen' / budget_name(config),
@@ -99,10 +103,25 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
         path = folder / f'{name}.json'
         with _alone(config.run / 'preparing.lock'):
             if not path.exists():
-                widths = setting.space.to_widths(CHOOSE[name](setting._replace(config=config)))
-                save_json(path, {'widths': widths, 'ms': float(setting.table.predict(widths))})
-        found[name] = tuple(read_json(path)['widths'])
+                save_json(path, _chosen(name, setting._replace(config=config)))
+        stated = read_json(path)
+        if 'none' in stated:
+            progress.console.print(f'{name} is left out: {stated["none"]}', highlight=False)
+            continue
+        found[name] = tuple(stated['widths'])
+        search_widths.refuse_other_table(path.parent, stated['ms'], float(setting.table.predict(found[name])))
     return found
+
+
+def _chosen(name: str, setting: Setting) -> dict[str, Any]:
+    """Return what a method chooses, or why a baseline has nothing to choose."""
+    try:
+        widths = setting.space.to_widths(CHOOSE[name](setting))
+    except ValueError as error:
+        if name in ('joint', 'adaptive'):
+            raise
+        return {'none': str(error)}
+    return {'widths': widths, 'ms': float(setting.table.predict(widths))}
 
 
 def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Config:
@@ -194,13 +213,16 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
     for place, index in enumerate(order):
         widths, seed = jobs[index]
         folder = _final_folder(setting.config, widths, seed)
+        config = dataclasses.replace(setting.config, seed=seed)
         if (folder / 'result.json').exists():
+            train_subnet.claim_for(config, list(widths), folder)
             continue
         with _if_free(folder / 'training.lock') as free:
             if free:
                 title = f'Network {place + 1} of {len(jobs)}'
-                config = dataclasses.replace(setting.config, seed=seed)
-                train_subnet.train(config, setting.dataset, setting.space, list(widths), folder, title)
+                train_subnet.train(
+                    setting.config, setting.dataset, setting.space, list(widths), folder, title, seed
+                )
     results = [_final_folder(setting.config, *job) / 'result.json' for job in jobs]
     if not all(path.exists() for path in results):
         return None

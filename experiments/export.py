@@ -23,7 +23,7 @@ def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: st
     )
     table = LatencyTable.load(config.run / 'latency' / 'table.json')
     return deploy.export(
-        config.run / 'network' / folder_of(config).name,
+        config.run / ('network_adaptive' if config.supernet.adaptive else 'network') / folder_of(config).name,
         variables,
         space,
         widths,

@@ -15,7 +15,8 @@ from experiments.config import Config, parse
 from experiments.run_folder import Usage, claim, space_of
 from experiments.timing_process import Request
 from jcw import data
-from jcw.latency import design, samples, supervise
+from jcw.latency import design, drift, samples, supervise
+from jcw.latency.measure import Protocol, pending
 from jcw.space import SearchSpace
 
 SAMPLES = 'samples.jsonl'
@@ -23,6 +24,8 @@ SAMPLES = 'samples.jsonl'
 
 def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
+    if config.latency.runtime == 'command' and not config.latency.command:
+        raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     space = space_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
@@ -36,22 +39,22 @@ def measure(config: Config) -> Path:
 def time_networks(
     config: Config, space: SearchSpace, networks: Sequence[Sequence[int]] | np.ndarray, path: Path, title: str
 ) -> samples.Samples:
-    """Time networks that the file lacks, in a process pinned to the configured cores.
+    """Time networks that the file lacks or doubts, in a process pinned to the configured cores.
 
-    Times in all files of a run are in units of one reference, so that a device that is slower today than when the
-    table was made does not look like an error of the table.
+    Times in all files of a run are in units of one reference, and those returned have the elasticity of the table's
+    samples, so that a device slower today than when the table was made does not look like an error of the table.
 
     Raises:
       Usage: the process failed; its own words are above.
     """
-    if not path.exists() and (config.run / 'latency' / SAMPLES).exists():
-        samples.create(path, samples.read(config.run / 'latency' / SAMPLES).header)
+    first = config.run / 'latency' / SAMPLES
+    if not path.exists() and first.exists():
+        samples.create(path, samples.read(first).header)
     wanted = [[int(w) for w in widths] for widths in networks]
     held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
-    missing = [widths for widths in wanted if tuple(widths) not in held]
-    if missing:
+    if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
         _run(config, space, wanted, path, title, held & {tuple(widths) for widths in wanted})
-    return samples.read(path)
+    return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 
 def _run(
@@ -83,6 +86,8 @@ def _run(
         try:
             for line in supervise.lines(command):
                 sample = json.loads(line)
+                if 'refused' in sample:
+                    raise Usage(f'nothing can be timed: {sample["refused"]}')
                 if sample['failure']:
                     update(len(held), f'failed: {sample["failure"]}')
                     continue

@@ -49,7 +49,12 @@ class Correlation(NamedTuple):
 
 
 def spearman(predicted: np.ndarray, truth: np.ndarray, resamples: int = 2000) -> Correlation:
-    """Return the rank correlation of two vectors; its interval from resampling pairs, by a fixed generator."""
+    """Return the rank correlation of two vectors; its interval from resampling pairs, by a fixed generator.
+
+    It is not a number where one of them does not vary.
+    """
+    if min(len(np.unique(predicted)), len(np.unique(truth))) < 2:
+        return Correlation(np.nan, np.nan, np.nan)
     rng = np.random.default_rng(0)
     rows = rng.integers(0, len(truth), (resamples, len(truth)))
     ranks = [scipy_stats.rankdata(values[rows], axis=1) for values in (predicted, truth)]
@@ -86,8 +91,9 @@ def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networ
         for seed in config.ranking.seeds:
             folder = config.run / 'ranking' / 'standalone' / '-'.join(map(str, widths)) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
-            varied = dataclasses.replace(config, seed=seed)
-            _, result = train_subnet.train(varied, dataset, space, [int(w) for w in widths], folder, title)
+            _, result = train_subnet.train(
+                config, dataset, space, [int(w) for w in widths], folder, title, seed
+            )
             values.append(result['test_accuracy'])
         means.append(np.mean(values))
     return np.array(means)

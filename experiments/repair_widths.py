@@ -1,6 +1,6 @@
 """Time the best candidates on the device, correct the table and search again, until the measured latency holds.
 
-What joint search returns was measured, its confidence interval included, to lie within the budget, and no candidate
+What joint search returns was measured, some standard errors included, to lie within the budget, and no candidate
 is left that the corrected table puts within it and that would be better. The baselines are brought to hold the same
 measured budget: each is asked for the network of a budget corrected by how much slower its last one was than
 predicted, until that network has been timed.
@@ -40,21 +40,14 @@ def repair(
     if (folder / 'result.json').exists():
         return read_json(folder / 'result.json')
     losses = losses_of(config, dataset, space, supernet)
+    at = {
+        'uniform': lambda limit: space.to_widths(baselines.uniform(space, table.to_cost(), limit)),
+        'greedy': lambda limit: space.to_widths(slim(config, space, table, losses, limit)),
+    }
     others = [
-        Baseline(
-            'uniform',
-            lambda limit: space.to_widths(baselines.uniform(space, table.to_cost(), limit)),
-            found,
-            table,
-            settings.confidence,
-        ),
-        Baseline(
-            'greedy',
-            lambda limit: space.to_widths(slim(config, space, table, losses, limit)),
-            found,
-            table,
-            settings.confidence,
-        ),
+        Baseline(name, choose, found, table, settings.confidence)
+        for name, choose in at.items()
+        if name in found['methods']
     ]
     bench = Bench(config, space, others)
     joint = measured.repair(

@@ -70,7 +70,7 @@ def save_json(path: Path, value: Any) -> None:
 
 def _write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')  # processes may share the folder
     partial.write_text(json.dumps(value, indent=1, default=_plain) + '\n')
     os.replace(partial, path)
 

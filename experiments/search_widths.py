@@ -57,7 +57,7 @@ def folder_of(config: Config) -> Path:
 def search(
     config: Config, dataset: data.Dataset, space: SearchSpace, table: LatencyTable, supernet: Supernet
 ) -> dict[str, Any]:
-    """Return widths by method: joint, uniform and greedy; write them and the frontier."""
+    """Return widths by method: joint, and uniform and greedy where they reach the budget; write all of it."""
     limit = budget_ms(config, table)
     folder = claim(
         folder_of(config),
@@ -68,14 +68,17 @@ def search(
         seed=config.seed,
     )
     if (folder / 'result.json').exists():
-        return read_json(folder / 'result.json')
+        result = read_json(folder / 'result.json')
+        refuse_other_table(folder, result['base_ms'], float(table.predict(space.base)))
+        return result
     utility, cost = field_of(config, supernet, space), table.to_cost()
     solution = budget.solve(utility, cost, limit)
     frontier = budget.frontier(utility, cost, config.search.frontier)
+    losses = losses_of(config, dataset, space, supernet)
     choices = {
         'joint': np.asarray(solution.choices),
-        'uniform': baselines.uniform(space, cost, limit),
-        'greedy': slim(config, space, table, losses_of(config, dataset, space, supernet), limit),
+        **_within_reach('uniform', lambda: baselines.uniform(space, cost, limit)),
+        **_within_reach('greedy', lambda: slim(config, space, table, losses, limit)),
     }
     result = {
         'budget_ms': limit,
@@ -90,6 +93,28 @@ def search(
     }
     save_json(folder / 'result.json', result)
     return read_json(folder / 'result.json')
+
+
+def refuse_other_table(folder: Path, then_ms: float, now_ms: float) -> None:
+    """See that the table predicts for a network what it did when the folder's results were found.
+
+    Raises:
+      Usage: it was fitted anew since.
+    """
+    if not np.isclose(then_ms, now_ms, rtol=1e-9, atol=0):
+        raise Usage(
+            f'{folder} holds results of another latency table, by which a network took {then_ms:.4g} ms that now takes '
+            f'{now_ms:.4g} ms. Give another --run folder, or remove this one to search again.'
+        )
+
+
+def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what a baseline chooses; nothing where it has no network within the budget, which is said."""
+    try:
+        return {name: choose()}
+    except ValueError as error:
+        progress.console.print(f'{name} is left out: {error}', highlight=False)
+        return {}
 
 
 def explain(
@@ -161,10 +186,12 @@ def slim(
 
 
 def losses_of(config: Config, dataset: data.Dataset, space: SearchSpace, supernet: Supernet) -> 'Losses':
-    """Return the loss of the supernet's subnets on validation images, by choices, remembered on disk."""
+    """Return the loss of the supernet's subnets on validation images, by choices, remembered beside the supernet."""
     images = config.search.greedy_images
+    if images < 1:
+        raise Usage(f'search.greedy_images must be positive, got {images}')
     measure = SubnetLoss(config, dataset, space, supernet.variables, images)
-    path = folder_of(config).parent / f'losses_{images}.jsonl'
+    path = supernet_folder(config) / f'losses_{images}.jsonl'
     return Losses(path, lambda choices: float(measure(space.to_widths(choices)).loss))
 
 
@@ -186,7 +213,12 @@ class Losses:
     def __call__(self, choices: np.ndarray) -> float:
         key = tuple(int(c) for c in choices)
         if key not in self._known:
-            self._known[key] = float(self._loss(choices))
+            value = float(self._loss(choices))
+            if not np.isfinite(value):
+                raise Usage(
+                    f'the validation loss of the subnet of choices {list(key)} is {value}: nothing to search by'
+                )
+            self._known[key] = value
             with self._path.open('a') as file:
                 file.write(f'[{list(key)}, {self._known[key]}]\n')
         return self._known[key]

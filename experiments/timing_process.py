@@ -41,7 +41,7 @@ def main() -> None:
     else:
         with contextlib.suppress(OSError):
             os.nice(-10)  # where it is allowed: whatever else wants this core is to wait
-        _time(request, request_file)
+        _time_or_say_why_not(request, request_file)
 
 
 def _pin(cores: list[int]) -> None:
@@ -91,6 +91,17 @@ def _runtime(request: Request, request_file: str):
         return xla.XlaRuntime(_build(request), options=xla.FAST_COMPILE)
     command = [sys.executable, '-m', 'experiments.timing_process', request_file, '--compile', '{directory}']
     return xla.XlaRuntime(_build(request), options=xla.FAST_COMPILE, ahead=ahead.CompileAhead(command))
+
+
+def _time_or_say_why_not(request: Request, request_file: str) -> None:
+    """Time the networks; what another start would not cure is said in a line instead of raised."""
+    from jcw.latency.runtimes.protocol import RuntimeFailure
+
+    try:
+        _time(request, request_file)
+    except (RuntimeFailure, ValueError) as error:
+        reference = 'the reference network cannot be timed: ' if isinstance(error, RuntimeFailure) else ''
+        print(json.dumps({'refused': f'{reference}{error}'}), flush=True)
 
 
 def _time(request: Request, request_file: str) -> None:

@@ -1,5 +1,6 @@
 """Train a found network, test it, and time it on the device."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from experiments.config import Config, parse
 from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import folder_of
-from experiments.train_supernet import batches, load_data
+from experiments.train_supernet import batches, load_data, steps_of
 from experiments.train_supernet import train as read_supernet
 from jcw import data
 from jcw.latency import samples
@@ -25,16 +26,22 @@ from jcw.train.state import TrainState, init_state, start_from
 
 
 def train(
-    config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], folder: Path, title: str
+    config: Config,
+    dataset: data.Dataset,
+    space: SearchSpace,
+    widths: list[int],
+    folder: Path,
+    title: str,
+    seed: int | None = None,
 ) -> tuple[Variables, dict[str, Any]]:
     """Train a network of these widths, or continue, or read it back; return its variables and accuracies.
 
+    The seed is of this training alone, by default the run's; the supernet's stays the run's.
     With `subnet.ema` the variables are the average of the weights, batch statistics re-estimated for it.
     """
-    settings = config.subnet
-    claim(folder, data=config.data, space=config.space, subnet=settings, widths=widths, seed=config.seed)
-    steps_per_epoch = len(dataset.train) // settings.batch
-    num_steps = round(settings.epochs * steps_per_epoch)
+    settings, run = config.subnet, config
+    config = config if seed is None else dataclasses.replace(config, seed=seed)
+    steps_per_epoch, num_steps = steps_of(dataset, settings.batch, settings.epochs)
     optimiser = optim.sgd(
         settings.learning_rate * settings.batch / 256,
         num_steps,
@@ -45,9 +52,10 @@ def train(
     )
     if settings.ema:
         optimiser = optim.with_average(optimiser, settings.ema)
+    claim_for(config, widths, folder)
     net = network(space, widths)
     if settings.from_supernet:
-        supernet = read_supernet(config, dataset, space)
+        supernet = read_supernet(run, dataset, space)
         carry = start_from(slice_variables(supernet.variables, space, widths), optimiser)
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
@@ -68,6 +76,11 @@ def train(
     with Checkpoints(folder / 'checkpoints') as checkpoints:
         state, _ = checkpoints.restore(carry)
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
+
+
+def claim_for(config: Config, widths: list[int], folder: Path) -> None:
+    """Make the folder of a network's training, or see that it was made under the same settings."""
+    claim(folder, data=config.data, space=config.space, subnet=config.subnet, widths=widths, seed=config.seed)
 
 
 def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser, batch_of):
@@ -132,12 +145,21 @@ def _accuracy(dataset: data.Dataset, net: Network) -> Callable[[Variables, data.
 def measured(
     config: Config, space: SearchSpace, networks: list[list[int]]
 ) -> dict[tuple[int, ...], samples.Sample]:
-    """Time finished networks on the device; those already timed are read back."""
+    """Time finished networks on the device; those already timed are read back.
+
+    Raises:
+      Usage: one of them cannot be timed.
+    """
     from experiments.measure_latency import time_networks
 
     path = config.run / 'latency' / 'finals.jsonl'
-    timed = time_networks(config, space, networks, path, 'Timing the results')
-    return {sample.widths: sample for sample in timed.timed}
+    read = time_networks(config, space, networks, path, 'Timing the results')
+    times = {sample.widths: sample for sample in read.timed}
+    for widths in networks:
+        if tuple(widths) not in times:
+            reasons = '; '.join(sample.failure for sample in read.samples if sample.widths == tuple(widths))
+            raise Usage(f'network {list(widths)} could not be timed: {reasons}')
+    return times
 
 
 def timed(
@@ -177,7 +199,8 @@ def main(config: Config) -> None:
 
 def subnet_folder(config: Config, method: str) -> Path:
     """Return the folder of a method's trained network at the configured budget."""
-    return config.run / 'subnets' / folder_of(config).name / method
+    networks = 'subnets_adaptive' if config.supernet.adaptive else 'subnets'
+    return config.run / networks / folder_of(config).name / method
 
 
 if __name__ == '__main__':

@@ -77,8 +77,8 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
     wanted = {'data': config.data, 'space': config.space, 'supernet': settings, 'seed': config.seed}
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
+    carry, optimiser, num_steps = start_of(config, dataset, space)  # settings it refuses claim nothing
     folder = claim(folder_of(config), **wanted)
-    carry, optimiser, num_steps = start_of(config, dataset, space)
     if not (folder / 'result.json').exists():
         with (
             batches(config, dataset, settings.batch) as batch_of,
@@ -101,13 +101,28 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
     return Supernet(state.variables, width_stats)
 
 
+def steps_of(dataset: data.Dataset, batch: int, epochs: float) -> tuple[int, int]:
+    """Return the steps of an epoch and of the whole training.
+
+    Raises:
+      Usage: there is not a single step.
+    """
+    steps_per_epoch = len(dataset.train) // batch if batch > 0 else 0
+    num_steps = round(epochs * steps_per_epoch) if epochs > 0 else 0
+    if num_steps < 1:
+        raise Usage(
+            f'{epochs:g} epochs of {len(dataset.train)} training images in batches of {batch} are no step at all: '
+            'take a smaller batch or more epochs'
+        )
+    return steps_per_epoch, num_steps
+
+
 def start_of(
     config: Config, dataset: data.Dataset, space: SearchSpace
 ) -> tuple[Carry, optax.GradientTransformation, int]:
     """Return what training begins with, its optimiser and the number of its steps."""
     settings = config.supernet
-    steps_per_epoch = len(dataset.train) // settings.batch
-    num_steps = round(settings.epochs * steps_per_epoch)
+    steps_per_epoch, num_steps = steps_of(dataset, settings.batch, settings.epochs)
     optimiser = optim.sgd(
         settings.learning_rate * settings.batch / 256,
         num_steps,

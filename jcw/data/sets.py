@@ -137,14 +137,21 @@ def _prepared(name: str, data_dir: str | Path | None) -> tuple[Any, tuple[str, s
     import tensorflow_datasets as tfds
 
     prepared = (Path(name) / 'dataset_info.json').exists()
+    if not prepared and (Path(name).is_absolute() or name.startswith('.') or Path(name).is_dir()):
+        raise ValueError(
+            f'{name} holds no images: expected a folder of train/CLASS/*, or a directory with dataset_info.json'
+        )
     try:
         builder = tfds.builder_from_directory(name) if prepared else tfds.builder(name, data_dir=data_dir)
+        if not builder.info.splits:
+            raise FileNotFoundError('it was never prepared')
         splits = _splits(builder.info.splits)
         builder.as_data_source(split=splits[0])
     except (tfds.core.DatasetNotFoundError, AssertionError, FileNotFoundError) as error:
         raise ValueError(
             f'no prepared set {name!r} in {data_dir or "the default data directory"}: name one prepared by '
-            f"tensorflow-datasets, a path to a prepared directory or to a folder of images, or 'digits' ({error})"
+            "tensorflow-datasets, a path to a prepared directory or to a folder of images, or 'digits' "
+            f'({next(iter(str(error).splitlines()), "")})'
         ) from error
     return builder, splits
 
@@ -189,6 +196,7 @@ def _files(folder: Path, class_names: tuple[str, ...]) -> _Files:
         for label, class_name in enumerate(class_names)
         if (folder / class_name).is_dir()
         for path in sorted((folder / class_name).iterdir())
+        if not path.name.startswith('.')
     ]
     if not found:
         raise ValueError(f'{folder} holds no images')
@@ -200,8 +208,11 @@ def _read_files(files: _Files) -> Examples:
 
     images = []
     for path in files.paths:
-        with Image.open(path) as image:
-            images.append(np.asarray(image.convert('L' if image.mode == 'L' else 'RGB')))
+        try:
+            with Image.open(path) as image:
+                images.append(np.asarray(image.convert('L' if image.mode == 'L' else 'RGB')))
+        except OSError as error:
+            raise ValueError(f'{path} is not an image that can be read: {error}') from None
     stacked = _stack(images)
     return Examples(stacked if stacked.ndim == 4 else stacked[..., None], files.labels)
 

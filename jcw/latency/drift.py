@@ -9,13 +9,14 @@ from jcw.latency.location import locate, uninterrupted
 from jcw.latency.samples import Sample, Samples
 
 
-def corrected(samples: Samples) -> Samples:
+def corrected(samples: Samples, others: Samples | None = None) -> Samples:
     """Estimate every network's time anew, for a reference that takes the time stated in the header.
 
     When a neighbour takes half of a core's speed, a network and the reference do not slow down by the same
-    factor: c ~ r^elasticity. The elasticity is common to all networks and estimated from them.
+    factor: c ~ r^elasticity. The elasticity is common to all networks and estimated from them, or from `others`,
+    where these are few.
     """
-    elasticity = estimate_elasticity(samples)
+    elasticity = estimate_elasticity(others or samples)
     normal_ms = samples.header.reference_ms
     return samples._replace(samples=tuple(_relocate(s, elasticity, normal_ms) for s in samples.samples))
 

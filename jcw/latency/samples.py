@@ -77,8 +77,9 @@ class Sample:
       ms: the estimate, ms per call, for a reference as fast as the header says; NaN for a failure.
       error: its standard error, relative.
       calls_ms: every call of the network, visit by visit.
-      reference_ms: beside every call, the mean of the reference's calls before and after it.
-      outliers: calls whose ratio to the reference is far from the others'.
+      reference_ms: beside every call, the mean of the reference's calls before and after it, or the lesser of the two
+        where the other was interrupted.
+      outliers: calls left out as interrupted.
       attempt: how many times the network has been timed, this time included.
       opening_s: time to build and compile the network, s.
       failure: empty, or what went wrong.

@@ -68,7 +68,7 @@ def repair(
     spread: float = 0.1,
     max_rounds: int = 8,
 ) -> Repaired:
-    """Find the best network whose measured latency, with its confidence interval, is within the budget.
+    """Find the best network whose measured latency, with `confidence` standard errors, is within the budget.
 
     Each round times the `k` best networks that the corrected table puts within the budget, that were not timed yet
     and that would beat the best one found to hold it; where the table puts none there, the one it holds fastest.
@@ -86,7 +86,7 @@ def repair(
       max_rounds: after so many rounds it ends anyway.
 
     Raises:
-      ValueError: an argument out of range, or a measured latency that is not positive.
+      ValueError: an argument out of range, a measured latency that is not positive, or an error that is unknown.
     """
     if budget <= 0 or k < 1 or confidence < 0 or spread <= 0 or max_rounds < 1:
         raise ValueError(
@@ -176,6 +176,8 @@ def _time(
     measured, error = (np.asarray(values, np.float64) for values in measure(widths))
     if measured.shape != (len(widths),) or not (np.isfinite(measured) & (measured > 0)).all():
         raise ValueError(f'expected {len(widths)} positive latencies from measure, got {measured}')
+    if error.shape != measured.shape or not (np.isfinite(error) & (error >= 0)).all():
+        raise ValueError(f'expected a relative standard error of each latency from measure, got {error}')
     value, predicted, expected = (evaluate(field, choices) for field in (utility, cost, corrected))
     return Round(widths, value, predicted, expected, measured, error)
 
