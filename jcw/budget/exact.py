@@ -31,7 +31,8 @@ class Solution(NamedTuple):
       utility: its utility; -inf where infeasible.
       cost: its cost, [costs] if several were given. Where infeasible, the smallest reachable one (with several
         costs, those of the configuration whose costs, each over its greatest, have the least sum).
-      upper_bound: no configuration within the budget has a greater utility; -inf where infeasible.
+      upper_bound: no configuration within the budget has a greater utility; -inf where infeasible. Sums round: one
+        that meets the budget to the last bits may count as beyond it, where another of equal cost does.
       feasible: whether a configuration within the budget was found; where not, `upper_bound` -inf says that
         there is none.
     """
