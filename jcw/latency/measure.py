@@ -117,7 +117,7 @@ def _measure(
             while wanted or line.timings:
                 if wanted and _room(line, wanted[0][0], suspects):
                     runtime.prefetch([widths for widths, _ in wanted])
-                    _mark(path, [*(timing.widths for timing in line.timings), wanted[0][0]])
+                    _mark(path, [*((timing.widths, timing.attempt) for timing in line.timings), wanted[0]])
                     line.put(*wanted.popleft())
                 line.visit()
                 for sample in line.take():
@@ -152,7 +152,7 @@ def _mark_file(path: Path) -> Path:
     return path.with_name(path.name + '.timing')
 
 
-def _mark(path: Path, networks: Sequence[Widths]) -> None:
+def _mark(path: Path, networks: Sequence[tuple[Widths, int]]) -> None:
     written = path.with_name(path.name + '.timing.new')
     written.write_text(json.dumps(networks))
     os.replace(written, _mark_file(path))
@@ -162,5 +162,6 @@ def _in_flight(path: Path) -> set[Widths]:
     """Return the networks that were being timed when the process died."""
     if not _mark_file(path).exists():
         return set()
-    marked = {tuple(widths) for widths in json.loads(_mark_file(path).read_text())}
-    return marked - {sample.widths for sample in samples.read(path).timed}
+    recorded = {sample.widths: sample.attempt for sample in samples.read(path).samples}
+    marked = [(tuple(widths), attempt) for widths, attempt in json.loads(_mark_file(path).read_text())]
+    return {widths for widths, attempt in marked if recorded.get(widths, 0) < attempt}

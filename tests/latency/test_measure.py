@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -109,6 +111,32 @@ def test_a_network_that_kills_the_process_is_given_up_and_the_others_go_on(tmp_p
     assert deaths <= 1 + QUICK.attempts
     assert {s.widths: s.failure for s in held.samples if s.failure} == {deadly: DIED}
     assert len(held.timed) == 5
+
+
+def test_a_network_that_kills_the_process_when_timed_again_keeps_its_first_timing(tmp_path):
+    path, wanted = tmp_path / 's.jsonl', networks(3)
+    protocol = dataclasses.replace(QUICK, doubt=0.0, attempts=2)
+    deadly = tuple(wanted[1])
+    mark, left_behind, opened = tmp_path / 's.jsonl.timing', [], []
+
+    def killed(widths):
+        opened.append(widths)
+        if widths == deadly and opened.count(deadly) > 1:
+            left_behind.append(mark.read_text())
+            raise KeyboardInterrupt
+        return ''
+
+    deaths = 0
+    for _ in range(10):
+        try:
+            list(measure(device(failing=killed), SPACE, wanted, path, batch=8, protocol=protocol))
+            break
+        except KeyboardInterrupt:
+            deaths += 1
+            mark.write_text(left_behind[-1])
+    held = samples.read(path)
+    assert 0 < deaths <= 1 + protocol.attempts
+    assert {s.widths for s in held.timed} == {tuple(widths) for widths in wanted}
 
 
 def test_stopping_on_purpose_blames_no_network(tmp_path):
