@@ -268,6 +268,7 @@ TINY_IMAGENET100 = Config(
     run=Path('runs/tiny_imagenet100'),
     data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_32_COARSE),
+    latency=LatencyConfig(networks=150, batch=32, attempts=2),
     supernet=SupernetConfig(
         epochs=6, batch=128, learning_rate=0.2, warmup_epochs=0.5, recalibration_images=512
     ),
@@ -275,7 +276,7 @@ TINY_IMAGENET100 = Config(
     subnet=SubnetConfig(
         epochs=8, batch=128, learning_rate=0.2, warmup_epochs=0.5, label_smoothing=0, mixup=0
     ),
-    compare=CompareConfig(budgets=(0.25, 0.5), methods=('joint', 'adaptive', 'greedy', 'uniform')),
+    compare=CompareConfig(budgets=(0.55, 0.75), methods=('joint', 'adaptive', 'greedy', 'uniform')),
 )
 IMAGENET2012 = Config(
     run=Path('runs/imagenet2012'),
