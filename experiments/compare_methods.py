@@ -8,8 +8,8 @@ processes share the trainings among them.
 
 import dataclasses
 import fcntl
-import json
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from experiments import (
+    comparison,
     fit_latency,
     measure_latency,
     plots,
@@ -26,23 +27,15 @@ from experiments import (
     train_subnet,
     train_supernet,
 )
+from experiments.comparison import Widths
 from experiments.config import Config, parse
 from experiments.run_folder import budget_name, claim, read_json, save_json, space_of
+from experiments.training import load_data
+from jcw import budget as budgets
 from jcw import data
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines
 from jcw.space import SearchSpace
-
-Widths = tuple[int, ...]
-
-COLOURS = {
-    'joint': '#0b6e4f',
-    'adaptive': '#6bbf59',
-    'greedy': '#3d5a80',
-    'uniform': '#b0413e',
-    'random': '#c69c6d',
-    'flops': '#7b5ea7',
-}
 
 
 class Setting(NamedTuple):
@@ -52,6 +45,8 @@ class Setting(NamedTuple):
     dataset: data.Dataset
     space: SearchSpace
     table: LatencyTable
+    supernet: Callable[[], train_supernet.Supernet]  # trained, or read, when it is first asked for
+    losses: Callable[[], search_widths.Losses]  # of its subnets
 
 
 def main(config: Config) -> None:
@@ -64,24 +59,31 @@ def main(config: Config) -> None:
         return
     with _alone(config.run / 'preparing.lock'):
         times = train_subnet.measured(config, setting.space, [list(widths) for widths in networks])
-    rows = table_of(setting, chosen, accuracies, {w: times[w] for w in networks})
+    rows = comparison.table_of(setting.table, chosen, accuracies, times)
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
-    (folder / 'table.md').write_text(markdown(rows))
-    plots.save(folder / 'accuracy.png', draw(rows))
+    (folder / 'table.md').write_text(comparison.markdown(rows))
+    plots.save(folder / 'accuracy.png', comparison.draw(rows))
     if 'adaptive' in config.compare.methods:
-        plots.save(folder / 'entropy.png', draw_narrowing(config))
-    progress.console.print(markdown(rows), highlight=False)
+        metrics = {
+            budget: train_supernet.folder_of(at_budget(config, budget, adaptive=True)) / 'metrics.jsonl'
+            for budget in config.compare.budgets
+        }
+        plots.save(folder / 'entropy.png', comparison.draw_narrowing(metrics))
+    progress.console.print(comparison.markdown(rows), highlight=False)
     progress.console.print(f'Written to {folder}')
 
 
 def _prepare(config: Config) -> Setting:
-    dataset = train_supernet.load_data(config)
+    dataset = load_data(config)
     with _alone(config.run / 'preparing.lock'):
         measure_latency.measure(config)
         table = fit_latency.fit(config)
         progress.console.print(fit_latency.describe(config.run / 'latency'), highlight=False)
-    return Setting(config, dataset, space_of(config, dataset), table)
+    space, plain = space_of(config, dataset), at_budget(config, config.search.budget)
+    supernet = functools.cache(lambda: train_supernet.train(plain, dataset, space))
+    losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, space, supernet()))
+    return Setting(config, dataset, space, table, supernet, losses)
 
 
 def choose(setting: Setting, budget: float) -> dict[str, Widths]:
@@ -132,20 +134,18 @@ def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Confi
 
 
 def _joint(setting: Setting) -> np.ndarray:
-    return _solved(setting, setting.config)
+    return _solved(setting, setting.supernet())
 
 
 def _adaptive(setting: Setting) -> np.ndarray:
-    return _solved(setting, at_budget(setting.config, setting.config.search.budget, adaptive=True))
+    config = at_budget(setting.config, setting.config.search.budget, adaptive=True)
+    return _solved(setting, train_supernet.train(config, setting.dataset, setting.space))
 
 
-def _solved(setting: Setting, config: Config) -> np.ndarray:
-    from jcw import budget
-
-    limit, cost = search_widths.budget_ms(config, setting.table), setting.table.to_cost()
-    supernet = train_supernet.train(config, setting.dataset, setting.space)
-    utility = search_widths.field_of(config, supernet, setting.space)
-    return np.asarray(budget.solve(utility, cost, limit).choices)
+def _solved(setting: Setting, supernet: train_supernet.Supernet) -> np.ndarray:
+    limit = search_widths.budget_ms(setting.config, setting.table)
+    utility = search_widths.field_of(setting.config, supernet, setting.space)
+    return np.asarray(budgets.solve(utility, setting.table.to_cost(), limit).choices)
 
 
 def _uniform(setting: Setting) -> np.ndarray:
@@ -153,20 +153,15 @@ def _uniform(setting: Setting) -> np.ndarray:
     return baselines.uniform(setting.space, setting.table.to_cost(), limit)
 
 
-def _losses(setting: Setting) -> search_widths.Losses:
-    config, dataset, space, _ = setting
-    return search_widths.losses_of(config, dataset, space, train_supernet.train(config, dataset, space))
-
-
 def _greedy(setting: Setting) -> np.ndarray:
     limit = search_widths.budget_ms(setting.config, setting.table)
-    return search_widths.slim(setting.config, setting.space, setting.table, _losses(setting), limit)
+    return search_widths.slim(setting.config, setting.space, setting.table, setting.losses(), limit)
 
 
 def _random(setting: Setting) -> np.ndarray:
     """Search at random with as many evaluations as greedy needed, or needs, for this budget."""
-    config, _, space, table = setting
-    limit, cost, losses = search_widths.budget_ms(config, table), table.to_cost(), _losses(setting)
+    config, space, table, losses = setting.config, setting.space, setting.table, setting.losses()
+    limit = search_widths.budget_ms(config, table)
     asked: dict[Widths, None] = {}
 
     def noted(choices: np.ndarray) -> float:
@@ -184,15 +179,14 @@ def _random(setting: Setting) -> np.ndarray:
             return value
 
         key = jax.random.key(config.seed + 4)
-        return baselines.random_search(key, space, shown, cost, limit, evaluations)
+        return baselines.random_search(key, space, shown, table.to_cost(), limit, evaluations)
 
 
 def _flops(setting: Setting) -> np.ndarray:
-    config, dataset, space, table = setting
-    supernet = train_supernet.train(config, dataset, space)
-    utility = search_widths.field_of(config, supernet, space)
-    limit = search_widths.budget_ms(config, table)
-    return baselines.by_proxy(utility, flops_table(space).to_cost(), table.to_cost(), limit)
+    limit = search_widths.budget_ms(setting.config, setting.table)
+    utility = search_widths.field_of(setting.config, setting.supernet(), setting.space)
+    flops = flops_table(setting.space).to_cost()
+    return baselines.by_proxy(utility, flops, setting.table.to_cost(), limit)
 
 
 CHOOSE = {
@@ -213,9 +207,8 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
     for place, index in enumerate(order):
         widths, seed = jobs[index]
         folder = _final_folder(setting.config, widths, seed)
-        config = dataclasses.replace(setting.config, seed=seed)
         if (folder / 'result.json').exists():
-            train_subnet.claim_for(config, list(widths), folder)
+            train_subnet.claim_for(dataclasses.replace(setting.config, seed=seed), list(widths), folder)
             continue
         with _if_free(folder / 'training.lock') as free:
             if free:
@@ -232,116 +225,6 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
 
 def _final_folder(config: Config, widths: Widths, seed: int) -> Path:
     return config.run / 'finals' / '-'.join(map(str, widths)) / f'seed_{seed}'
-
-
-def table_of(
-    setting: Setting,
-    chosen: dict[float, dict[str, Widths]],
-    accuracies: dict[Widths, list[float]],
-    times: dict[Widths, Any],
-) -> list[dict[str, Any]]:
-    """Return a row per budget and method; gains are relative, with the standard error over seeds."""
-    flops = flops_table(setting.space)
-    rows = []
-    for budget, found in chosen.items():
-        for name, widths in found.items():
-            values = np.array(accuracies[widths])
-            rows.append(
-                {
-                    'budget': budget,
-                    'budget_ms': budget * float(setting.table.predict(setting.space.base)),
-                    'method': name,
-                    'predicted_ms': float(setting.table.predict(widths)),
-                    'measured_ms': times[widths].ms,
-                    'measured_error': times[widths].error,
-                    'mflops': float(flops.predict(widths)) / 1e6,
-                    'test_accuracies': values,
-                    'mean': values.mean(),
-                    'error': standard_error(values),
-                    **{
-                        f'gain_over_{other}': gain(values, np.array(accuracies[found[other]]))
-                        for other in ('greedy', 'uniform')
-                        if other in found and found[other] != widths
-                    },
-                    'widths': widths,
-                }
-            )
-    return rows
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Return the standard error of the mean; NaN for one value."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float('nan')
-
-
-def gain(values: np.ndarray, others: np.ndarray) -> list[float]:
-    """Return the relative gain of one mean over another, and its standard error, to first order."""
-    mean, other = values.mean(), others.mean()
-    ratio = mean / other
-    error = ratio * np.hypot(standard_error(values) / mean, standard_error(others) / other)
-    return [float(ratio - 1), float(error)]
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table as Markdown."""
-    head = (
-        '| budget | method | predicted | measured | MFLOPs | test accuracy | over greedy | over uniform | widths |\n'
-        '|---|---|---|---|---|---|---|---|---|\n'
-    )
-    return head + ''.join(_line(row) for row in rows)
-
-
-def _line(row: dict[str, Any]) -> str:
-    gains = [
-        f'{row[key][0]:+.1%} ± {row[key][1]:.1%}' if key in row else ''
-        for key in ('gain_over_greedy', 'gain_over_uniform')
-    ]
-    cells = (
-        f'{row["budget"]:.0%}',
-        row['method'],
-        f'{row["predicted_ms"]:.3f} ms',
-        f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
-        f'{row["mflops"]:.2f}',
-        f'{row["mean"]:.2%} ± {row["error"]:.2%}',
-        *gains,
-        ' '.join(map(str, row['widths'])),
-    )
-    return f'| {" | ".join(cells)} |\n'
-
-
-def draw(rows: list[dict[str, Any]]):
-    """Draw accuracy against measured latency, a line per method."""
-    figure, axes = plots.axes(6.5, 4.5)
-    for name in dict.fromkeys(row['method'] for row in rows):
-        own = sorted((row for row in rows if row['method'] == name), key=lambda row: row['measured_ms'])
-        axes.errorbar(
-            [row['measured_ms'] for row in own],
-            [100 * row['mean'] for row in own],
-            yerr=[100 * row['error'] for row in own],
-            label=name,
-            color=COLOURS[name],
-            marker='o',
-            capsize=2,
-        )
-    axes.set(xlabel='measured latency (ms per call)', ylabel='test accuracy (%), mean and standard error')
-    axes.legend(frameon=False)
-    return figure
-
-
-def draw_narrowing(config: Config):
-    """Draw the entropy of the draws over the training of each adaptive supernet, a line per budget."""
-    figure, axes = plots.axes(5, 3.5)
-    for budget in config.compare.budgets:
-        path = train_supernet.folder_of(at_budget(config, budget, adaptive=True)) / 'metrics.jsonl'
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        axes.plot(
-            [line['step'] for line in lines],
-            [line['entropy'] for line in lines],
-            label=f'budget {budget:.0%}',
-        )
-    axes.set(xlabel='training step', ylabel='entropy of the draws (nats)', ylim=(0, None))
-    axes.legend(frameon=False)
-    return figure
 
 
 @contextmanager

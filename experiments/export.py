@@ -7,7 +7,7 @@ from experiments.config import Config, parse
 from experiments.run_folder import space_of
 from experiments.search_widths import folder_of
 from experiments.train_subnet import found, subnet_folder, timed, train
-from experiments.train_supernet import load_data
+from experiments.training import load_data
 from jcw import data, deploy
 from jcw.latency.table import LatencyTable
 from jcw.space import SearchSpace

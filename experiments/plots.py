@@ -4,6 +4,16 @@ import io
 from pathlib import Path
 from typing import Any
 
+COLOURS = {
+    'joint': '#0b6e4f',
+    'adaptive': '#6bbf59',
+    'greedy': '#3d5a80',
+    'uniform': '#b0413e',
+    'random': '#c69c6d',
+    'flops': '#7b5ea7',
+    'base': '#9a9a9a',
+}
+
 
 def axes(width: float, height: float) -> tuple[Any, Any]:
     """Return a figure and its axes, inches wide and high."""

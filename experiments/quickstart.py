@@ -20,11 +20,12 @@ from experiments import (
 from experiments.config import Config, parse
 from experiments.progress import console
 from experiments.run_folder import save_json, space_of
+from experiments.training import load_data
 
 
 def main(config: Config) -> None:
     began = time.monotonic()
-    dataset = train_supernet.load_data(config)
+    dataset = load_data(config)
     space = space_of(config, dataset)
     console.print(
         f'{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)} validation and '

@@ -15,6 +15,8 @@ from scipy import stats as scipy_stats
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig, parse
 from experiments.run_folder import claim, read_json, save_json, space_of
+from experiments.subnet_loss import SubnetLoss
+from experiments.training import load_data
 from jcw import data
 from jcw.latency.table import flops_table
 from jcw.mrf import ChainMRF
@@ -66,7 +68,7 @@ def spearman(predicted: np.ndarray, truth: np.ndarray, resamples: int = 2000) ->
 
 
 def main(config: Config) -> None:
-    dataset = train_supernet.load_data(config)
+    dataset = load_data(config)
     space = space_of(config, dataset)
     rng = np.random.default_rng(config.seed + 5)
     drawn = (rng.random((config.ranking.random, space.num_layers)) * space.num_choices).astype(np.int32)
@@ -136,7 +138,7 @@ def _losses(
 ) -> np.ndarray:
     folder = claim(config.run / f'losses{"" if recalibrated else "_raw"}', networks=widths.tolist())
     if not (folder / 'result.json').exists():
-        measure = train_supernet.SubnetLoss(
+        measure = SubnetLoss(
             config,
             dataset,
             space,

@@ -17,7 +17,8 @@ from experiments.config import Config, parse
 from experiments.measure_latency import time_networks
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import field_of, folder_of, losses_of, search, slim
-from experiments.train_supernet import Supernet, load_data, train
+from experiments.train_supernet import Supernet, train
+from experiments.training import load_data
 from jcw import data
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines

@@ -16,8 +16,6 @@ from jcw.data import Dataset
 from jcw.latency.table import LatencyTable, flops_table, params_table
 from jcw.space import SearchSpace
 
-COLOURS = {'joint': '#0b6e4f', 'uniform': '#b0413e', 'greedy': '#3d5a80', 'base': '#9a9a9a'}
-
 
 def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row per method: widths, latency, parameters, FLOPs and accuracy."""
@@ -85,7 +83,7 @@ def draw_latency(fit: dict[str, Any]) -> bytes:
     label = f'from FLOPs: NRMSE {fit["flops"]["nrmse"]:.1%}'
     axes.scatter(measured, fit['flops_ms'], s=10, color='#c9c9c9', label=label)
     label = f'table, held out: NRMSE {fit["held_out"]["nrmse"]:.1%}'
-    axes.scatter(measured, fit['predicted_ms'], s=10, color=COLOURS['joint'], label=label)
+    axes.scatter(measured, fit['predicted_ms'], s=10, color=plots.COLOURS['joint'], label=label)
     axes.set(xlabel='measured latency (ms per call)', ylabel='predicted latency (ms per call)')
     axes.legend(frameon=False)
     return plots.png(figure)
@@ -94,9 +92,11 @@ def draw_latency(fit: dict[str, Any]) -> bytes:
 def draw_frontier(result: dict[str, Any]) -> bytes:
     """Draw the best utility at every budget, and where the budget lies."""
     figure, axes = plots.axes(5, 4.2)
-    axes.step(result['frontier']['ms'], result['frontier']['utility'], where='post', color=COLOURS['joint'])
+    axes.step(
+        result['frontier']['ms'], result['frontier']['utility'], where='post', color=plots.COLOURS['joint']
+    )
     axes.axvline(result['budget_ms'], color='black', linewidth=0.8, linestyle='--', label='budget')
-    axes.axvline(result['base_ms'], color=COLOURS['base'], linewidth=0.8, label='base network')
+    axes.axvline(result['base_ms'], color=plots.COLOURS['base'], linewidth=0.8, label='base network')
     axes.set(xlabel='predicted latency (ms per call)', ylabel='best utility (nats against the largest)')
     axes.legend(frameon=False)
     return plots.png(figure)
@@ -109,7 +109,7 @@ def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
     bar = 0.8 / len(named)
     for i, (name, widths) in enumerate(named.items()):
         places = np.arange(space.num_layers) + (i - (len(named) - 1) / 2) * bar
-        axes.bar(places, widths, width=bar, label=name, color=COLOURS.get(name))
+        axes.bar(places, widths, width=bar, label=name, color=plots.COLOURS.get(name))
     axes.set(xlabel='layer', ylabel='channels', xticks=range(space.num_layers))
     axes.legend(frameon=False, ncols=len(named))
     return plots.png(figure)

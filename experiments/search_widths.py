@@ -11,8 +11,10 @@ import numpy as np
 from experiments import progress
 from experiments.config import Config, parse
 from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
-from experiments.train_supernet import SubnetLoss, Supernet, load_data, train
+from experiments.subnet_loss import SubnetLoss
+from experiments.train_supernet import Supernet, train
 from experiments.train_supernet import folder_of as supernet_folder
+from experiments.training import load_data
 from jcw import budget, data
 from jcw.latency.table import LatencyTable
 from jcw.mrf import ChainMRF

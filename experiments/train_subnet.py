@@ -12,8 +12,8 @@ from experiments.config import Config, parse
 from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import folder_of
-from experiments.train_supernet import batches, load_data, steps_of
 from experiments.train_supernet import train as read_supernet
+from experiments.training import batches, calibration_images, load_data, optimiser_of, steps_per_epoch
 from jcw import data
 from jcw.latency import samples
 from jcw.nets.mobilenet import Network, Variables, network
@@ -41,15 +41,7 @@ def train(
     """
     settings, run = config.subnet, config
     config = config if seed is None else dataclasses.replace(config, seed=seed)
-    steps_per_epoch, num_steps = steps_of(dataset, settings.batch, settings.epochs)
-    optimiser = optim.sgd(
-        settings.learning_rate * settings.batch / 256,
-        num_steps,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
+    optimiser, num_steps = optimiser_of(settings, dataset)
     if settings.ema:
         optimiser = optim.with_average(optimiser, settings.ema)
     claim_for(config, widths, folder)
@@ -69,7 +61,7 @@ def train(
                 batch=settings.batch,
                 report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
                 score=_score(dataset, net) if config.launch.keep_best else None,
-                **launch.loop_settings(config, steps_per_epoch),
+                **launch.loop_settings(config, steps_per_epoch(dataset, settings.batch)),
             )
         final = _final(config, dataset, net, jax.device_get(carry))
         save_json(folder / 'result.json', _test(dataset, net, final))
@@ -110,9 +102,7 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
     if not config.subnet.ema:
         return state.variables
     averaged = {'params': state.opt_state.average, 'batch_stats': state.batch_stats}
-    batch = min(config.subnet.batch, len(dataset.train))
-    count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
-    images = dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
+    images = calibration_images(config, dataset, config.subnet.batch)
     return jax.jit(lambda v, x: steps.recalibrate(net, v, None, x, dataset.mean, dataset.std))(
         averaged, images
     )

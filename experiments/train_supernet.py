@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import launch, progress
 from experiments.config import Config, parse
 from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
+from experiments.subnet_loss import SubnetLoss
+from experiments.training import batches, load_data, optimiser_of, steps_per_epoch
 from jcw import data
 from jcw.latency.table import LatencyTable
 from jcw.nets import switching
 from jcw.nets.mobilenet import Network, Variables, network
 from jcw.search import aows, stats
 from jcw.space import SearchSpace
-from jcw.train import loop, mutation, optim, parallel, sandwich, steps
+from jcw.train import loop, mutation, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
 from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import TrainState, init_state
@@ -44,24 +45,6 @@ class Supernet(NamedTuple):
 
     variables: Variables
     width_stats: stats.WidthStats
-
-
-def load_data(config: Config) -> data.Dataset:
-    settings = config.data
-    return data.load(
-        settings.name,
-        settings.data_dir,
-        validation=settings.validation,
-        limit=settings.limit,
-        seed=config.seed,
-        image_size=settings.image_size,
-    )
-
-
-def batches(config: Config, dataset: data.Dataset, batch: int) -> data.Batches:
-    """Return this process's part of every batch of training."""
-    share = data.share_of(batch, jax.process_index(), jax.process_count())
-    return data.Batches(dataset.train, batch, config.seed, share=share, threads=config.data.threads)
 
 
 def folder_of(config: Config) -> Path:
@@ -92,7 +75,7 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
                 batch=settings.batch,
                 report=lambda p: update(p.step, _note(p)),
                 score=_score(config, dataset, space) if config.launch.keep_best else None,
-                **launch.loop_settings(config, len(dataset.train) // settings.batch),
+                **launch.loop_settings(config, steps_per_epoch(dataset, settings.batch)),
             )
         variables = jax.device_get(carry[0].variables)
         save_json(folder / 'result.json', _validate(config, dataset, space, variables))
@@ -101,36 +84,12 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
     return Supernet(state.variables, width_stats)
 
 
-def steps_of(dataset: data.Dataset, batch: int, epochs: float) -> tuple[int, int]:
-    """Return the steps of an epoch and of the whole training.
-
-    Raises:
-      Usage: there is not a single step.
-    """
-    steps_per_epoch = len(dataset.train) // batch if batch > 0 else 0
-    num_steps = round(epochs * steps_per_epoch) if epochs > 0 else 0
-    if num_steps < 1:
-        raise Usage(
-            f'{epochs:g} epochs of {len(dataset.train)} training images in batches of {batch} are no step at all: '
-            'take a smaller batch or more epochs'
-        )
-    return steps_per_epoch, num_steps
-
-
 def start_of(
     config: Config, dataset: data.Dataset, space: SearchSpace
 ) -> tuple[Carry, optax.GradientTransformation, int]:
     """Return what training begins with, its optimiser and the number of its steps."""
     settings = config.supernet
-    steps_per_epoch, num_steps = steps_of(dataset, settings.batch, settings.epochs)
-    optimiser = optim.sgd(
-        settings.learning_rate * settings.batch / 256,
-        num_steps,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
+    optimiser, num_steps = optimiser_of(settings, dataset)
     state = init_state(jax.random.key(config.seed), network(space), optimiser)
     present = space.width_table > 0
     return (state, stats.empty(*present.shape), aows.uniform(present)), optimiser, num_steps
@@ -254,47 +213,6 @@ def _note(at: loop.Progress) -> str:
         f'loss {at.metrics["loss_largest"]:.2f}, accuracy of largest / smallest / random {accuracy}, '
         f'{at.images_per_second:.0f} images/s'
     )
-
-
-class SubnetLoss:
-    """Validation loss of any subnet of a supernet, batch statistics re-estimated; compiles once.
-
-    In switched form, so that a narrow subnet is evaluated faster than a wide one. Without `recalibrated`, running
-    averages of the largest network's statistics serve for all.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        dataset: data.Dataset,
-        space: SearchSpace,
-        variables: Variables,
-        validation: int,
-        *,
-        recalibrated: bool = True,
-    ) -> None:
-        net = switching.network(space)
-        batch = min(config.supernet.batch, len(dataset.train))
-        batches = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
-        images = dataset.train.take(slice(batches * batch)).images.reshape(
-            batches, batch, *dataset.input_shape
-        )
-        held = dataset.validation.take(slice(validation))
-        mean, std = dataset.mean, dataset.std
-
-        @jax.jit
-        def measure(variables: Variables, widths: jax.Array, images, held) -> steps.Evaluation:
-            fitted = variables
-            if recalibrated:
-                fitted = steps.recalibrate(net, variables, widths, images, mean, std)
-            return steps.evaluate(net, fitted, widths, held.images, held.labels, mean, std)
-
-        arguments = jax.device_put((images, held))
-        self.variables = variables
-        self._measure = lambda widths: measure(self.variables, widths, *arguments)
-
-    def __call__(self, widths: np.ndarray) -> steps.Evaluation:
-        return jax.tree.map(float, self._measure(jnp.asarray(widths, jnp.int32)))
 
 
 def _validate(config: Config, dataset: data.Dataset, space: SearchSpace, variables: Variables) -> dict:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class Batches:
     ) -> None:
         self._source, self._batch, self._seed, self._share = source, batch, seed, share
         self._threads, self._ahead = threads, ahead
-        self._coming: Iterator[Examples] | None = None
+        self._coming: Any = None  # Grain's iterator, whose `close` ends its threads
         self._next = -1
 
     def __enter__(self) -> 'Batches':
@@ -99,7 +100,7 @@ class Batches:
     def _rows(self, step: int) -> np.ndarray:
         return batch_rows(step, len(self._source), self._batch, self._seed)[self._share]
 
-    def _stream(self, source: Streamed, first: int) -> Iterator[Examples]:
+    def _stream(self, source: Streamed, first: int) -> Any:
         try:
             import grain
         except ImportError as error:
@@ -116,7 +117,7 @@ class Batches:
 
     def _stop(self) -> None:
         if self._coming is not None:
-            self._coming.close()  # type: ignore[attr-defined]
+            self._coming.close()
             self._coming = None
 
 

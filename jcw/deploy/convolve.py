@@ -94,11 +94,5 @@ def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _windows(x: jax.Array, size: int, stride: int) -> list[tuple[int, int, jax.Array]]:
     """Return, for each kernel position, the entries of `x` it meets, zeros beyond the edges."""
-    pads = [kernels.same_padding(extent, size, stride) for extent in x.shape[1:3]]
-    padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
-    height, width = ((-(-extent // stride) - 1) * stride + 1 for extent in x.shape[1:3])
-    return [
-        (i, j, padded[:, i : i + height : stride, j : j + width : stride])
-        for i in range(size)
-        for j in range(size)
-    ]
+    padded = jax.lax.optimization_barrier(kernels.pad(x, size, stride))
+    return [(i, j, kernels.window(padded, x.shape, i, j, stride)) for i in range(size) for j in range(size)]

@@ -58,9 +58,9 @@ def dense(
 
     def gathered(x: jax.Array, kernel: jax.Array) -> jax.Array:
         size = kernel.shape[0]
-        padded = _pad(x, size, stride)
+        padded = pad(x, size, stride)
         patches = jnp.concatenate(
-            [_window(padded, x.shape, i, j, stride) for i in range(size) for j in range(size)], axis=-1
+            [window(padded, x.shape, i, j, stride) for i in range(size) for j in range(size)], axis=-1
         )
         return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
@@ -161,12 +161,13 @@ def _product_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Ar
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _pad(x: jax.Array, kernel: int, stride: int) -> jax.Array:
+def pad(x: jax.Array, kernel: int, stride: int) -> jax.Array:
+    """Put the zeros of 'SAME' around images."""
     rows, columns = (same_padding(size, kernel, stride) for size in x.shape[1:3])
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
-def _window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: int) -> jax.Array:
+def window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: int) -> jax.Array:
     """Return the entries that kernel position (i, j) meets, for an unpadded input of `shape`."""
     height, width = (-(-size // stride) for size in shape[1:3])
     rows = slice(i, i + (height - 1) * stride + 1, stride)
@@ -177,8 +178,8 @@ def _window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: i
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
-    padded = _pad(x, size, stride)
-    terms = [_window(padded, x.shape, i, j, stride) * kernel[i, j] for i in range(size) for j in range(size)]
+    padded = pad(x, size, stride)
+    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i in range(size) for j in range(size)]
     return functools.reduce(jnp.add, terms)
 
 
@@ -202,7 +203,7 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], str
         pads.append((low, shape[axis] + size - 1 - low - dilated, stride - 1))
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     flipped = kernel[::-1, ::-1]
-    terms = [_window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size)]
+    terms = [window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size)]
     return functools.reduce(jnp.add, terms)
 
 
@@ -217,7 +218,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
     batch, height, width, channels = g.shape
     rows = _block_rows(height, KERNEL_SUM_BYTES, size * size * width * channels * 4)
     blocks, span = height // rows, (rows - 1) * stride + size
-    padded = _pad(x, size, stride)
+    padded = pad(x, size, stride)
     entries = [(i, j) for i in range(size) for j in range(size)]
 
     def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
@@ -226,7 +227,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
         rows_x = jax.lax.dynamic_slice(padded, (example, top, 0, 0), (1, span, padded.shape[2], channels))[0]
         rows_g = jax.lax.dynamic_slice(g, (example, block * rows, 0, 0), (1, rows, width, channels))[0]
         shape = (1, rows * stride, width * stride, channels)
-        windows = (_window(rows_x, shape, i, j, stride) for i, j in entries)
+        windows = (window(rows_x, shape, i, j, stride) for i, j in entries)
         return [t + (w * rows_g).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
     zeros = [jnp.zeros((rows, width, channels), accumulator(x)) for _ in entries]

@@ -6,20 +6,20 @@ import json
 import numpy as np
 import pytest
 
-from experiments import compare_methods, ranking_study
+from experiments import compare_methods, comparison, ranking_study
 from experiments.config import DIGITS, CompareConfig
 
 
 def test_a_gain_is_relative_and_its_error_that_of_many_draws():
     rng = np.random.default_rng(0)
     pairs = [(rng.normal(0.5, 0.01, 5), rng.normal(0.4, 0.01, 5)) for _ in range(4000)]
-    gains, errors = zip(*(compare_methods.gain(*pair) for pair in pairs), strict=True)
+    gains, errors = zip(*(comparison.gain(*pair) for pair in pairs), strict=True)
     assert np.mean(gains) == pytest.approx(0.25, abs=0.001)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(gains), rel=0.05)
 
 
 def test_one_seed_has_no_known_error():
-    assert np.isnan(compare_methods.standard_error(np.array([0.5])))
+    assert np.isnan(comparison.standard_error(np.array([0.5])))
 
 
 def test_a_free_job_is_taken_once_and_left_when_done(tmp_path):
@@ -43,11 +43,11 @@ def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
         'gain_over_greedy': [0.04, 0.01],
         'widths': (8, 16),
     }
-    text = compare_methods.markdown([row])
+    text = comparison.markdown([row])
     assert text.splitlines()[-1] == (
         '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% ± 2.00% | +4.0% ± 1.0% |  | 8 16 |'
     )
-    assert compare_methods.draw([row]).axes[0].get_legend_handles_labels()[1] == ['joint']
+    assert comparison.draw([row]).axes[0].get_legend_handles_labels()[1] == ['joint']
 
 
 def test_a_rank_correlation_lies_in_its_interval_and_ignores_monotone_maps():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import launch, train_supernet
+from experiments import launch, train_supernet, training
 from experiments.config import Config, LaunchConfig, SupernetConfig
 from experiments.run_folder import Usage, run_stage
 from jcw import data
@@ -77,5 +77,5 @@ def test_batches_of_one_process_are_whole():
     part = data.Examples(images, np.arange(10, dtype=np.int32))
     dataset = data.Dataset('made up', part, part, part, ('0',), (0.5,), (0.5,))
     config = dataclasses.replace(Config(), seed=3)
-    with train_supernet.batches(config, dataset, 4) as batch_of:
+    with training.batches(config, dataset, 4) as batch_of:
         np.testing.assert_array_equal(batch_of(1).labels, data.batch_rows(1, 10, 4, seed=3))

@@ -15,7 +15,8 @@ import pytest
 
 from experiments.config import parse
 from experiments.run_folder import space_of
-from experiments.train_supernet import folder_of, load_data, start_of
+from experiments.train_supernet import folder_of, start_of
+from experiments.training import load_data
 from jcw.latency.table import flops_table
 from jcw.train.checkpoint import Checkpoints
 

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import train_subnet
 from experiments.config import DIGITS, SubnetConfig
-from experiments.train_supernet import Supernet, load_data
+from experiments.train_supernet import Supernet
+from experiments.training import load_data
 from jcw.nets.mobilenet import network
 from jcw.nets.slicing import slice_variables
 from jcw.space import LayerSpec, SearchSpace

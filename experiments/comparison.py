@@ -1,0 +1,122 @@
+"""What a comparison of methods shows: its table, its arithmetic, its plots."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import plots
+from jcw.latency.samples import Sample
+from jcw.latency.table import LatencyTable, flops_table
+
+Widths = tuple[int, ...]
+
+
+def table_of(
+    table: LatencyTable,
+    chosen: dict[float, dict[str, Widths]],
+    accuracies: dict[Widths, list[float]],
+    times: dict[Widths, Sample],
+) -> list[dict[str, Any]]:
+    """Return a row per budget and method; gains are relative, with the standard error over seeds."""
+    flops = flops_table(table.space)
+    rows = []
+    for budget, found in chosen.items():
+        for name, widths in found.items():
+            values = np.array(accuracies[widths])
+            rows.append(
+                {
+                    'budget': budget,
+                    'budget_ms': budget * float(table.predict(table.space.base)),
+                    'method': name,
+                    'predicted_ms': float(table.predict(widths)),
+                    'measured_ms': times[widths].ms,
+                    'measured_error': times[widths].error,
+                    'mflops': float(flops.predict(widths)) / 1e6,
+                    'test_accuracies': values,
+                    'mean': values.mean(),
+                    'error': standard_error(values),
+                    **{
+                        f'gain_over_{other}': gain(values, np.array(accuracies[found[other]]))
+                        for other in ('greedy', 'uniform')
+                        if other in found and found[other] != widths
+                    },
+                    'widths': widths,
+                }
+            )
+    return rows
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean; NaN for one value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float('nan')
+
+
+def gain(values: np.ndarray, others: np.ndarray) -> list[float]:
+    """Return the relative gain of one mean over another, and its standard error, to first order."""
+    mean, other = values.mean(), others.mean()
+    ratio = mean / other
+    error = ratio * np.hypot(standard_error(values) / mean, standard_error(others) / other)
+    return [float(ratio - 1), float(error)]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    head = (
+        '| budget | method | predicted | measured | MFLOPs | test accuracy | over greedy | over uniform | widths |\n'
+        '|---|---|---|---|---|---|---|---|---|\n'
+    )
+    return head + ''.join(_line(row) for row in rows)
+
+
+def _line(row: dict[str, Any]) -> str:
+    gains = [
+        f'{row[key][0]:+.1%} ± {row[key][1]:.1%}' if key in row else ''
+        for key in ('gain_over_greedy', 'gain_over_uniform')
+    ]
+    cells = (
+        f'{row["budget"]:.0%}',
+        row['method'],
+        f'{row["predicted_ms"]:.3f} ms',
+        f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
+        f'{row["mflops"]:.2f}',
+        f'{row["mean"]:.2%} ± {row["error"]:.2%}',
+        *gains,
+        ' '.join(map(str, row['widths'])),
+    )
+    return f'| {" | ".join(cells)} |\n'
+
+
+def draw(rows: list[dict[str, Any]]) -> Any:
+    """Draw accuracy against measured latency, a line per method."""
+    figure, axes = plots.axes(6.5, 4.5)
+    for name in dict.fromkeys(row['method'] for row in rows):
+        own = sorted((row for row in rows if row['method'] == name), key=lambda row: row['measured_ms'])
+        axes.errorbar(
+            [row['measured_ms'] for row in own],
+            [100 * row['mean'] for row in own],
+            yerr=[100 * row['error'] for row in own],
+            label=name,
+            color=plots.COLOURS[name],
+            marker='o',
+            capsize=2,
+        )
+    axes.set(xlabel='measured latency (ms per call)', ylabel='test accuracy (%), mean and standard error')
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_narrowing(metrics: dict[float, Path]) -> Any:
+    """Draw the entropy of the draws over the training of adaptive supernets, a line per budget's `metrics.jsonl`."""
+    figure, axes = plots.axes(5, 3.5)
+    for budget, path in metrics.items():
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        axes.plot(
+            [line['step'] for line in lines],
+            [line['entropy'] for line in lines],
+            label=f'budget {budget:.0%}',
+        )
+    axes.set(xlabel='training step', ylabel='entropy of the draws (nats)', ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,66 @@
+"""What the training of the supernet and that of a found network share: images, optimiser, calibration."""
+
+import jax
+import numpy as np
+import optax
+
+from experiments.config import Config, SubnetConfig, SupernetConfig
+from experiments.run_folder import Usage
+from jcw import data
+from jcw.train import optim
+
+
+def load_data(config: Config) -> data.Dataset:
+    settings = config.data
+    return data.load(
+        settings.name,
+        settings.data_dir,
+        validation=settings.validation,
+        limit=settings.limit,
+        seed=config.seed,
+        image_size=settings.image_size,
+    )
+
+
+def batches(config: Config, dataset: data.Dataset, batch: int) -> data.Batches:
+    """Return this process's part of every batch of training."""
+    share = data.share_of(batch, jax.process_index(), jax.process_count())
+    return data.Batches(dataset.train, batch, config.seed, share=share, threads=config.data.threads)
+
+
+def optimiser_of(
+    settings: SupernetConfig | SubnetConfig, dataset: data.Dataset
+) -> tuple[optax.GradientTransformation, int]:
+    """Return the optimiser of the settings and the number of its steps.
+
+    Raises:
+      Usage: there is not a single step.
+    """
+    epoch = steps_per_epoch(dataset, settings.batch)
+    num_steps = round(settings.epochs * epoch) if settings.epochs > 0 else 0
+    if num_steps < 1:
+        raise Usage(
+            f'{settings.epochs:g} epochs of {len(dataset.train)} training images in batches of {settings.batch} '
+            'are no step at all: take a smaller batch or more epochs'
+        )
+    optimiser = optim.sgd(
+        settings.learning_rate * settings.batch / 256,
+        num_steps,
+        warmup_steps=round(settings.warmup_epochs * epoch),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    return optimiser, num_steps
+
+
+def steps_per_epoch(dataset: data.Dataset, batch: int) -> int:
+    """Return how many whole batches an epoch has; none where the batch is not positive."""
+    return len(dataset.train) // batch if batch > 0 else 0
+
+
+def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.ndarray:
+    """Return whole batches of training images, from which batch statistics are re-estimated."""
+    batch = min(batch, len(dataset.train))
+    count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
+    return dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
