@@ -105,7 +105,7 @@ def _time_or_say_why_not(request: Request, request_file: str) -> None:
 
 
 def _time(request: Request, request_file: str) -> None:
-    from jcw.latency.measure import Protocol, measure
+    from jcw.latency.measure import measure
     from jcw.space import SearchSpace
 
     space = SearchSpace.from_json(request.space)
@@ -118,7 +118,7 @@ def _time(request: Request, request_file: str) -> None:
             request.path,
             batch=request.batch,
             dtype=request.dtype,
-            protocol=Protocol(attempts=request.attempts),
+            protocol=_protocol(request),
         ):
             line = {
                 'widths': sample.widths,
@@ -129,6 +129,13 @@ def _time(request: Request, request_file: str) -> None:
             print(json.dumps(line), flush=True)
     finally:
         runtime.close()
+
+
+def _protocol(request: Request):
+    """A user's own program warms up as it sees fit; each of its answers counts."""
+    from jcw.latency.measure import Protocol
+
+    return Protocol(attempts=request.attempts, **({'warmup': 0} if request.runtime == 'command' else {}))
 
 
 if __name__ == '__main__':

@@ -24,6 +24,31 @@ def random_networks(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
     return space.to_widths(np.asarray(draws) % space.num_choices)
 
 
+def networks_of_all_sizes(key: PRNGKey, space: SearchSpace, count: int, *, jitter: float = 0.5) -> Networks:
+    """Draw networks from the smallest to the largest: layers are wide or narrow together.
+
+    Every layer's width stands at `reflect(level + jitter * unevenness * noise_l)` of its choices: level and unevenness
+    even on [0, 1] and shared by all layers, noise even on [-1, 1]. Networks of independent widths are all about
+    as large as the base network and as uneven as each other; a table fitted to them alone says little of small
+    or even ones.
+    """
+    shared_key, noise_key = jax.random.split(key)
+    level, unevenness = jax.random.uniform(shared_key, (2, count, 1))
+    noise = jax.random.uniform(noise_key, (count, space.num_layers), minval=-1, maxval=1)
+    place = jnp.abs(level + jitter * unevenness * noise)
+    choices = np.asarray(jnp.minimum(place, 2 - place)) * space.num_choices
+    return space.to_widths(np.minimum(choices.astype(np.int32), space.num_choices - 1))
+
+
+def likely_networks(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
+    """Draw the networks that a search may ask about: in turn of independent widths, and of all sizes."""
+    independent_key, sizes_key = jax.random.split(key)
+    networks = np.empty((count, space.num_layers), np.int32)
+    networks[::2] = random_networks(independent_key, space, len(networks[::2]))
+    networks[1::2] = networks_of_all_sizes(sizes_key, space, len(networks[1::2]))
+    return networks
+
+
 def coverage(key: PRNGKey, space: SearchSpace, *, visits: int = 1) -> Networks:
     """Choose networks until every signature has been used by `visits` of them.
 
@@ -54,10 +79,10 @@ def informative(
     pool: int = 1536,
     targets: int = 512,
 ) -> Networks:
-    """Choose the networks to time next: those after which random networks' times are best known.
+    """Choose the networks to time next: those after which the times of likely networks are best known.
 
-    I-optimal design (Atkinson and Donev, 1992, ch. 10), greedily: of a pool of random networks, take again
-    and again the one that lowers most the summed posterior variance of `targets` other random networks.
+    I-optimal design (Atkinson and Donev, 1992, ch. 10), greedily: of a pool of `likely_networks`, take again
+    and again the one that lowers most the summed posterior variance of `targets` other ones.
 
     Args:
       key: of the pool and the targets.
@@ -77,7 +102,7 @@ def informative(
     signatures = Signatures(space)
     believed = prior.roofline(signatures)
     scale = equal_shares(believed, signatures) if scale is None else scale
-    drawn = random_networks(key, space, pool + targets)
+    drawn = likely_networks(key, space, pool + targets)
     covariance = uncertainty.covariance(believed, np.array(variances))
     rows = signatures.incidence(space.to_choices(drawn)) * scale
     rows /= rows.sum(1, keepdims=True)

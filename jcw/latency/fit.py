@@ -51,7 +51,7 @@ def default_strengths() -> Float[np.ndarray, 'strengths 5']:
 
     Variances are of relative deviations, in units of the noise variance of one sample.
     """
-    grid = itertools.product((0.0, 0.3), (1.0, 3.0, 10.0, 30.0, 100.0))
+    grid = itertools.product((0.0, 0.3), (1.0, 4.0, 16.0, 64.0, 256.0))
     return np.array([(order, 1000, width, width, width / 3) for order, width in grid], np.float32)
 
 

@@ -19,10 +19,11 @@ class Protocol:
     """How networks are timed.
 
     A machine's disturbances last for seconds, so that a hundred calls in a row share them; the same calls in
-    short visits, with other networks in between, average them out.
+    short visits, with other networks in between, average them out. What is timed is a network that serves: its own
+    untimed calls come first, since the call before it was of another network and has emptied the caches.
 
     Attributes:
-      warmup: untimed calls at the beginning of a visit.
+      warmup: untimed calls right before every timed one, of the network and of the reference alike.
       calls: timed calls of a visit, each with a call of the reference before and after it.
       min_visits: visits of a network at least.
       max_visits: visits of a network at most.
@@ -32,8 +33,8 @@ class Protocol:
       window: networks that are held open together, visited in turn.
     """
 
-    warmup: int = 1
-    calls: int = 20
+    warmup: int = 3
+    calls: int = 10
     min_visits: int = 5
     max_visits: int = 8
     error: float = 0.008
@@ -50,8 +51,10 @@ class Protocol:
             raise ValueError('calls, window and attempts must be positive, warmup not negative')
 
 
-def time_call(program: Program) -> float:
-    """Time one call, ms; nonsense is a failure."""
+def time_call(program: Program, warmup: int = 0) -> float:
+    """Time one call, ms, after `warmup` untimed ones; nonsense is a failure."""
+    for _ in range(warmup):
+        program.time_ms()
     milliseconds = program.time_ms()
     if not (np.isfinite(milliseconds) and milliseconds > 0):
         raise RuntimeFailure(f'time of {milliseconds} ms')
@@ -60,9 +63,8 @@ def time_call(program: Program) -> float:
 
 def time_reference(reference: Program, protocol: Protocol) -> float:
     """Return the median time of the reference alone, ms."""
-    for _ in range(protocol.warmup):
-        reference.time_ms()
-    return float(np.median([time_call(reference) for _ in range(protocol.calls * protocol.min_visits)]))
+    times = [time_call(reference) for _ in range(protocol.warmup + protocol.calls * protocol.min_visits)]
+    return float(np.median(times[protocol.warmup :]))
 
 
 @dataclasses.dataclass
@@ -89,12 +91,12 @@ class Conveyor:
     def visit(self) -> None:
         """Call every network in turn, the reference before and after each call, `protocol.calls` times."""
         for timing in self.timings:
-            timing.begin_visit(self.protocol)
+            timing.begin_visit()
         for _ in range(self.protocol.calls):
             before = None
             for timing in self.timings:
                 if not timing.failure:
-                    before = timing.call(self.reference, before)
+                    before = timing.call(self.reference, before, self.protocol.warmup)
 
     def take(self) -> Iterator[Sample]:
         """Take off the networks that failed or are known well enough."""
@@ -122,22 +124,17 @@ class _Timing:
     opening_s: float = 0.0
     failure: str = ''
 
-    def begin_visit(self, protocol: Protocol) -> None:
+    def begin_visit(self) -> None:
         self.calls_ms.append([])
         self.reference_ms.append([])
-        try:
-            for _ in range(protocol.warmup if self.program else 0):
-                self.program.time_ms()  # type: ignore[union-attr]
-        except RuntimeFailure as failure:
-            self.failure = str(failure)
 
-    def call(self, reference: Program, before: float | None) -> float | None:
+    def call(self, reference: Program, before: float | None, warmup: int) -> float | None:
         """Call once between two calls of the reference, whose last call may serve as the first of these."""
         assert self.program is not None
         try:
-            before = _time_reference_call(reference) if before is None else before
-            milliseconds = time_call(self.program)
-            after = _time_reference_call(reference)
+            before = _time_reference_call(reference, warmup) if before is None else before
+            milliseconds = time_call(self.program, warmup)
+            after = _time_reference_call(reference, warmup)
         except RuntimeFailure as failure:
             self.failure = str(failure)
             return None
@@ -178,8 +175,8 @@ def _between(before: float, after: float) -> float:
     return least if max(before, after) > INTERRUPTED * least else (before + after) / 2
 
 
-def _time_reference_call(reference: Program) -> float:
+def _time_reference_call(reference: Program, warmup: int) -> float:
     try:
-        return time_call(reference)
+        return time_call(reference, warmup)
     except RuntimeFailure as failure:
         raise RuntimeFailure(f'reference network: {failure}') from failure

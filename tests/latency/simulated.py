@@ -49,6 +49,7 @@ class SimulatedRuntime:
       noise: of a call, relative.
       drift: factor on all times as a function of the number of calls made.
       outlier_rate: of calls that take three times as long.
+      cold_ms: added to a call after another program's, a tenth of it to the next, and so on.
       failing: says why a network fails, or nothing.
     """
 
@@ -58,6 +59,7 @@ class SimulatedRuntime:
     noise: float = 0.01
     drift: Callable[[int], float] = lambda calls: 1.0
     outlier_rate: float = 0.0
+    cold_ms: float = 0.0
     failing: Callable[[tuple[int, ...]], str] = lambda widths: ''
     seed: int = 0
     name: str = 'simulated'
@@ -68,6 +70,7 @@ class SimulatedRuntime:
         self.calls = 0
         self.opened: list[tuple[int, ...]] = []
         self.held = 0
+        self.warm: tuple[object, int] = (None, 0)
         self.versions = VERSIONS
         self.details = {'paper': 'white'}
 
@@ -91,7 +94,7 @@ class SimulatedRuntime:
         pass
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class SimulatedProgram:
     """A network on paper."""
 
@@ -104,7 +107,10 @@ class SimulatedProgram:
         factor = (
             3.0 if device.rng.random() < device.outlier_rate else np.exp(device.noise * device.rng.normal())
         )
-        return float(self.true_ms * factor * device.drift(device.calls))
+        last, calls = device.warm
+        device.warm = (self, calls + 1 if last is self else 0)
+        cold = device.cold_ms * 0.1 ** device.warm[1]
+        return float((self.true_ms + cold) * factor * device.drift(device.calls))
 
     def close(self) -> None:
         self.runtime.held -= 1

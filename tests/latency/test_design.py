@@ -15,13 +15,13 @@ def uses(widths: np.ndarray) -> np.ndarray:
 
 
 def expected_error(timed: np.ndarray) -> float:
-    """Root mean posterior variance of random networks."""
+    """Root mean posterior variance of likely networks, relative to their times."""
     believed = prior.roofline(SIGNATURES)
     scale = design.equal_shares(believed, SIGNATURES)
     before = uncertainty.covariance(believed, np.array(design.VARIANCES))
     incidence = SIGNATURES.incidence(SPACE.to_choices(timed))
     after = uncertainty.posterior(before, scale, incidence, incidence @ scale, 0.01)
-    targets = SIGNATURES.incidence(SPACE.to_choices(design.random_networks(jax.random.key(99), SPACE, 200)))
+    targets = SIGNATURES.incidence(SPACE.to_choices(design.likely_networks(jax.random.key(99), SPACE, 200)))
     return float(np.sqrt((uncertainty.variance(after, targets) / (targets @ scale) ** 2).mean()))
 
 
@@ -43,10 +43,26 @@ def test_random_widths_are_uniform():
     assert (np.abs(counts / 2000 - 0.2) < 0.04).all()
 
 
+def test_networks_of_all_sizes_reach_where_random_ones_do_not():
+    sizes = design.networks_of_all_sizes(jax.random.key(0), SPACE, 2000) / SPACE.largest
+    random = design.random_networks(jax.random.key(0), SPACE, 2000) / SPACE.largest
+    assert (sizes.mean(1) < 0.45).mean() > 5 * (random.mean(1) < 0.45).mean()
+    assert sizes.mean(1).std() > 2 * random.mean(1).std()
+
+
+def test_widths_of_networks_of_all_sizes_are_uniform_in_each_layer():
+    chosen = SPACE.to_choices(design.networks_of_all_sizes(jax.random.key(0), SPACE, 4000))
+    counts = np.apply_along_axis(np.bincount, 0, chosen, minlength=5)
+    assert (np.abs(counts / 4000 - 0.2) < 0.04).all()
+
+
 @pytest.mark.parametrize('count', [15, 40])
-def test_informative_networks_leave_less_uncertainty_than_random_ones(count):
+@pytest.mark.parametrize(
+    'draw', [design.random_networks, design.networks_of_all_sizes, design.likely_networks]
+)
+def test_informative_networks_leave_less_uncertainty_than_random_ones(count, draw):
     chosen = design.informative(jax.random.key(1), SPACE, count, pool=400, targets=200)
-    random = [expected_error(design.random_networks(jax.random.key(s), SPACE, count)) for s in range(5)]
+    random = [expected_error(draw(jax.random.key(s), SPACE, count)) for s in range(5)]
     assert expected_error(chosen) < min(random)
 
 

@@ -46,6 +46,16 @@ def test_drift_and_outliers_cancel_against_the_reference(tmp_path):
     assert np.std(unpaired) / np.mean(unpaired) > 0.1
 
 
+@pytest.mark.parametrize(('warmup', 'recovered'), [(3, True), (0, False)])
+def test_caches_emptied_by_other_networks_do_not_count(tmp_path, warmup, recovered):
+    runtime = device(noise=0.01)
+    runtime.cold_ms = float(runtime.true_ms(SPACE.base))
+    run(runtime, networks(30), tmp_path / 's.jsonl', dataclasses.replace(QUICK, warmup=warmup))
+    held = samples.read(tmp_path / 's.jsonl')
+    ratio = held.latency_ms / runtime.true_ms(held.widths)
+    assert (np.abs(ratio - 1) < 0.03).all() == recovered
+
+
 def test_an_interrupted_run_resumes_with_nothing_lost_but_the_line_in_flight(tmp_path):
     path = tmp_path / 's.jsonl'
     wanted = networks(12)
