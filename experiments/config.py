@@ -78,8 +78,8 @@ class SupernetConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
-    mutation: Literal['one', 'all', 'together'] = 'one'
-    """Which layers' widths are redrawn: one, all, or all wide or narrow together."""
+    mutation: Literal['one', 'layer', 'all', 'together'] = 'one'
+    """Which layers' widths are redrawn: one, one that is the same for the whole step, all, or all alike."""
     group: int = 1
     """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
     form: Literal['masked', 'switched'] = 'masked'

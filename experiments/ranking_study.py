@@ -27,6 +27,7 @@ GROUP = 16
 
 VARIATIONS: dict[str, Callable[[SupernetConfig], SupernetConfig]] = {
     'one layer, per example': lambda s: dataclasses.replace(s, mutation='one', group=1),
+    'one layer, the same in a step': lambda s: dataclasses.replace(s, mutation='layer', group=1),
     'one layer, labels instead of distillation': lambda s: dataclasses.replace(
         s, mutation='one', group=1, distillation=False
     ),

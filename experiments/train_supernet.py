@@ -15,7 +15,7 @@ from experiments.subnet_loss import SubnetLoss
 from experiments.training import batches, load_data, optimiser_of, steps_per_epoch
 from jcw import data
 from jcw.latency.table import LatencyTable
-from jcw.nets import switching
+from jcw.nets import switching, trunk
 from jcw.nets.mobilenet import Network, Variables, network
 from jcw.search import aows, stats
 from jcw.space import SearchSpace
@@ -140,7 +140,10 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
         state, width_stats, draws = carry
         draws = narrow(index, width_stats, draws)
         images, labels = batch_of(index)
-        state, metrics, rewards = spread(state, jax.random.fold_in(key, index), images, labels, draws)
+        layer = np.int32(mutation.turn(config.seed, index, space.num_layers))
+        state, metrics, rewards = spread(
+            state, jax.random.fold_in(key, index), images, labels, (draws, layer)
+        )
         logged = Metrics(**metrics._asdict(), entropy=draws.entropy, price=draws.price)
         return (state, collect(width_stats, *rewards), draws), logged
 
@@ -151,6 +154,8 @@ def _mutated(config: Config, space: SearchSpace, whole: Network) -> Network:
     """Return the supernet that trains mutated widths in the form and the groups of the settings."""
     size = config.supernet.group
     if config.supernet.form == 'masked':
+        if config.supernet.mutation == 'layer' and size == 1:
+            return trunk.network(space, axis_name=parallel.AXIS)
         return mutation.grouped(whole, network(space), size)
     if size == 1:
         raise Usage(
@@ -172,12 +177,14 @@ def _score(config: Config, dataset: data.Dataset, space: SearchSpace):
 
 
 def _draw(config: Config, space: SearchSpace) -> sandwich.Draw:
-    """Return the draw of the settings; its inputs are `aows.Draws`, even ones unless the run is adaptive."""
+    """Return the draw of the settings; its inputs are `aows.Draws`, even unless the run is adaptive, and a layer."""
     settings = config.supernet
-    if settings.adaptive and settings.joint_draws and settings.mutation != 'one':
-        return aows.jointly
+    if settings.adaptive and settings.joint_draws and settings.mutation in ('all', 'together'):
+        return lambda keys, inputs: aows.jointly(keys, inputs[0])
     draw = mutation.independent(space, settings.mutation)
-    return lambda keys, draws: draw(keys, draws.probabilities)
+    if settings.mutation == 'layer':
+        return lambda keys, inputs: draw(keys, (inputs[0].probabilities, inputs[1]))
+    return lambda keys, inputs: draw(keys, inputs[0].probabilities)
 
 
 def _narrowing(config: Config, space: SearchSpace, num_steps: int):

@@ -1,7 +1,6 @@
 """Put calls made at a machine's different speeds on one scale: networks slow down with the reference."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,30 +23,37 @@ def corrected(samples: Samples, others: Samples | None = None) -> Samples:
 def estimate_elasticity(samples: Samples, deviation: float = 0.3) -> float:
     """Regress log calls on log reference calls within networks, by visits; shrunk towards 1.
 
-    With x and y the visits' medians of log r and log c, less their network's mean, the estimate is
-    (sum x y + k) / (sum x^2 + k), k = var(y - x) / deviation^2: on a machine whose speed never changes it is
-    1.
+    Both are noisy, and noise in the regressor would make the slope too small. So each visit is halved, every second
+    call in each half: with x and x' the halves' medians of log r, y and y' of log c, less their network's mean,
+    the noise of x is none of x' nor of y', and the slope is that of an instrumental variable (Durbin, 1954),
+
+        (sum (x y' + x' y) / 2 + k) / (sum x x' + k),   k = v / deviation^2 + 3 v sqrt(n)
+
+    over n visits, v the noise variance of a half. The second part of k is what noise alone may amount to: on a
+    machine whose speed never changes the elasticity is 1. Visits of a single call cannot be halved and do not count.
     """
-    pairs = [_centred(sample) for sample in samples.timed if len(sample.calls_ms) > 1]
-    if not pairs:
+    halves = [part for sample in samples.timed if len(part := _halves(sample)) > 1]
+    if not halves:
         return 1.0
-    x, y = np.concatenate(pairs, 1)
-    prior = (1.4826 * np.median(np.abs(y - x)) / deviation) ** 2
-    ordinary = np.abs(y - x) <= 5 * 1.4826 * np.median(np.abs(y - x))
-    x, y = x[ordinary], y[ordinary]
-    return float((x @ y + prior) / (x @ x + prior)) if x @ x + prior > 0 else 1.0
+    x, y, other_x, other_y = np.concatenate([part - part.mean(0) for part in halves]).T
+    apart = np.abs(y + other_y - x - other_x)
+    x, y, other_x, other_y = np.stack([x, y, other_x, other_y])[:, apart <= 5 * 1.4826 * np.median(apart)]
+    noise = np.mean((x - other_x) ** 2) / 2
+    prior = noise * (deviation**-2 + 3 * np.sqrt(len(x)))
+    explained = x @ other_x + prior
+    return float(((x @ other_y + other_x @ y) / 2 + prior) / explained) if explained > 0 else 1.0
 
 
-def _centred(sample: Sample) -> np.ndarray:
-    logs = np.array([_medians(*visit) for visit in zip(sample.reference_ms, sample.calls_ms, strict=True)]).T
-    return logs - logs.mean(1, keepdims=True)
-
-
-def _medians(reference_ms: Sequence[float], calls_ms: Sequence[float]) -> tuple[float, float]:
-    """Return the median log times of a visit's uninterrupted calls."""
-    reference, calls = np.log(reference_ms), np.log(calls_ms)
-    kept = uninterrupted(calls - reference)
-    return float(np.median(reference[kept])), float(np.median(calls[kept]))
+def _halves(sample: Sample) -> np.ndarray:
+    """Return the median log times [visits 4] of the uninterrupted calls: reference and network, of each half."""
+    rows = []
+    for reference_ms, calls_ms in zip(sample.reference_ms, sample.calls_ms, strict=True):
+        reference, calls = np.log(reference_ms), np.log(calls_ms)
+        kept = uninterrupted(calls - reference)
+        halves = [kept & (np.arange(len(kept)) % 2 == half) for half in (0, 1)]
+        if all(half.any() for half in halves):
+            rows.append([np.median(values[half]) for half in halves for values in (reference, calls)])
+    return np.array(rows).reshape(-1, 4)
 
 
 def _relocate(sample: Sample, elasticity: float, normal_ms: float) -> Sample:

@@ -24,10 +24,13 @@ class Network(NamedTuple):
       apply: (variables, images [batch height width channels], widths [layers] or [batch layers] or None, train)
         -> (logits [batch classes], batch_stats). In training the second result holds the batch's own moments (not a
         running average); in evaluation those of the variables, which it normalises by.
+      pair: in training, (variables, images, widths [batch layers]) -> (logits of the largest network, its moments,
+        logits of the mutated one), where the two are not to be computed apart.
     """
 
     init: Callable[[jax.Array], Variables]
     apply: Callable[..., tuple[jax.Array, dict[str, Any]]]
+    pair: Callable[..., tuple[jax.Array, dict[str, Any], jax.Array]] | None = None
 
 
 def network(
@@ -115,8 +118,7 @@ class MobileNet(nn.Module):
         mask = jnp.ones(x.shape[-1])
         for index, (spec, width) in enumerate(zip(self.space.layers, self.widths, strict=True)):
             in_mask, mask = mask, masking.channel_mask(widths[..., index], width)
-            layer = Convolution if spec.kind == 'conv' else Separable
-            block = layer(
+            block = layer_of(spec)(
                 spec, width, self.dtype, self.implementation, self.axis_name, name=layer_name(index)
             )
             x = block(x, in_mask, mask, train=train)
@@ -177,6 +179,11 @@ class Separable(nn.Module):
         kernel = self.param('pointwise', nn.initializers.zeros, (channels, self.width))
         x = kernels.pointwise(x, kernel.astype(self.dtype), self.implementation)
         return Normalisation(self.axis_name, name='pointwise_norm')(x, mask, train=train)
+
+
+def layer_of(spec: LayerSpec) -> type[Convolution | Separable]:
+    """Return the kind of layer that is specified."""
+    return Convolution if spec.kind == 'conv' else Separable
 
 
 class Head(nn.Module):

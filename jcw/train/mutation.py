@@ -8,6 +8,8 @@ Which layers (`independent`), all with the given probabilities as the marginals 
             their scale, so that one set of batch statistics fits every example, and a reward is one layer's effect. But
             each layer is seen in a fraction 1 / layers of the examples, and small networks are trained by the smallest
             alone.
+  layer     one layer as well, but the same for all examples of a step; each layer has its turn. Up to that layer the
+            mutated networks are the largest, and are not computed again (`jcw.nets.trunk`): the cheapest of all.
   all       every layer on its own. Each example tells of every layer, though through the noise of all others, and the
             networks trained are of middling size. Needs groups: with a configuration for each example, batch statistics
             fit none of them and the mutated networks do not train.
@@ -17,7 +19,7 @@ Which layers (`independent`), all with the given probabilities as the marginals 
 Which examples share a configuration:
 
   each its own     `batch` configurations a step; masks per example, so that the mutated network costs what the largest
-                   does (`mobilenet.network`).
+                   does (`mobilenet.network`), or about half of it where `layer` is mutated (`trunk.network`).
   groups, masked   `batch / size` configurations, each with batch statistics of its own, as if a group were a batch; the
                    same arithmetic (`per_group` and `grouped`).
   groups, switched the same result; of every layer little more than the live channels is computed, so that a step's cost
@@ -32,6 +34,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jcw.nets.mobilenet import Network, Variables, Widths
@@ -39,20 +42,30 @@ from jcw.space import SearchSpace
 from jcw.train import sandwich
 from jcw.train.sandwich import Draw
 
-Mutation = Literal['one', 'all', 'together']
+Mutation = Literal['one', 'layer', 'all', 'together']
 
 
 def independent(space: SearchSpace, mutation: Mutation) -> Draw:
     """Return the draw `(keys [batch], probabilities [layers choices]) -> choices [batch layers]` of a mutation.
 
+    For 'layer' its second argument is `(probabilities, layer [])`, the layer as `turn` has it.
+
     Raises:
       ValueError: an unknown mutation.
     """
-    if mutation not in ('one', 'all', 'together'):
-        raise ValueError(f"mutation must be 'one', 'all' or 'together', got {mutation!r}")
+    if mutation not in ('one', 'layer', 'all', 'together'):
+        raise ValueError(f"mutation must be 'one', 'layer', 'all' or 'together', got {mutation!r}")
+    if mutation == 'layer':
+        return lambda keys, inputs: sandwich.mutate(keys, inputs[0], space, 'one', inputs[1])
     if mutation == 'together':
         return together
     return lambda keys, probabilities: sandwich.mutate(keys, probabilities, space, mutation)
+
+
+def turn(seed: int, step: int, num_layers: int) -> int:
+    """Return the layer to mutate in a step: in every `num_layers` steps each once, in an order drawn anew."""
+    order = np.random.default_rng((seed, step // num_layers)).permutation(num_layers)
+    return int(order[step % num_layers])
 
 
 def together(

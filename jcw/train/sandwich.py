@@ -42,12 +42,13 @@ def mutate(
     probabilities: Float[Array, 'layers choices'],
     space: SearchSpace,
     mutation: Mutation,
+    layer: Int[Array, ''] | None = None,
 ) -> Int[Array, 'batch layers']:
     """Draw a configuration per example.
 
-    'one' redraws one layer, chosen evenly, and leaves the others at their largest: batch statistics stay close to the
-    largest network's, so that it trains steadily, and rewards isolate a layer. 'all' redraws every layer: rewards see
-    layers in combination, at the price of noisier statistics.
+    'one' redraws one layer, chosen evenly or given, and leaves the others at their largest: batch statistics stay
+    close to the largest network's, so that it trains steadily, and rewards isolate a layer. 'all' redraws every layer:
+    rewards see layers in combination, at the price of noisier statistics.
     """
     largest = jnp.asarray(space.num_choices) - 1
 
@@ -56,8 +57,8 @@ def mutate(
         drawn = jax.random.categorical(width_key, jnp.log(probabilities)).astype(jnp.int32)
         if mutation == 'all':
             return drawn
-        layer = jax.random.randint(layer_key, (), 0, space.num_layers)
-        return jnp.where(jnp.arange(space.num_layers) == layer, drawn, largest)
+        chosen = jax.random.randint(layer_key, (), 0, space.num_layers) if layer is None else layer
+        return jnp.where(jnp.arange(space.num_layers) == chosen, drawn, largest)
 
     return jax.vmap(one)(keys)
 
@@ -85,10 +86,13 @@ def sandwich_loss(
     With `distil` the smallest and the mutated network learn from the largest's probabilities, else from the labels.
     """
     hard = losses.smooth_targets(labels, space.num_classes)
-    logits, moments = supernet.apply(variables, images, None, True)
-    thin = slice_variables(variables, space, space.smallest)
-    thin_logits, _ = smallest.apply(thin, images, None, True)
-    mutated_logits, _ = supernet.apply(variables, images, space.to_widths(choices), True)
+    widths = space.to_widths(choices)
+    if supernet.pair is not None:
+        logits, moments, mutated_logits = supernet.pair(variables, images, widths)
+    else:
+        logits, moments = supernet.apply(variables, images, None, True)
+        mutated_logits, _ = supernet.apply(variables, images, widths, True)
+    thin_logits, _ = smallest.apply(slice_variables(variables, space, space.smallest), images, None, True)
 
     def follow(student: jax.Array) -> jax.Array:
         return losses.distillation(student, logits) if distil else losses.cross_entropy(student, targets)

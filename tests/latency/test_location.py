@@ -83,6 +83,22 @@ def test_networks_that_slow_down_less_than_the_reference_are_put_on_one_scale():
     assert np.mean(corrected) == pytest.approx(1, rel=0.03)
 
 
+def test_noise_of_the_reference_does_not_lower_the_elasticity():
+    rng = np.random.default_rng(4)
+    made = []
+    for _ in range(300):
+        speeds = np.exp(0.02 * rng.standard_normal((6, 1)))
+        calls, reference = (speeds * np.exp(0.05 * rng.standard_normal((6, 10))) for _ in range(2))
+        made.append({'calls_ms': calls.tolist(), 'reference_ms': reference.tolist()})
+    samples = Samples(HEADER, tuple(Sample(SMALL, ms=1.0, **about) for about in made), ())
+    assert drift.estimate_elasticity(samples) == pytest.approx(1, abs=0.1)
+    halved = [
+        {k: [[v**0.5 for v in visit] for visit in m[k]] if k == 'calls_ms' else m[k] for k in m} for m in made
+    ]
+    samples = Samples(HEADER, tuple(Sample(SMALL, ms=1.0, **about) for about in halved), ())
+    assert drift.estimate_elasticity(samples) == pytest.approx(0.5, abs=0.15)
+
+
 def test_on_a_machine_of_constant_speed_the_correction_changes_nothing():
     rng = np.random.default_rng(3)
     calls = tuple(tuple((1.5 * np.exp(0.01 * rng.standard_normal(20))).tolist()) for _ in range(5))

@@ -54,6 +54,23 @@ def test_one_redraws_a_single_layer_each_as_often():
     np.testing.assert_allclose(counts, len(KEYS) / SPACE.num_layers, rtol=0.06)
 
 
+def test_a_given_layer_is_redrawn_in_every_example_and_no_other():
+    draw = mutation.independent(SPACE, 'layer')
+    choices = np.asarray(draw(KEYS, (jnp.asarray(uneven(), jnp.float32), jnp.int32(1))))
+    np.testing.assert_array_equal(
+        np.delete(choices, 1, axis=1), np.tile(np.delete(LARGEST, 1), (len(KEYS), 1))
+    )
+    counts = np.bincount(choices[:, 1], minlength=3)
+    assert chisquare(counts, uneven()[1, :3] * len(KEYS)).pvalue > 1e-3
+
+
+def test_every_layer_has_its_turn_in_an_order_of_its_own():
+    turns = np.array([mutation.turn(0, step, 5) for step in range(100)]).reshape(20, 5)
+    np.testing.assert_array_equal(np.sort(turns, axis=1), np.tile(np.arange(5), (20, 1)))
+    assert len(np.unique(turns, axis=0)) > 10
+    assert not np.array_equal(turns.ravel(), [mutation.turn(1, step, 5) for step in range(100)])
+
+
 def test_all_draws_layers_on_their_own_and_together_wide_or_narrow_at_once():
     apart = np.corrcoef(drawn('all', UNIFORM).T) - np.eye(SPACE.num_layers)
     assert np.abs(apart).max() < 4 / np.sqrt(len(KEYS))

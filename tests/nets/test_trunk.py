@@ -1,0 +1,87 @@
+"""The shared trunk against the largest and the mutated network computed apart."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcw.nets import mobilenet, trunk
+from tests.tiny_space import SPACE, random_choices, random_images, random_variables
+
+LAYERS = SPACE.num_layers
+
+
+def mutated_from(layer: int, seed: int = 0, batch: int = 6) -> np.ndarray:
+    """Draw widths per example for a layer and all after it; those before keep their largest."""
+    widths = SPACE.to_widths(random_choices(seed, batch))
+    widths[:, :layer] = SPACE.largest[:layer]
+    return widths
+
+
+def apart(net, variables, images, widths):
+    logits, moments = net.apply(variables, images, None, True)
+    return logits, moments, net.apply(variables, images, widths, True)[0]
+
+
+def loss(both, params, stats, images, widths):
+    logits, moments, mutated = both({'params': params, 'batch_stats': stats}, images, widths)
+    return (logits**2).sum() + (jnp.sin(mutated) * logits).sum(), (logits, moments, mutated)
+
+
+@functools.cache
+def compiled(which: str):
+    both = (
+        trunk.network(SPACE).pair if which == 'pair' else functools.partial(apart, mobilenet.network(SPACE))
+    )
+    return jax.jit(jax.value_and_grad(functools.partial(loss, both), has_aux=True))
+
+
+@pytest.mark.parametrize('layer', range(LAYERS + 1))
+def test_a_shared_trunk_changes_no_result_and_no_gradient(layer):
+    variables, images, widths = random_variables(0), random_images(1, 6), mutated_from(layer)
+    arguments = (variables['params'], variables['batch_stats'], images, widths)
+    found, expected = (compiled(which)(*arguments) for which in ('pair', 'apart'))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
+def test_any_layer_may_be_the_first_mutated_in_one_compilation():
+    variables, images = random_variables(0), random_images(1, 6)
+    for layer in range(LAYERS + 1):
+        compiled('pair')(variables['params'], variables['batch_stats'], images, mutated_from(layer, layer))
+    assert compiled('pair')._cache_size() == 1
+
+
+def test_layers_before_the_first_mutated_one_are_not_computed_again():
+    def visible(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.sin(x)
+
+    calls: list[int] = []
+    for run, expected in ((True, np.sin(2.0)), (False, 7.0)):
+        calls.clear()
+        value = jax.jit(lambda run: trunk.gate(run, visible, jnp.array(7.0), jnp.array(2.0)))(run)
+        jax.effects_barrier()
+        assert (float(value), len(calls)) == (pytest.approx(expected), int(run))
+
+
+@pytest.mark.parametrize('run', [True, False])
+def test_a_gates_gradient_is_that_of_what_it_returns(run):
+    def by_gate(x, weights, otherwise):
+        return trunk.gate(
+            jnp.array(run), lambda x, w: jnp.tanh(x @ w['a']) * w['b'], otherwise, x, weights
+        ).sum()
+
+    def plainly(x, weights, otherwise):
+        return (jnp.tanh(x @ weights['a']) * weights['b'] if run else otherwise).sum()
+
+    rng = np.random.default_rng(0)
+    x, otherwise = (jnp.asarray(rng.standard_normal((3, 4)), jnp.float32) for _ in range(2))
+    weights = {'a': jnp.asarray(rng.standard_normal((4, 4)), jnp.float32), 'b': jnp.arange(4.0)}
+    found, expected = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(x, weights, otherwise) for f in (by_gate, plainly)
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
