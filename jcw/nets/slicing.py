@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jcw.nets.variables import Variables, layer_name
@@ -54,3 +55,13 @@ def _take(array: Any, sizes: tuple[int, ...], name: str) -> Any:
     if any(size > limit for size, limit in zip(sizes, have, strict=True)):
         raise ValueError(f'{name} has {have} channels, too few for {sizes}')
     return array[(..., *(slice(size) for size in sizes))]
+
+
+def add_slices(params: Any, thin: Any) -> Any:
+    """Add to parameters, or their gradient, those of a network sliced from them, each in its place."""
+
+    def add(whole: jax.Array, part: jax.Array) -> jax.Array:
+        own = whole[tuple(slice(size) for size in part.shape)] + part
+        return jax.lax.dynamic_update_slice(whole, own, (0,) * whole.ndim)
+
+    return jax.tree.map(add, params, thin)

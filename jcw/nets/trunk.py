@@ -1,12 +1,16 @@
 """The largest network and mutated ones in one pass: layers before the first mutated one are computed once.
 
 Where all examples of a batch keep their greatest widths up to some layer, the mutated network is the largest up to
-there, batch statistics and gradients included. From there on its layers run on their own; before, they are gates that
-let the largest's activations through.
+there, batch statistics and gradients included. So its layers are gates: before that layer they do nothing; at it the
+largest's activations enter; from there on they compute. In the gradient, what flows back through them joins the
+largest's own where they had parted.
+
+A gate is a loop of one turn or none rather than a conditional: XLA divides the work of a loop's body between a
+processor's cores, that of a conditional's branches it does not.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,39 +42,47 @@ def network(
         images: Float[Array, 'batch height width channels'],
         widths: Int[Array, 'batch layers'],
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any], Float[Array, 'batch classes']]:
+        names = [layer_name(index) for index in range(space.num_layers)]
+        layers = []
+        inputs = images.shape[-1]
+        before = jnp.ones((len(images), inputs))
+        for index, (name, block) in enumerate(zip(names, blocks, strict=True)):
+            after = masking.channel_mask(widths[:, index], block.width)
+            layers.append(_Layer(block, variables['batch_stats'][name], inputs, block.width, before, after))
+            inputs, before = block.width, after
+        params = [variables['params'][name] for name in names]
         first = _first_mutated(space, widths, axis_name)
-        x = mutated = images.astype(dtype)
-        live = mask = jnp.ones(x.shape[-1])
-        masks = jnp.ones((len(x), x.shape[-1]))
-        moments = {}
-        for index, block in enumerate(blocks):
-            name = layer_name(index)
-            own = {group: variables[group][name] for group in ('params', 'batch_stats')}
-
-            def run(own: Any, *args: jax.Array, block: Any = block) -> tuple[jax.Array, Any]:
-                y, state = block.apply(own, *args, train=True, mutable=['batch_stats'])
-                return y, state['batch_stats']
-
-            live, mask = mask, jnp.ones(block.width)
-            in_masks, masks = masks, masking.channel_mask(widths[:, index], block.width)
-            x, moments[name] = run(own, x, live, mask)
-            mutated = gate(
-                index >= first,
-                lambda *args, run=run: run(*args)[0],
-                x,
-                own,
-                mutated,
-                in_masks,
-                masks,
-            )
+        x, moments, mutated = _chain(layers, first, params, images.astype(dtype))
 
         def classify(x: jax.Array) -> jax.Array:
             features = x.mean((1, 2), dtype=kernels.accumulator(x))
             return head.apply({'params': variables['params']['head']}, features)
 
-        return classify(x), moments, classify(mutated)
+        return classify(x), dict(zip(names, moments, strict=True)), classify(mutated)
 
     return Network(whole.init, whole.apply, pair)
+
+
+class _Layer(NamedTuple):
+    """A layer and what it takes besides its parameters and activations."""
+
+    block: Any
+    stats: Any
+    inputs: int
+    outputs: int
+    in_masks: Float[Array, 'batch inputs']  # of the mutated networks
+    masks: Float[Array, 'batch outputs']
+
+    def largest(self, params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        return self._apply(params, x, jnp.ones(self.inputs), jnp.ones(self.outputs))
+
+    def mutated(self, params: Any, x: jax.Array, in_masks: jax.Array, masks: jax.Array) -> jax.Array:
+        return self._apply(params, x, in_masks, masks)[0]
+
+    def _apply(self, params: Any, x: jax.Array, *masks: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {'params': params, 'batch_stats': self.stats}
+        y, state = self.block.apply(variables, x, *masks, train=True, mutable=['batch_stats'])
+        return y, state['batch_stats']
 
 
 def _first_mutated(
@@ -83,55 +95,91 @@ def _first_mutated(
     return jnp.where(mutated.any(), mutated.argmax(), space.num_layers)
 
 
-def gate(
-    run: Bool[Array, ''], function: Callable[..., jax.Array], otherwise: jax.Array, *operands: Any
-) -> jax.Array:
-    """Return `function(*operands)` where `run`, else `otherwise`; only that is computed, in the gradient too.
-
-    It is a loop of one turn or none rather than a conditional: XLA divides the work of a loop's body between a
-    processor's cores, that of a conditional's branches it does not.
-    """
-
-    def once(function: Callable, start: Any, *operands: Any) -> Any:
-        def turn(carry: tuple) -> tuple:
-            return jnp.zeros_like(run), function(*carry[2]), carry[2]
-
-        return jax.lax.while_loop(lambda carry: carry[0], turn, (run, start, operands))[1]
+def _chain(
+    layers: Sequence[_Layer], first: Int[Array, ''], params: list[Any], images: jax.Array
+) -> tuple[jax.Array, list[Any], jax.Array]:
+    """Return the largest network's activations, its moments, and the mutated network's activations."""
 
     @jax.custom_vjp
-    def choose(otherwise: jax.Array, *operands: Any) -> jax.Array:
-        return once(function, otherwise, *operands)
+    def run(params: list[Any], images: jax.Array) -> tuple[jax.Array, list[Any], jax.Array]:
+        return forward(params, images)[0]
 
-    def forward(otherwise: jax.Array, *operands: Any) -> tuple[jax.Array, tuple]:
-        kept: list[Any] = []
+    def forward(params: list[Any], images: jax.Array) -> tuple[tuple, tuple]:
+        x, mutated = images, vacant(images, 0)
+        moments, largest, gates = [], [], []
+        for index, (layer, own) in enumerate(zip(layers, params, strict=True)):
+            mutated = once(index == first, lambda _, x: x, mutated, x)
+            x, pull, seen = jax.vjp(layer.largest, own, x, has_aux=True)
+            moments.append(seen)
+            largest.append(pull)
+            mutated, gate = _gated_vjp(index, index >= first, layer, own, mutated)
+            gates.append(gate)
+        mutated = once(first == len(layers), lambda _, x: x, mutated, x)
+        return (x, moments, mutated), (largest, gates)
 
-        def with_residuals(*operands: Any) -> tuple[jax.Array, list[jax.Array]]:
-            y, pull = jax.vjp(function, *operands)
-            given = jax.tree.leaves(operands)
-            leaves, tree = jax.tree.flatten(pull)
-            places = [next((i for i, g in enumerate(given) if g is leaf), None) for leaf in leaves]
-            kept[:] = [tree, places]
-            return y, [leaf for leaf, place in zip(leaves, places, strict=True) if place is None]
+    def backward(saved: tuple, gradients: tuple) -> tuple:
+        dx, _, dmutated = gradients
+        largest, gates = saved
+        dx = once(first == len(layers), jnp.add, dx, dmutated)
+        dparams = []
+        for index in reversed(range(len(layers))):
+            down, dx = largest[index](dx)
+            down, dmutated = _gated_pull(index, index >= first, gates[index], down, dmutated)
+            dx = once(index == first, jnp.add, dx, dmutated)
+            dparams.append(down)
+        return dparams[::-1], dx
 
-        _, shapes = jax.eval_shape(with_residuals, *operands)
-        empty = [jnp.zeros(s.shape, s.dtype) for s in shapes]
-        y, residuals = once(with_residuals, (otherwise, empty), *operands)
-        pulls.append(tuple(kept))
-        return y, (operands, residuals)
+    run.defvjp(forward, backward)
+    return run(params, images)
 
-    def backward(saved: tuple, gradient: jax.Array) -> tuple:
-        operands, residuals = saved
-        tree, places = pulls[-1]
 
-        def pull(gradient: jax.Array, operands: Any, residuals: list[jax.Array]) -> tuple:
-            given, own = jax.tree.leaves(operands), iter(residuals)
-            leaves = [next(own) if place is None else given[place] for place in places]
-            return jnp.zeros_like(gradient), jax.tree.unflatten(tree, leaves)(gradient)
+def _gated_vjp(
+    index: int, run: Bool[Array, ''], layer: _Layer, params: Any, x: jax.Array
+) -> tuple[jax.Array, Callable]:
+    """Return a mutated layer's output and its gradient's function, both of any value where it does not run."""
+    kept: list[Any] = []
 
-        start = (gradient, jax.tree.map(jnp.zeros_like, operands))
-        otherwise, found = once(pull, start, gradient, operands, residuals)
-        return otherwise, *found
+    def with_residuals(_: Any, *given: Any) -> tuple[jax.Array, list[jax.Array]]:
+        params, x, *masks = given
+        y, pull = jax.vjp(lambda params, x: layer.mutated(params, x, *masks), params, x)
+        leaves, tree = jax.tree.flatten(pull)
+        known = [id(leaf) for leaf in jax.tree.leaves(given)]
+        places = [known.index(id(leaf)) if id(leaf) in known else None for leaf in leaves]
+        kept[:] = [tree, places]
+        return y, [leaf for leaf, place in zip(leaves, places, strict=True) if place is None]
 
-    pulls: list[tuple] = []
-    choose.defvjp(forward, backward)
-    return choose(otherwise, *operands)
+    given = (params, x, layer.in_masks, layer.masks)
+    start = vacant(jax.eval_shape(with_residuals, None, *given), index)
+    y, residuals = once(run, with_residuals, start, *given)
+    tree, places = kept
+    known, own = jax.tree.leaves(given), iter(residuals)
+    return y, jax.tree.unflatten(tree, [next(own) if place is None else known[place] for place in places])
+
+
+def _gated_pull(
+    index: int, run: Bool[Array, ''], pull: Callable, dparams: Any, dy: jax.Array
+) -> tuple[Any, jax.Array]:
+    """Add a mutated layer's gradient to that of the parameters; return it and that of the layer's input."""
+
+    def add(start: tuple, pull: Any, dy: jax.Array) -> tuple[Any, jax.Array]:
+        more, dx = pull(dy)
+        return jax.tree.map(jnp.add, start[0], more), dx
+
+    _, dx = jax.eval_shape(pull, dy)
+    return once(run, add, (dparams, vacant(dx, -1 - index)), pull, dy)
+
+
+def once(run: Bool[Array, ''], function: Callable, start: Any, *operands: Any) -> Any:
+    """Return `function(start, *operands)` where `run`, else `start`; only that is computed."""
+
+    def turn(carry: tuple) -> tuple:
+        return jnp.zeros_like(run), function(carry[1], *carry[2]), carry[2]
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (run, start, operands))[1]
+
+
+def vacant(shapes: Any, number: int) -> Any:
+    """Return arrays to be overwritten, all of different values: of equal ones XLA would make one, and copies of it."""
+    leaves, tree = jax.tree.flatten(shapes)
+    filled = [jnp.full(leaf.shape, number * len(leaves) + i, leaf.dtype) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(tree, filled)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jcw.nets.mobilenet import Network, Variables
-from jcw.nets.slicing import slice_variables
 from jcw.space import SearchSpace
 from jcw.train import losses
 
@@ -71,6 +70,7 @@ def uniform_probabilities(space: SearchSpace) -> Float[Array, 'layers choices']:
 
 def sandwich_loss(
     variables: Variables,
+    thin: Variables,
     images: Float[Array, 'batch height width channels'],
     targets: Float[Array, 'batch classes'],
     labels: Int[Array, 'batch'],
@@ -84,6 +84,7 @@ def sandwich_loss(
     """Return the sum of the three networks' mean losses; beside it the largest's moments, rewards and metrics.
 
     With `distil` the smallest and the mutated network learn from the largest's probabilities, else from the labels.
+    `thin` are the smallest's variables, sliced from `variables`; apart, so that their gradient is as small as they are.
     """
     hard = losses.smooth_targets(labels, space.num_classes)
     widths = space.to_widths(choices)
@@ -92,7 +93,7 @@ def sandwich_loss(
     else:
         logits, moments = supernet.apply(variables, images, None, True)
         mutated_logits, _ = supernet.apply(variables, images, widths, True)
-    thin_logits, _ = smallest.apply(slice_variables(variables, space, space.smallest), images, None, True)
+    thin_logits, _ = smallest.apply(thin, images, None, True)
 
     def follow(student: jax.Array) -> jax.Array:
         return losses.distillation(student, logits) if distil else losses.cross_entropy(student, targets)

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int, Key, UInt8
 
 from jcw.nets.mobilenet import Network, Variables, Widths
+from jcw.nets.slicing import add_slices, slice_variables
 from jcw.space import SearchSpace
 from jcw.train import losses
 from jcw.train.augment import Augmentation, crop_and_flip, example_keys, mixup, normalise
@@ -65,10 +66,12 @@ def supernet_step(
         choices = draw(draw_keys, draw_inputs)
 
         def part(x: jax.Array, targets: jax.Array, labels: jax.Array, choices: jax.Array) -> tuple:
-            def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
-                variables = {'params': params, 'batch_stats': state.batch_stats}
+            sliced = slice_variables(state.variables, space, space.smallest)
+
+            def loss(params: dict[str, Any], thin: dict[str, Any]) -> tuple[jax.Array, tuple]:
                 return sandwich_loss(
-                    variables,
+                    {'params': params, 'batch_stats': state.batch_stats},
+                    {'params': thin, 'batch_stats': sliced['batch_stats']},
                     x,
                     targets,
                     labels,
@@ -79,8 +82,10 @@ def supernet_step(
                     distil=distil,
                 )
 
-            gradients, (moments, rewards, metrics) = jax.grad(loss, has_aux=True)(state.params)
-            return (gradients, moments, metrics), rewards
+            gradients, (moments, rewards, metrics) = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+                state.params, sliced['params']
+            )
+            return (add_slices(*gradients), moments, metrics), rewards
 
         means, rewards = in_parts(part, accumulate, x, targets, labels, choices)
         gradients, moments, metrics = means

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jcw.nets import mobilenet
-from jcw.nets.slicing import slice_variables
+from jcw.nets.slicing import add_slices, slice_variables
 from tests.tiny_space import SPACE, random_choices, random_variables
 
 
@@ -39,6 +39,22 @@ def test_gradients_flow_into_the_slice_alone():
     gradients = jax.jit(jax.grad(total))(random_variables(0)['params'])
     gradients = jax.tree.map(np.asarray, gradients)
     assert gradients['layer_01']['pointwise'].sum() == SPACE.smallest[0] * SPACE.smallest[1]
+
+
+def test_a_slices_gradient_added_in_its_place_is_the_gradient_through_slicing():
+    params = random_variables(0)['params']
+
+    def of_slice(thin):
+        return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(thin))
+
+    def of_both(params):
+        thin = slice_variables({'params': params}, SPACE, SPACE.smallest)['params']
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(params)) + of_slice(thin)
+
+    thin = slice_variables({'params': params}, SPACE, SPACE.smallest)['params']
+    found = jax.jit(add_slices)(jax.tree.map(lambda leaf: 2 * leaf, params), jax.grad(of_slice)(thin))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.grad(of_both)(params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_widths_beyond_the_variables_are_named():

@@ -54,7 +54,7 @@ def test_any_layer_may_be_the_first_mutated_in_one_compilation():
     assert compiled('pair')._cache_size() == 1
 
 
-def test_layers_before_the_first_mutated_one_are_not_computed_again():
+def test_a_gate_computes_what_it_returns_and_nothing_else():
     def visible(x):
         jax.debug.callback(lambda: calls.append(1))
         return jnp.sin(x)
@@ -62,26 +62,8 @@ def test_layers_before_the_first_mutated_one_are_not_computed_again():
     calls: list[int] = []
     for run, expected in ((True, np.sin(2.0)), (False, 7.0)):
         calls.clear()
-        value = jax.jit(lambda run: trunk.gate(run, visible, jnp.array(7.0), jnp.array(2.0)))(run)
+        value = jax.jit(lambda run: trunk.once(run, lambda _, x: visible(x), jnp.array(7.0), jnp.array(2.0)))(
+            run
+        )
         jax.effects_barrier()
         assert (float(value), len(calls)) == (pytest.approx(expected), int(run))
-
-
-@pytest.mark.parametrize('run', [True, False])
-def test_a_gates_gradient_is_that_of_what_it_returns(run):
-    def by_gate(x, weights, otherwise):
-        return trunk.gate(
-            jnp.array(run), lambda x, w: jnp.tanh(x @ w['a']) * w['b'], otherwise, x, weights
-        ).sum()
-
-    def plainly(x, weights, otherwise):
-        return (jnp.tanh(x @ weights['a']) * weights['b'] if run else otherwise).sum()
-
-    rng = np.random.default_rng(0)
-    x, otherwise = (jnp.asarray(rng.standard_normal((3, 4)), jnp.float32) for _ in range(2))
-    weights = {'a': jnp.asarray(rng.standard_normal((4, 4)), jnp.float32), 'b': jnp.arange(4.0)}
-    found, expected = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(x, weights, otherwise) for f in (by_gate, plainly)
-    )
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

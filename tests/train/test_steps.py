@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from jcw.nets import mobilenet
+from jcw.nets import mobilenet, trunk
 from jcw.nets.slicing import slice_variables
-from jcw.train import losses, parallel, sandwich, steps
+from jcw.train import losses, mutation, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import start_from
 from tests.train.tiny_run import BATCH, RECIPE, SPACE, build_step, examples
@@ -91,6 +91,19 @@ def test_four_devices_make_one_devices_update_and_rewards(spread):
     np.testing.assert_array_equal(spread.first[2].choices, expected[2].choices)
 
 
+def test_a_trunk_shared_on_four_devices_makes_the_update_of_networks_apart_on_one():
+    draw = mutation.independent(SPACE, 'layer')
+    inputs = (PROBABILITIES, np.int32(1))
+    shared = trunk.network(SPACE, axis_name=parallel.AXIS)
+    state, step = build_step(parallel.AXIS, draw=draw, supernet=shared)
+    run = parallel.data_parallel(
+        step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
+    )
+    _, alone = build_step(None, draw=draw)
+    found = run(state, KEY, *batch(), inputs)
+    close(found, jax.jit(alone)(state, KEY, *batch(), inputs), 1e-4)
+
+
 def test_the_mapped_step_compiles_once_and_new_probabilities_nothing(spread):
     state = spread.first[0]
     other = PROBABILITIES * np.linspace(0.5, 1.5, SPACE.num_layers, dtype=np.float32)[:, None]
@@ -131,8 +144,9 @@ def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them
 
     def obtained(params):
         full = {'params': params, 'batch_stats': variables['batch_stats']}
+        thin_variables = slice_variables(full, SPACE, SPACE.smallest)
         return sandwich.sandwich_loss(
-            full, images, targets, labels, choices, supernet=net, smallest=thin, space=SPACE
+            full, thin_variables, images, targets, labels, choices, supernet=net, smallest=thin, space=SPACE
         )
 
     (loss, (_, rewards, metrics)), gradient = jax.jit(jax.value_and_grad(obtained, has_aux=True))(

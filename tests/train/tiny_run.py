@@ -44,7 +44,9 @@ def draw(keys, probabilities):
     return sandwich.mutate(keys, probabilities, SPACE, 'one')
 
 
-def build_step(axis_name, num_steps=40, *, optimiser=None, recipe=RECIPE, draw=draw, accumulate=1):
+def build_step(
+    axis_name, num_steps=40, *, optimiser=None, recipe=RECIPE, draw=draw, accumulate=1, supernet=None
+):
     """Return the start and the supernet step of a device."""
     largest, smallest = (
         mobilenet.network(SPACE, w, axis_name=axis_name) for w in (SPACE.largest, SPACE.smallest)
@@ -52,7 +54,7 @@ def build_step(axis_name, num_steps=40, *, optimiser=None, recipe=RECIPE, draw=d
     optimiser = optimiser or optim.sgd(0.05, num_steps, warmup_steps=3)
     state = jax.jit(lambda key: init_state(key, largest, optimiser))(jax.random.key(0))
     step = steps.supernet_step(
-        largest, smallest, SPACE, optimiser, recipe, draw, axis_name, accumulate=accumulate
+        supernet or largest, smallest, SPACE, optimiser, recipe, draw, axis_name, accumulate=accumulate
     )
     return state, step
 
