@@ -87,7 +87,7 @@ def informative(
     Args:
       key: of the pool and the targets.
       space: of the networks.
-      count: networks to choose.
+      count: networks to choose; where the pool has fewer that are new, those.
       timed: networks already timed.
       scale: time of every entry as the prior has it; by default every kind of work takes an equal share.
       variances: of the prior's terms, in units of the noise variance.
@@ -102,17 +102,22 @@ def informative(
     signatures = Signatures(space)
     believed = prior.roofline(signatures)
     scale = equal_shares(believed, signatures) if scale is None else scale
+    timed = np.zeros((0, space.num_layers), np.int32) if timed is None else np.asarray(timed)
     drawn = likely_networks(key, space, pool + targets)
+    candidates = _distinct(drawn[:pool], timed)
+    if not len(candidates):
+        return candidates
     covariance = uncertainty.covariance(believed, np.array(variances))
-    rows = signatures.incidence(space.to_choices(drawn)) * scale
+    rows = signatures.incidence(space.to_choices(np.concatenate([candidates, drawn[pool:]]))) * scale
     rows /= rows.sum(1, keepdims=True)
-    if timed is not None and len(timed):
+    if len(timed):
         known = signatures.incidence(space.to_choices(timed))
         ones = np.ones(len(signatures))
         covariance = uncertainty.posterior(covariance, ones, known * scale, (known @ scale), 1.0)
-    among = rows @ covariance @ rows[:pool].T
-    chosen = _select(jnp.asarray(among[:pool], jnp.float32), jnp.asarray(among[pool:], jnp.float32), count)
-    return drawn[np.asarray(chosen)]
+    split = len(candidates)
+    among = rows @ covariance @ rows[:split].T
+    among, across = (jnp.asarray(part, jnp.float32) for part in (among[:split], among[split:]))
+    return candidates[np.asarray(_select(among, across, min(count, split)))]
 
 
 def sequence(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
@@ -120,6 +125,16 @@ def sequence(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
     first = coverage(key, space)[:count]
     further = informative(jax.random.fold_in(key, 1), space, count - len(first), timed=first)
     return np.concatenate([first, further])
+
+
+def _distinct(
+    networks: Networks, known: Int[np.ndarray, 'known layers']
+) -> Int[np.ndarray, 'distinct layers']:
+    """Leave out what is known, and repetitions."""
+    found = dict.fromkeys(map(tuple, networks.tolist()))
+    for widths in map(tuple, known.tolist()):
+        found.pop(widths, None)
+    return np.array(list(found), np.int32).reshape(-1, networks.shape[1])
 
 
 def equal_shares(believed: prior.Prior, signatures: Signatures) -> Float[np.ndarray, ' signatures']:

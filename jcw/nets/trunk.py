@@ -56,7 +56,8 @@ def network(
 
         def classify(x: jax.Array) -> jax.Array:
             features = x.mean((1, 2), dtype=kernels.accumulator(x))
-            return head.apply({'params': variables['params']['head']}, features)
+            logits: Any = head.apply({'params': variables['params']['head']}, features)
+            return logits
 
         return classify(x), dict(zip(names, moments, strict=True)), classify(mutated)
 
@@ -108,11 +109,11 @@ def _chain(
         x, mutated = images, vacant(images, 0)
         moments, largest, gates = [], [], []
         for index, (layer, own) in enumerate(zip(layers, params, strict=True)):
-            mutated = once(index == first, lambda _, x: x, mutated, x)
+            mutated = once(first == index, lambda _, x: x, mutated, x)
             x, pull, seen = jax.vjp(layer.largest, own, x, has_aux=True)
             moments.append(seen)
             largest.append(pull)
-            mutated, gate = _gated_vjp(index, index >= first, layer, own, mutated)
+            mutated, gate = _gated_vjp(index, first <= index, layer, own, mutated)
             gates.append(gate)
         mutated = once(first == len(layers), lambda _, x: x, mutated, x)
         return (x, moments, mutated), (largest, gates)
@@ -124,8 +125,8 @@ def _chain(
         dparams = []
         for index in reversed(range(len(layers))):
             down, dx = largest[index](dx)
-            down, dmutated = _gated_pull(index, index >= first, gates[index], down, dmutated)
-            dx = once(index == first, jnp.add, dx, dmutated)
+            down, dmutated = _gated_pull(index, first <= index, gates[index], down, dmutated)
+            dx = once(first == index, jnp.add, dx, dmutated)
             dparams.append(down)
         return dparams[::-1], dx
 

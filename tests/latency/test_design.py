@@ -4,6 +4,7 @@ import pytest
 
 from jcw.latency import design, prior, uncertainty
 from jcw.latency.signatures import Signatures
+from jcw.space import SearchSpace
 from tests.latency.simulated import small_space
 
 SPACE = small_space()
@@ -86,6 +87,12 @@ def test_a_sequence_covers_first_and_never_repeats_a_choice_of_the_pool():
     np.testing.assert_array_equal(chosen[: len(covering)], covering)
     assert chosen.shape == (60, SPACE.num_layers)
     assert design.sequence(jax.random.key(0), SPACE, 10).shape == (10, SPACE.num_layers)
+
+
+def test_no_network_is_chosen_twice():
+    space = SearchSpace(SPACE.layers[:2], SPACE.input_shape, 10, SPACE.width_choices[:2])
+    chosen = design.sequence(jax.random.key(0), space, 60)
+    assert len(chosen) == len(np.unique(chosen, axis=0)) == 25
 
 
 def test_more_networks_than_the_pool_has_is_an_error():
