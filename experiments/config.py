@@ -1,6 +1,7 @@
 """What a run is made of: typed settings, and presets that are starting points."""
 
 import dataclasses
+import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -299,9 +300,22 @@ PRESETS = {
 }
 
 
+COUNTS = (
+    *('latency.networks', 'latency.batch', 'latency.attempts'),
+    *('supernet.batch', 'supernet.group', 'supernet.accumulate', 'supernet.refreshes'),
+    *('supernet.recalibration_images', 'subnet.batch', 'subnet.accumulate'),
+    *('search.frontier', 'search.greedy_images', 'repair.candidates', 'ranking.random', 'ranking.standalone'),
+)
+"""Settings that are at least 1."""
+
+
 def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
     """Read a preset's name and changes to it from the command line; without a name the preset is `digits`."""
     args = list(sys.argv[1:] if args is None else args)
     if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
         args = ['digits', *args]
-    return tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
+    config = tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
+    for name in COUNTS:
+        if (value := operator.attrgetter(name)(config)) < 1:
+            sys.exit(f'--{name.replace("_", "-")} must be at least 1, got {value}')
+    return config

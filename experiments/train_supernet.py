@@ -60,6 +60,7 @@ def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet
     wanted = {'data': config.data, 'space': config.space, 'supernet': settings, 'seed': config.seed}
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
+        wanted['ridge'] = config.search.ridge
     carry, optimiser, num_steps = start_of(config, dataset, space)  # settings it refuses claim nothing
     folder = claim(folder_of(config), **wanted)
     if not (folder / 'result.json').exists():

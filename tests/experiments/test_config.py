@@ -35,6 +35,12 @@ def test_a_wrong_value_names_its_option(capsys):
     assert '--latency.batch' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('option', 'value'), [('--latency.networks', '-3'), ('--supernet.refreshes', '0')])
+def test_a_count_below_one_names_its_option(option, value):
+    with pytest.raises(SystemExit, match=f'{option} must be at least 1, got {value}'):
+        parse(None, ['digits', option, value])
+
+
 def test_a_folder_is_claimed_once_and_refuses_other_settings(tmp_path):
     config = Config()
     claim(tmp_path / 'stage', supernet=config.supernet, seed=0)
