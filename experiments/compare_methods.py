@@ -30,7 +30,7 @@ from experiments import (
 from experiments.comparison import Widths
 from experiments.config import Config, parse
 from experiments.run_folder import budget_name, claim, read_json, save_json, space_of
-from experiments.training import load_data
+from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
 from jcw.latency.table import LatencyTable, flops_table
@@ -216,6 +216,7 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
                 train_subnet.train(
                     setting.config, setting.dataset, setting.space, list(widths), folder, title, seed
                 )
+                forget_programs()
     results = [_final_folder(setting.config, *job) / 'result.json' for job in jobs]
     if not all(path.exists() for path in results):
         return None

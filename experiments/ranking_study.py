@@ -16,7 +16,7 @@ from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig, parse
 from experiments.run_folder import claim, read_json, save_json, space_of
 from experiments.subnet_loss import SubnetLoss
-from experiments.training import load_data
+from experiments.training import forget_programs, load_data
 from jcw import data
 from jcw.latency.table import flops_table
 from jcw.mrf import ChainMRF
@@ -81,6 +81,7 @@ def main(config: Config) -> None:
         folder = config.run / 'ranking' / name.replace(' ', '_').replace(',', '')
         varied = dataclasses.replace(config, run=folder, supernet=vary(config.supernet))
         rows.append({'variation': name, **_study(varied, dataset, space, drawn, widths, flops, accuracy)})
+        forget_programs()
         save_json(config.run / 'ranking' / 'results.json', rows)
     (config.run / 'ranking' / 'table.md').write_text(markdown(rows))
     progress.console.print(markdown(rows), highlight=False)
@@ -98,6 +99,7 @@ def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networ
                 config, dataset, space, [int(w) for w in widths], folder, title, seed
             )
             values.append(result['test_accuracy'])
+            forget_programs()
         means.append(np.mean(values))
     return np.array(means)
 

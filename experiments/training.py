@@ -1,5 +1,7 @@
 """What the training of the supernet and that of a found network share: images, optimiser, calibration."""
 
+import gc
+
 import jax
 import numpy as np
 import optax
@@ -64,3 +66,13 @@ def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.
     batch = min(batch, len(dataset.train))
     count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
     return dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
+
+
+def forget_programs() -> None:
+    """Let go of all compiled programs; what is needed again is compiled again.
+
+    For processes that train many networks one after another: a program takes hundreds of pieces of memory, of which a
+    process may have only so many (65,530 where Linux is left as it comes).
+    """
+    jax.clear_caches()
+    gc.collect()
