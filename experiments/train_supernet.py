@@ -154,8 +154,12 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
 def _mutated(config: Config, space: SearchSpace, whole: Network) -> Network:
     """Return the supernet that trains mutated widths in the form and the groups of the settings."""
     size = config.supernet.group
+    if config.supernet.mutation == 'layer' and size > 1:
+        raise Usage(
+            "supernet.mutation 'layer' shares the largest network's batch statistics: leave supernet.group at 1"
+        )
     if config.supernet.form == 'masked':
-        if config.supernet.mutation == 'layer' and size == 1:
+        if config.supernet.mutation == 'layer':
             return trunk.network(space, axis_name=parallel.AXIS)
         return mutation.grouped(whole, network(space), size)
     if size == 1:

@@ -121,9 +121,13 @@ def informative(
 
 
 def sequence(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
-    """Choose networks to time, in order: a coverage of all pairs of widths, then the most informative."""
+    """Choose networks to time, in order: a coverage of all pairs of widths, then the most informative.
+
+    In a space of few networks they are fewer than `count`: none comes twice.
+    """
     first = coverage(key, space)[:count]
-    further = informative(jax.random.fold_in(key, 1), space, count - len(first), timed=first)
+    more = count - len(first)
+    further = informative(jax.random.fold_in(key, 1), space, more, timed=first, pool=max(1536, 2 * more))
     return np.concatenate([first, further])
 
 

@@ -27,21 +27,29 @@ def estimate_elasticity(samples: Samples, deviation: float = 0.3) -> float:
     call in each half: with x and x' the halves' medians of log r, y and y' of log c, less their network's mean,
     the noise of x is none of x' nor of y', and the slope is that of an instrumental variable (Durbin, 1954),
 
-        (sum (x y' + x' y) / 2 + k) / (sum x x' + k),   k = v / deviation^2 + 3 v sqrt(n)
+        e = 1 + sum t / a,   t = (x (y' - x') + x' (y - x)) / 2,   a = sum x x'
 
-    over n visits, v the noise variance of a half. The second part of k is what noise alone may amount to: on a
-    machine whose speed never changes the elasticity is 1. Visits of a single call cannot be halved and do not count.
+    By its variance, sum t^2 / a^2, it is shrunk towards 1, from which elasticities differ by `deviation`; to a is
+    added what noise alone may amount to. So on a machine whose speed never changes it stays near 1. Visits that are
+    far from e are left out of a second pass. Visits of a single call cannot be halved and do not count.
     """
     halves = [part for sample in samples.timed if len(part := _halves(sample)) > 1]
     if not halves:
         return 1.0
-    x, y, other_x, other_y = np.concatenate([part - part.mean(0) for part in halves]).T
-    apart = np.abs(y + other_y - x - other_x)
-    x, y, other_x, other_y = np.stack([x, y, other_x, other_y])[:, apart <= 5 * 1.4826 * np.median(apart)]
+    visits = np.concatenate([part - part.mean(0) for part in halves])
+    elasticity = _shrunk_slope(visits, deviation)
+    x, y, other_x, other_y = visits.T
+    apart = np.abs(y + other_y - elasticity * (x + other_x))
+    return _shrunk_slope(visits[apart <= 5 * 1.4826 * np.median(apart)], deviation)
+
+
+def _shrunk_slope(visits: np.ndarray, deviation: float) -> float:
+    x, y, other_x, other_y = visits.T
+    terms = (x * (other_y - other_x) + other_x * (y - x)) / 2
     noise = np.mean((x - other_x) ** 2) / 2
-    prior = noise * (deviation**-2 + 3 * np.sqrt(len(x)))
-    explained = x @ other_x + prior
-    return float(((x @ other_y + other_x @ y) / 2 + prior) / explained) if explained > 0 else 1.0
+    common = x @ other_x + 3 * noise * np.sqrt(len(x))
+    spread = common**2 + terms @ terms / deviation**2
+    return float(1 + terms.sum() * common / spread) if spread > 0 else 1.0
 
 
 def _halves(sample: Sample) -> np.ndarray:

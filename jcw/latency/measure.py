@@ -65,6 +65,7 @@ def measure(
             batch=batch,
             reference=widths,
             reference_ms=time_reference(anchor, protocol),
+            warmup=protocol.warmup,
             versions=dict(runtime.versions),
             details=dict(runtime.details),
         )

@@ -13,7 +13,7 @@ from jcw.latency.location import Visits, locate
 from jcw.space import SearchSpace
 
 UNIT = 'ms per call'
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Header:
       batch: images per call.
       reference: widths of the network timed beside every sample.
       reference_ms: its time when the file was begun, ms per call; ratios are put in its units.
+      warmup: untimed calls before every timed one.
       versions: of the software that decides speed.
       details: of the device (governor, affinity, memory), for the reader; not compared.
       unit: always 'ms per call'.
@@ -40,6 +41,7 @@ class Header:
     batch: int
     reference: tuple[int, ...]
     reference_ms: float
+    warmup: int = 0
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     details: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unit: str = UNIT
@@ -58,6 +60,7 @@ class Header:
             'batch',
             'input_shape',
             'reference',
+            'warmup',
             'versions',
             'unit',
         )
@@ -156,7 +159,8 @@ def read(path: str | Path) -> Samples:
         raise ValueError(f'{path} does not begin with a header of latency samples')
     if records[0].get('version') != VERSION:
         raise ValueError(
-            f'{path} has version {records[0].get("version")!r} of the format, expected {VERSION}'
+            f'{path} has version {records[0].get("version")!r} of the format, expected {VERSION}: '
+            'time the networks again, into a new file'
         )
     header = _read_header(records[0])
     timed = [_read_sample(path, number, record, header) for number, record in enumerate(records[1:], 2)]

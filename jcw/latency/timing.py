@@ -10,6 +10,9 @@ from jcw.latency.location import locate
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Sample
 
+WARM_MS = 100.0
+"""A call of this length has filled the caches alone: further untimed calls would only take time."""
+
 INTERRUPTED = 1.5
 """Two calls in a row that differ by more than this factor differ by an interruption."""
 
@@ -23,7 +26,8 @@ class Protocol:
     untimed calls come first, since the call before it was of another network and has emptied the caches.
 
     Attributes:
-      warmup: untimed calls right before every timed one, of the network and of the reference alike.
+      warmup: untimed calls right before every timed one, of the network and of the reference alike; one that takes
+        longer than `WARM_MS` is enough.
       calls: timed calls of a visit, each with a call of the reference before and after it.
       min_visits: visits of a network at least.
       max_visits: visits of a network at most.
@@ -54,7 +58,8 @@ class Protocol:
 def time_call(program: Program, warmup: int = 0) -> float:
     """Time one call, ms, after `warmup` untimed ones; nonsense is a failure."""
     for _ in range(warmup):
-        program.time_ms()
+        if program.time_ms() > WARM_MS:
+            break
     milliseconds = program.time_ms()
     if not (np.isfinite(milliseconds) and milliseconds > 0):
         raise RuntimeFailure(f'time of {milliseconds} ms')

@@ -101,14 +101,22 @@ def _chain(
 ) -> tuple[jax.Array, list[Any], jax.Array]:
     """Return the largest network's activations, its moments, and the mutated network's activations."""
 
-    @jax.custom_vjp
-    def run(params: list[Any], images: jax.Array) -> tuple[jax.Array, list[Any], jax.Array]:
-        return forward(params, images)[0]
+    # All traced values are arguments: those that a custom gradient closes over leak under `checkpoint` or `scan`.
+    given = first, [(layer.stats, layer.in_masks, layer.masks) for layer in layers]
 
-    def forward(params: list[Any], images: jax.Array) -> tuple[tuple, tuple]:
+    @jax.custom_vjp
+    def run(params: list[Any], images: jax.Array, given: tuple) -> tuple[jax.Array, list[Any], jax.Array]:
+        return forward(params, images, given)[0]
+
+    def forward(params: list[Any], images: jax.Array, given: tuple) -> tuple[tuple, tuple]:
+        first, arrays = given
+        held = [
+            layer._replace(stats=stats, in_masks=in_masks, masks=masks)
+            for layer, (stats, in_masks, masks) in zip(layers, arrays, strict=True)
+        ]
         x, mutated = images, vacant(images, 0)
         moments, largest, gates = [], [], []
-        for index, (layer, own) in enumerate(zip(layers, params, strict=True)):
+        for index, (layer, own) in enumerate(zip(held, params, strict=True)):
             mutated = once(first == index, lambda _, x: x, mutated, x)
             x, pull, seen = jax.vjp(layer.largest, own, x, has_aux=True)
             moments.append(seen)
@@ -116,11 +124,13 @@ def _chain(
             mutated, gate = _gated_vjp(index, first <= index, layer, own, mutated)
             gates.append(gate)
         mutated = once(first == len(layers), lambda _, x: x, mutated, x)
-        return (x, moments, mutated), (largest, gates)
+        # Under `vmap` over widths JAX would sum the gradient of a result that does not depend on them twice.
+        x = x + (0 * first).astype(x.dtype)
+        return (x, moments, mutated), (first, largest, gates)
 
     def backward(saved: tuple, gradients: tuple) -> tuple:
         dx, _, dmutated = gradients
-        largest, gates = saved
+        first, largest, gates = saved
         dx = once(first == len(layers), jnp.add, dx, dmutated)
         dparams = []
         for index in reversed(range(len(layers))):
@@ -128,10 +138,10 @@ def _chain(
             down, dmutated = _gated_pull(index, first <= index, gates[index], down, dmutated)
             dx = once(first == index, jnp.add, dx, dmutated)
             dparams.append(down)
-        return dparams[::-1], dx
+        return dparams[::-1], dx, None
 
     run.defvjp(forward, backward)
-    return run(params, images)
+    return run(params, images, given)
 
 
 def _gated_vjp(

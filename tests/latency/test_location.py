@@ -99,6 +99,41 @@ def test_noise_of_the_reference_does_not_lower_the_elasticity():
     assert drift.estimate_elasticity(samples) == pytest.approx(0.5, abs=0.15)
 
 
+def calls_at(rng, speed: float, count: int, noise: float) -> Samples:
+    made = [
+        {
+            'calls_ms': (speed * np.exp(2 * noise * rng.standard_normal((5, 10)))).tolist(),
+            'reference_ms': (speed * np.exp(noise * rng.standard_normal((5, 10)))).tolist(),
+        }
+        for _ in range(count)
+    ]
+    return Samples(HEADER, tuple(Sample(SMALL, ms=1.0, **about) for about in made), ())
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_table_timed_at_constant_speed_corrects_later_timings_at_another(seed):
+    rng = np.random.default_rng(seed)
+    table, later = (calls_at(rng, speed, 60, 0.01) for speed in (1.0, 1.15))
+    assert drift.estimate_elasticity(table) == pytest.approx(1, abs=0.35)
+    corrected = drift.corrected(later, table).latency_ms
+    assert np.median(corrected) == pytest.approx(np.median(drift.corrected(table).latency_ms), rel=0.05)
+
+
+def test_a_few_slow_visits_are_enough_to_know_the_elasticity():
+    rng = np.random.default_rng(6)
+    made = []
+    for _ in range(100):
+        speeds = np.where(rng.random((6, 1)) < 0.06, 1.5, 1.0)
+        made.append(
+            {
+                'calls_ms': (speeds**0.7 * np.exp(0.005 * rng.standard_normal((6, 10)))).tolist(),
+                'reference_ms': (speeds * np.exp(0.005 * rng.standard_normal((6, 10)))).tolist(),
+            }
+        )
+    samples = Samples(HEADER, tuple(Sample(SMALL, ms=1.0, **about) for about in made), ())
+    assert drift.estimate_elasticity(samples) == pytest.approx(0.7, abs=0.1)
+
+
 def test_on_a_machine_of_constant_speed_the_correction_changes_nothing():
     rng = np.random.default_rng(3)
     calls = tuple(tuple((1.5 * np.exp(0.01 * rng.standard_normal(20))).tolist()) for _ in range(5))

@@ -98,6 +98,7 @@ def test_files_merge_in_units_of_the_median_reference(tmp_path):
         ({'batch': 1}, 'batch 1 instead of 8'),
         ({'device': 'ink'}, "device 'ink' instead of 'paper'"),
         ({'versions': {'simulation': '2'}}, 'versions'),
+        ({'warmup': 3}, 'warmup'),
         ({'space': dataclasses.replace(SPACE, input_shape=(8, 8, 3))}, 'input_shape'),
     ],
 )
@@ -139,7 +140,7 @@ def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
     with pytest.raises(ValueError, match='does not begin with a header'):
         samples.read(tmp_path / 'empty')
     path = write(tmp_path / 's')
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":9'))
+    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":9'))
     with pytest.raises(ValueError, match='version 9'):
         samples.read(path)
 

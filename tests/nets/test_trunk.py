@@ -54,6 +54,41 @@ def test_any_layer_may_be_the_first_mutated_in_one_compilation():
     assert compiled('pair')._cache_size() == 1
 
 
+def in_jit(f):
+    return jax.jit(f)
+
+
+def in_checkpoint(f):
+    return jax.checkpoint(f)
+
+
+def in_scan(f):
+    return lambda params, images, widths: jax.lax.scan(
+        lambda total, _: (total + f(params, images, widths), None), 0.0, None, length=2
+    )[0]
+
+
+def in_vmap(f):
+    return lambda params, images, widths: jax.vmap(f, (None, None, 0))(
+        params, images, jnp.stack([widths, jnp.asarray(mutated_from(2, 5)), widths])
+    ).sum()
+
+
+@pytest.mark.parametrize('wrapped', [in_jit, in_checkpoint, in_scan, in_vmap])
+def test_the_gradient_is_right_under_jaxs_transformations(wrapped):
+    variables, images, widths = random_variables(0), random_images(1, 6), jnp.asarray(mutated_from(1))
+    shared, plain = trunk.network(SPACE).pair, functools.partial(apart, mobilenet.network(SPACE))
+
+    def gradient(both):
+        def value(params, images, widths):
+            return loss(both, params, variables['batch_stats'], images, widths)[0]
+
+        return jax.jit(jax.grad(wrapped(value), argnums=(0, 1)))(variables['params'], images, widths)
+
+    for a, b in zip(jax.tree.leaves(gradient(shared)), jax.tree.leaves(gradient(plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
 def test_a_gate_computes_what_it_returns_and_nothing_else():
     def visible(x):
         jax.debug.callback(lambda: calls.append(1))

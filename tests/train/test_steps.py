@@ -92,16 +92,22 @@ def test_four_devices_make_one_devices_update_and_rewards(spread):
 
 
 def test_a_trunk_shared_on_four_devices_makes_the_update_of_networks_apart_on_one():
-    draw = mutation.independent(SPACE, 'layer')
-    inputs = (PROBABILITIES, np.int32(1))
+    """By plain descent an update is the gradient; variables are off their initial values."""
+    settings = {'draw': mutation.independent(SPACE, 'layer'), 'optimiser': optax.sgd(1.0)}
     shared = trunk.network(SPACE, axis_name=parallel.AXIS)
-    state, step = build_step(parallel.AXIS, draw=draw, supernet=shared)
+    start, step = build_step(parallel.AXIS, supernet=shared, **settings)
+    variables = trained_variables()
+    start = start.replace(params=variables['params'])
     run = parallel.data_parallel(
         step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
     )
-    _, alone = build_step(None, draw=draw)
-    found = run(state, KEY, *batch(), inputs)
-    close(found, jax.jit(alone)(state, KEY, *batch(), inputs), 1e-4)
+    _, alone = build_step(None, **settings)
+    inputs = (PROBABILITIES, np.int32(1))
+    state, metrics, rewards = run(start, KEY, *batch(), inputs)
+    expected = jax.jit(alone)(start, KEY, *batch(), inputs)
+    close((state, metrics, rewards), expected, 1e-4)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, start.params)
+    assert min(jax.tree.leaves(moved)) > 1e-3
 
 
 def test_the_mapped_step_compiles_once_and_new_probabilities_nothing(spread):
