@@ -105,9 +105,9 @@ def test_a_trunk_shared_on_four_devices_makes_the_update_of_networks_apart_on_on
     inputs = (PROBABILITIES, np.int32(1))
     state, metrics, rewards = run(start, KEY, *batch(), inputs)
     expected = jax.jit(alone)(start, KEY, *batch(), inputs)
-    close((state, metrics, rewards), expected, 1e-4)
+    close((state, metrics, rewards), expected, 1e-5)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, start.params)
-    assert min(jax.tree.leaves(moved)) > 1e-3
+    assert min(jax.tree.leaves(moved)) > 1e-4  # ten times the tolerance
 
 
 def test_the_mapped_step_compiles_once_and_new_probabilities_nothing(spread):
