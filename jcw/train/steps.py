@@ -64,10 +64,9 @@ def supernet_step(
     ) -> tuple[TrainState, SandwichMetrics, Rewards]:
         x, targets, draw_keys = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
         choices = draw(draw_keys, draw_inputs)
+        sliced = slice_variables(state.variables, space, space.smallest)
 
         def part(x: jax.Array, targets: jax.Array, labels: jax.Array, choices: jax.Array) -> tuple:
-            sliced = slice_variables(state.variables, space, space.smallest)
-
             def loss(params: dict[str, Any], thin: dict[str, Any]) -> tuple[jax.Array, tuple]:
                 return sandwich_loss(
                     {'params': params, 'batch_stats': state.batch_stats},
