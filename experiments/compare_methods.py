@@ -1,7 +1,8 @@
 """Compare joint search with greedy slimming and other baselines: every method's networks, trained alike and timed.
 
-For each budget every method chooses widths; each network so found is trained from scratch by one recipe with several
-seeds, in random order, and timed on the device. Different methods that find the same widths share their trainings.
+For each budget every method chooses widths, corrected by timing until the measured latency holds the budget; each
+network so found is trained from scratch by one recipe with several seeds, in random order, and timed once more.
+Different methods that find the same widths share their trainings.
 Everything is kept in the run folder, and the same command goes on where it was; started several times at once, the
 processes share the trainings among them.
 """
@@ -23,6 +24,7 @@ from experiments import (
     measure_latency,
     plots,
     progress,
+    repair_widths,
     search_widths,
     train_subnet,
     train_supernet,
@@ -34,6 +36,7 @@ from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
 from jcw.latency.table import LatencyTable, flops_table
+from jcw.mrf import ChainMRF
 from jcw.search import baselines
 from jcw.space import SearchSpace
 
@@ -89,9 +92,11 @@ def _prepare(config: Config) -> Setting:
 def choose(setting: Setting, budget: float) -> dict[str, Widths]:
     """Return the widths of every method at a budget, read back where they were chosen before.
 
-    A baseline that has no network within the budget is left out, and said to be.
+    They hold the budget as measured; without rounds of repair, as the table predicts. A baseline that has no network
+    within the budget is left out, and said to be.
     """
-    config = at_budget(setting.config, budget)
+    setting = setting._replace(config=at_budget(setting.config, budget))
+    config = setting.config
     folder = claim(
         config.run / 'chosen' / budget_name(config),
         data=config.data,
@@ -105,25 +110,53 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
         path = folder / f'{name}.json'
         with _alone(config.run / 'preparing.lock'):
             if not path.exists():
-                save_json(path, _chosen(name, setting._replace(config=config)))
+                save_json(path, _chosen(name, setting))
         stated = read_json(path)
         if 'none' in stated:
             progress.console.print(f'{name} is left out: {stated["none"]}', highlight=False)
             continue
         found[name] = tuple(stated['widths'])
         search_widths.refuse_other_table(path.parent, stated['ms'], float(setting.table.predict(found[name])))
-    return found
+    return _held(setting, folder, found) if config.repair.rounds else found
 
 
 def _chosen(name: str, setting: Setting) -> dict[str, Any]:
-    """Return what a method chooses, or why a baseline has nothing to choose."""
-    try:
-        widths = setting.space.to_widths(CHOOSE[name](setting))
-    except ValueError as error:
-        if name in ('joint', 'adaptive'):
-            raise
-        return {'none': str(error)}
+    """Return what a method chooses by the table, or why a baseline has nothing to choose."""
+    limit = search_widths.budget_ms(setting.config, setting.table)
+    if name in FIELDS:
+        choices = np.asarray(budgets.solve(FIELDS[name](setting), setting.table.to_cost(), limit).choices)
+    else:
+        try:
+            choices = BASELINES[name](setting, limit)
+        except ValueError as error:
+            return {'none': str(error)}
+    widths = setting.space.to_widths(choices)
     return {'widths': widths, 'ms': float(setting.table.predict(widths))}
+
+
+def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str, Widths]:
+    """Return every method's widths that hold the measured budget; those that could not be had are named."""
+    config, names = setting.config, '-'.join(found)
+    path = claim(folder / 'measured', repair=config.repair) / f'{names}.json'
+    with _alone(config.run / 'preparing.lock'):
+        if not path.exists():
+            held = repair_widths.hold(
+                config,
+                setting.space,
+                setting.table,
+                search_widths.budget_ms(config, setting.table),
+                {name: FIELDS[name](setting) for name in found if name in FIELDS},
+                {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},
+            )
+            save_json(path, held.methods)
+    methods = read_json(path)
+    for name, method in methods.items():
+        if not method['holds']:
+            progress.console.print(
+                f'{name}: no network was found to hold the budget of {config.search.budget:.0%} as measured',
+                highlight=False,
+            )
+    return {name: tuple(methods[name]['widths']) for name in found}
 
 
 def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Config:
@@ -133,42 +166,38 @@ def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Confi
     return dataclasses.replace(config, search=search, supernet=supernet)
 
 
-def _joint(setting: Setting) -> np.ndarray:
-    return _solved(setting, setting.supernet())
+def _joint(setting: Setting) -> ChainMRF:
+    return search_widths.field_of(setting.config, setting.supernet(), setting.space)
 
 
-def _adaptive(setting: Setting) -> np.ndarray:
+def _adaptive(setting: Setting) -> ChainMRF:
     config = at_budget(setting.config, setting.config.search.budget, adaptive=True)
-    return _solved(setting, train_supernet.train(config, setting.dataset, setting.space))
+    supernet = train_supernet.train(config, setting.dataset, setting.space)
+    return search_widths.field_of(config, supernet, setting.space)
 
 
-def _solved(setting: Setting, supernet: train_supernet.Supernet) -> np.ndarray:
-    limit = search_widths.budget_ms(setting.config, setting.table)
-    utility = search_widths.field_of(setting.config, supernet, setting.space)
-    return np.asarray(budgets.solve(utility, setting.table.to_cost(), limit).choices)
-
-
-def _uniform(setting: Setting) -> np.ndarray:
-    limit = search_widths.budget_ms(setting.config, setting.table)
+def _uniform(setting: Setting, limit: float) -> np.ndarray:
     return baselines.uniform(setting.space, setting.table.to_cost(), limit)
 
 
-def _greedy(setting: Setting) -> np.ndarray:
-    limit = search_widths.budget_ms(setting.config, setting.table)
+def _greedy(setting: Setting, limit: float) -> np.ndarray:
     return search_widths.slim(setting.config, setting.space, setting.table, setting.losses(), limit)
 
 
-def _random(setting: Setting) -> np.ndarray:
-    """Search at random with as many evaluations as greedy needed, or needs, for this budget."""
+def _random(setting: Setting, limit: float) -> np.ndarray:
+    """Search at random with as many evaluations as greedy needed, or needs, for the budget.
+
+    For another limit than the budget's, among the same networks: a correction buys no further evaluations.
+    """
     config, space, table, losses = setting.config, setting.space, setting.table, setting.losses()
-    limit = search_widths.budget_ms(config, table)
+    own = search_widths.budget_ms(config, table)
     asked: dict[Widths, None] = {}
 
     def noted(choices: np.ndarray) -> float:
         asked[tuple(choices.tolist())] = None
         return losses(choices)
 
-    search_widths.slim(config, space, table, noted, limit)
+    search_widths.slim(config, space, table, noted, own)
     evaluations = len(asked)
     asked.clear()
     with progress.bar('Random search', evaluations) as update:
@@ -179,24 +208,18 @@ def _random(setting: Setting) -> np.ndarray:
             return value
 
         key = jax.random.key(config.seed + 4)
-        return baselines.random_search(key, space, shown, table.to_cost(), limit, evaluations)
+        return baselines.random_search(key, space, shown, table.to_cost(), own, evaluations, limit)
 
 
-def _flops(setting: Setting) -> np.ndarray:
-    limit = search_widths.budget_ms(setting.config, setting.table)
-    utility = search_widths.field_of(setting.config, setting.supernet(), setting.space)
+def _flops(setting: Setting, limit: float) -> np.ndarray:
     flops = flops_table(setting.space).to_cost()
-    return baselines.by_proxy(utility, flops, setting.table.to_cost(), limit)
+    return baselines.by_proxy(_joint(setting), flops, setting.table.to_cost(), limit)
 
 
-CHOOSE = {
-    'joint': _joint,
-    'adaptive': _adaptive,
-    'greedy': _greedy,
-    'uniform': _uniform,
-    'random': _random,
-    'flops': _flops,
-}
+FIELDS = {'joint': _joint, 'adaptive': _adaptive}
+"""What joint search maximises."""
+BASELINES = {'greedy': _greedy, 'uniform': _uniform, 'random': _random, 'flops': _flops}
+"""From a budget in predicted ms to choices."""
 
 
 def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[float]] | None:

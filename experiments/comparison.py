@@ -89,8 +89,10 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def draw(rows: list[dict[str, Any]]) -> Any:
-    """Draw accuracy against measured latency, a line per method."""
+    """Draw accuracy against measured latency, a line per method, and the budgets as dotted lines."""
     figure, axes = plots.axes(6.5, 4.5)
+    for limit in {row['budget_ms'] for row in rows}:
+        axes.axvline(limit, color='0.7', linestyle=':', linewidth=1)
     for name in dict.fromkeys(row['method'] for row in rows):
         own = sorted((row for row in rows if row['method'] == name), key=lambda row: row['measured_ms'])
         axes.errorbar(

@@ -8,7 +8,7 @@ predicted, until that network has been timed.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,14 @@ from experiments.train_supernet import Supernet, train
 from experiments.training import load_data
 from jcw import data
 from jcw.latency.table import LatencyTable
+from jcw.mrf import ChainMRF
 from jcw.search import baselines
 from jcw.search import repair as measured
 from jcw.space import SearchSpace
 
 Widths = tuple[int, ...]
+At = Callable[[float], np.ndarray]
+"""From a budget in ms to choices; ValueError where nothing is so small."""
 SAMPLES = 'repair.jsonl'
 
 
@@ -42,38 +45,74 @@ def repair(
         return read_json(folder / 'result.json')
     losses = losses_of(config, dataset, space, supernet)
     at = {
-        'uniform': lambda limit: space.to_widths(baselines.uniform(space, table.to_cost(), limit)),
-        'greedy': lambda limit: space.to_widths(slim(config, space, table, losses, limit)),
+        'uniform': lambda limit: baselines.uniform(space, table.to_cost(), limit),
+        'greedy': lambda limit: slim(config, space, table, losses, limit),
     }
-    others = [
-        Baseline(name, choose, found, table, settings.confidence)
-        for name, choose in at.items()
-        if name in found['methods']
-    ]
-    bench = Bench(config, space, others)
-    joint = measured.repair(
+    held = hold(
+        config,
         space,
-        field_of(config, supernet, space),
-        table.to_cost(),
+        table,
         found['budget_ms'],
-        bench,
-        k=settings.candidates,
-        max_rounds=settings.rounds,
-        confidence=settings.confidence,
+        {'joint': field_of(config, supernet, space)},
+        {name: choose for name, choose in at.items() if name in found['methods']},
     )
-    while bench.calls < settings.rounds and any(other.wanted is not None for other in others):
-        bench(np.zeros((0, space.num_layers), np.int32))
     result = {
         **found,
-        'methods': {'joint': _joint(joint), **{other.name: other.result() for other in others}},
-        'rounds': [timed._asdict() for timed in joint.rounds],
+        'methods': held.methods,
+        'rounds': [timed._asdict() for timed in held.rounds['joint']],
         'confidence': settings.confidence,
     }
     save_json(folder / 'result.json', result)
     return read_json(folder / 'result.json')
 
 
-def _joint(found: measured.Repaired) -> dict[str, Any]:
+class Held(NamedTuple):
+    """Networks that hold a measured budget, by method, and what was timed to find those of joint search."""
+
+    methods: dict[str, dict[str, Any]]
+    rounds: dict[str, tuple[measured.Round, ...]]
+
+
+def hold(
+    config: Config,
+    space: SearchSpace,
+    table: LatencyTable,
+    budget_ms: float,
+    fields: dict[str, ChainMRF],
+    at: 'dict[str, At]',
+) -> Held:
+    """Find every method's network within the measured budget.
+
+    Args:
+      fields: by method, the accuracy field that joint search maximises.
+      at: by baseline, what it chooses for a budget in predicted milliseconds; it must have something for this one.
+    """
+    settings = config.repair
+    others = [
+        Baseline(name, choose, space, table, budget_ms, settings.confidence) for name, choose in at.items()
+    ]
+    bench = Bench(config, space, others)
+    found = {
+        name: measured.repair(
+            space,
+            field,
+            table.to_cost(),
+            budget_ms,
+            bench,
+            k=settings.candidates,
+            max_rounds=settings.rounds,
+            confidence=settings.confidence,
+        )
+        for name, field in fields.items()
+    }
+    while bench.calls < settings.rounds and any(other.wanted is not None for other in others):
+        bench(np.zeros((0, space.num_layers), np.int32))
+    methods = {name: _searched(each) for name, each in found.items()}
+    methods |= {other.name: other.result() for other in others}
+    return Held(methods, {name: each.rounds for name, each in found.items()})
+
+
+def _searched(found: measured.Repaired) -> dict[str, Any]:
     return {
         'widths': found.widths,
         'ms': found.predicted,
@@ -123,15 +162,16 @@ class Baseline:
     def __init__(
         self,
         name: str,
-        at: Callable[[float], np.ndarray],
-        found: dict[str, Any],
+        at: At,
+        space: SearchSpace,
         table: LatencyTable,
+        budget_ms: float,
         confidence: float,
     ) -> None:
         self.name = name
-        self.wanted: Widths | None = tuple(found['methods'][name]['widths'])
-        self._at, self._table, self._confidence = at, table, confidence
-        self._budget = found['budget_ms']
+        self._at, self._space, self._table = at, space, table
+        self._budget, self._confidence = budget_ms, confidence
+        self.wanted: Widths | None = self._widths_at(budget_ms)
         self._timed: dict[Widths, tuple[float, float]] = {}
 
     def tell(self, widths: Widths, ms: float, error: float) -> None:
@@ -139,7 +179,7 @@ class Baseline:
         self._timed[widths] = (ms, error)
         slower = self._upper(widths) / self._predicted(widths)
         try:
-            following = tuple(int(w) for w in self._at(self._budget / slower))
+            following = self._widths_at(self._budget / slower)
         except ValueError:  # the method has no network so small
             following = widths
         self.wanted = None if following in self._timed else following
@@ -159,6 +199,9 @@ class Baseline:
             'rounds': len(self._timed),
             'timed': len(self._timed),
         }
+
+    def _widths_at(self, limit: float) -> Widths:
+        return tuple(int(w) for w in self._space.to_widths(self._at(limit)))
 
     def _upper(self, widths: Widths) -> float:
         ms, error = self._timed[widths]

@@ -210,29 +210,32 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], str
 def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Sum `x * g` over positions for each kernel entry.
 
-    A block of rows at a time is multiplied and added to running sums of the block's shape; only these are reduced.
-    The additions are elementwise, which XLA vectorises over channels, and the sums stay in cache; reducing the
-    products themselves would store all of them.
+    A block of rows, or of examples where they are small, at a time is multiplied and added to running sums of the
+    block's shape; only these are reduced. The additions are elementwise, which XLA vectorises over channels, and the
+    sums stay in cache; reducing the products themselves would store all of them.
     """
     size = kernel.shape[0]
     batch, height, width, channels = g.shape
     rows = _block_rows(height, KERNEL_SUM_BYTES, size * size * width * channels * 4)
+    examples = _block_rows(batch, KERNEL_SUM_BYTES, size * size * height * width * channels * 4)
     blocks, span = height // rows, (rows - 1) * stride + size
     padded = pad(x, size, stride)
     entries = [(i, j) for i in range(size) for j in range(size)]
+    block = (examples, rows, width, channels)
 
     def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
-        example, block = index // blocks, index % blocks
-        top = block * rows * stride
-        rows_x = jax.lax.dynamic_slice(padded, (example, top, 0, 0), (1, span, padded.shape[2], channels))[0]
-        rows_g = jax.lax.dynamic_slice(g, (example, block * rows, 0, 0), (1, rows, width, channels))[0]
-        shape = (1, rows * stride, width * stride, channels)
+        first, top = index // blocks * examples, index % blocks * rows
+        rows_x = jax.lax.dynamic_slice(
+            padded, (first, top * stride, 0, 0), (examples, span, padded.shape[2], channels)
+        )
+        rows_g = jax.lax.dynamic_slice(g, (first, top, 0, 0), block)
+        shape = (examples, rows * stride, width * stride, channels)
         windows = (window(rows_x, shape, i, j, stride) for i, j in entries)
         return [t + (w * rows_g).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
-    zeros = [jnp.zeros((rows, width, channels), accumulator(x)) for _ in entries]
-    totals = _running_sums(batch * blocks, add, zeros)
-    return jnp.stack([t.sum((0, 1)) for t in totals]).reshape(kernel.shape).astype(kernel.dtype)
+    zeros = [jnp.zeros(block, accumulator(x)) for _ in entries]
+    totals = _running_sums(batch // examples * blocks, add, zeros)
+    return jnp.stack([t.sum((0, 1, 2)) for t in totals]).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _block_rows(rows: int, budget: int, row_bytes: int) -> int:

@@ -2,12 +2,18 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import compare_methods, comparison, ranking_study
-from experiments.config import DIGITS, CompareConfig
+from experiments import compare_methods, comparison, ranking_study, repair_widths
+from experiments.config import DIGITS, CompareConfig, RepairConfig
+from jcw.latency.table import flops_table
+from jcw.mrf import ChainMRF
+from jcw.space import mobilenet_v1
+
+SPACE = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
 
 
 def test_a_gain_is_relative_and_its_error_that_of_many_draws():
@@ -30,9 +36,64 @@ def test_a_free_job_is_taken_once_and_left_when_done(tmp_path):
         assert again
 
 
+@pytest.fixture
+def setting(tmp_path, monkeypatch):
+    """A comparison of stand-ins, on a device 10 % slower than the table; counts the networks it times."""
+    table = dataclasses.replace(flops_table(SPACE), unit='ms per call')
+    config = dataclasses.replace(
+        DIGITS, run=tmp_path / 'run', compare=CompareConfig(methods=('joint', 'uniform', 'greedy'))
+    )
+    gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), -np.inf)
+    field = ChainMRF(gain, np.zeros((13, *2 * gain.shape[1:])))
+    timed: list[tuple[int, ...]] = []
+
+    def time_networks(config, space, networks, path, title):
+        timed.extend(tuple(widths) for widths in networks if tuple(widths) not in timed)
+        samples = [
+            SimpleNamespace(widths=w, ms=1.1 * float(table.predict(w)), error=0.001, failure='')
+            for w in timed
+        ]
+        return SimpleNamespace(samples=samples, timed=samples)
+
+    def unreachable(setting, limit):
+        raise ValueError('nothing is so small')
+
+    monkeypatch.setattr(repair_widths, 'time_networks', time_networks)
+    monkeypatch.setitem(compare_methods.FIELDS, 'joint', lambda setting: field)
+    monkeypatch.setitem(compare_methods.BASELINES, 'greedy', unreachable)
+    stand_ins = compare_methods.Setting(config, None, SPACE, table, None, None)
+    return SimpleNamespace(
+        value=stand_ins, table=table, timed=timed, limit=float(table.predict(SPACE.base)) / 2
+    )
+
+
+def test_methods_hold_the_measured_budget_and_one_without_a_network_is_left_out(setting, capsys):
+    found = compare_methods.choose(setting.value, 0.5)
+    assert list(found) == ['joint', 'uniform']
+    assert 'greedy is left out: nothing is so small' in capsys.readouterr().out
+    for widths in found.values():
+        assert 0.8 * setting.limit < 1.1 * float(setting.table.predict(widths)) <= setting.limit
+
+
+def test_what_was_chosen_is_read_back_without_timing(setting):
+    found = compare_methods.choose(setting.value, 0.5)
+    timed = len(setting.timed)
+    assert compare_methods.choose(setting.value, 0.5) == found
+    assert len(setting.timed) == timed
+
+
+def test_without_rounds_methods_hold_the_predicted_budget_untimed(setting):
+    config = dataclasses.replace(setting.value.config, repair=RepairConfig(rounds=0))
+    found = compare_methods.choose(setting.value._replace(config=config), 0.5)
+    assert not setting.timed
+    for widths in found.values():
+        assert 0.8 * setting.limit < float(setting.table.predict(widths)) <= setting.limit
+
+
 def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
     row = {
         'budget': 0.5,
+        'budget_ms': 1.2,
         'method': 'joint',
         'predicted_ms': 1.0,
         'measured_ms': 1.1,
@@ -89,7 +150,7 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     rows = json.loads((folder / 'results.json').read_text())
     assert [row['method'] for row in rows] == ['joint', 'greedy', 'uniform']
     assert all(len(row['test_accuracies']) == 2 and row['measured_ms'] > 0 for row in rows)
-    assert all(row['predicted_ms'] <= row['budget_ms'] for row in rows)
+    assert all(row['measured_ms'] <= 1.05 * row['budget_ms'] for row in rows)  # timed once more
     trained = {path: path.stat().st_mtime_ns for path in config.run.rglob('finals/**/result.json')}
     compare_methods.main(config)
     assert trained == {path: path.stat().st_mtime_ns for path in config.run.rglob('finals/**/result.json')}

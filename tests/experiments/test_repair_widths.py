@@ -73,7 +73,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(repair_widths, 'field_of', lambda *_: field)
     device = Device(table, 1.0)
     monkeypatch.setattr(repair_widths, 'time_networks', device)
-    return SimpleNamespace(config=config, table=table, device=device, limit=limit, at=at)
+    return SimpleNamespace(config=config, table=table, device=device, limit=limit, at=at, field=field)
 
 
 def repaired(run, **settings):
@@ -103,6 +103,25 @@ def test_methods_are_timed_together_and_no_network_twice(run):
     timed = sum(run.device.calls)
     assert timed == len(run.device.known)
     assert timed >= result['methods']['joint']['timed']
+
+
+def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
+    run.device.factor = 1.1
+    narrower = run.field._replace(unary=run.field.unary * np.linspace(1, 2, SPACE.num_layers)[:, None])
+    held = repair_widths.hold(
+        run.config,
+        SPACE,
+        run.table,
+        run.limit,
+        {'joint': run.field, 'adaptive': narrower},
+        {name: run.at[name] for name in ('uniform', 'greedy')},
+    )
+    assert list(held.methods) == ['joint', 'adaptive', 'uniform', 'greedy']
+    assert list(held.methods['joint']['widths']) != list(held.methods['adaptive']['widths'])
+    for found in held.methods.values():
+        assert found['holds']
+        assert found['measured_ms'] * (1 + 1.96 * found['measured_error']) <= run.limit
+    assert sum(run.device.calls) == len(run.device.known)
 
 
 def test_the_same_call_reads_the_result_back(run):
