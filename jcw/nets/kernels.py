@@ -22,8 +22,8 @@ Images = Float[Array, 'batch height width channels']
 
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
-KERNEL_SUM_BYTES = 2**18  # of running sums for a depthwise kernel: within a core's second-level cache
-LONG_FOLD = 16  # steps from which a second loop earns its compilation
+KERNEL_SUM_BYTES = 2**17  # of running sums for a depthwise kernel: well within a core's second-level cache
+LONG_FOLD = 8  # steps from which a second loop earns its compilation
 
 
 def depthwise(
