@@ -30,7 +30,8 @@ from experiments import (
     train_supernet,
 )
 from experiments.comparison import Widths
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.run_folder import budget_name, claim, read_json, save_json, space_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets

@@ -1,13 +1,8 @@
-"""What a run is made of: typed settings, and presets that are starting points."""
+"""What a run is made of: typed settings."""
 
 import dataclasses
-import operator
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
-
-import tyro
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,88 +229,3 @@ class Config:
     compare: CompareConfig = CompareConfig()
     ranking: RankingConfig = RankingConfig()
     launch: LaunchConfig = LaunchConfig()
-
-
-STRIDES_8 = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
-STRIDES_32 = (1, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-STRIDES_32_COARSE = (2, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
-
-DIGITS = Config(
-    run=Path('runs/digits'),
-    data=DataConfig(name='digits', crop_padding=1),
-    space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
-    latency=LatencyConfig(networks=180, batch=32, attempts=1),
-    supernet=SupernetConfig(
-        epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
-    ),
-    search=SearchConfig(greedy_images=144),
-    subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
-)
-FASHION_MNIST = Config(
-    run=Path('runs/fashion_mnist'),
-    data=DataConfig(name='fashion_mnist', crop_padding=2, flip=True),
-    space=SpaceConfig(base_multiplier=0.25, strides=STRIDES_32),
-    supernet=SupernetConfig(epochs=20, batch=128, learning_rate=0.2, warmup_epochs=1),
-    subnet=SubnetConfig(epochs=40, batch=128, learning_rate=0.2, mixup=0),
-)
-CIFAR10 = Config(
-    run=Path('runs/cifar10'),
-    data=DataConfig(name='cifar10', crop_padding=4, flip=True),
-    space=SpaceConfig(base_multiplier=0.5, strides=STRIDES_32),
-    supernet=SupernetConfig(epochs=40, batch=128, learning_rate=0.2, warmup_epochs=2),
-    subnet=SubnetConfig(epochs=100, batch=128, learning_rate=0.2),
-)
-TINY_IMAGENET100 = Config(
-    run=Path('runs/tiny_imagenet100'),
-    data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
-    space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_32_COARSE),
-    latency=LatencyConfig(networks=150, batch=32, attempts=2),
-    supernet=SupernetConfig(
-        epochs=6, batch=128, learning_rate=0.2, warmup_epochs=0.5, recalibration_images=512
-    ),
-    search=SearchConfig(greedy_images=1000),
-    subnet=SubnetConfig(
-        epochs=8, batch=128, learning_rate=0.2, warmup_epochs=0.5, label_smoothing=0, mixup=0
-    ),
-    compare=CompareConfig(budgets=(0.55, 0.75), methods=('joint', 'adaptive', 'greedy', 'uniform')),
-)
-IMAGENET2012 = Config(
-    run=Path('runs/imagenet2012'),
-    data=DataConfig(name='imagenet2012', image_size=224, validation=0.01, flip=True),
-    latency=LatencyConfig(networks=600),
-)
-
-PRESETS = {
-    'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
-    'fashion_mnist': ('A quarter-width network on Fashion-MNIST.', FASHION_MNIST),
-    'cifar10': ('A half-width network on CIFAR-10.', CIFAR10),
-    'tiny_imagenet100': (
-        'A quarter-width network on 100 classes at 32x32, sized so that methods can be compared on two cores.',
-        TINY_IMAGENET100,
-    ),
-    'imagenet2012': (
-        "The publication's recipe: 20 epochs of supernet, 200 of the final network.",
-        IMAGENET2012,
-    ),
-}
-
-
-COUNTS = (
-    *('latency.networks', 'latency.batch', 'latency.attempts'),
-    *('supernet.batch', 'supernet.group', 'supernet.accumulate', 'supernet.refreshes'),
-    *('supernet.recalibration_images', 'subnet.batch', 'subnet.accumulate'),
-    *('search.frontier', 'search.greedy_images', 'repair.candidates', 'ranking.random', 'ranking.standalone'),
-)
-"""Settings that are at least 1."""
-
-
-def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
-    """Read a preset's name and changes to it from the command line; without a name the preset is `digits`."""
-    args = list(sys.argv[1:] if args is None else args)
-    if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
-        args = ['digits', *args]
-    config = tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
-    for name in COUNTS:
-        if (value := operator.attrgetter(name)(config)) < 1:
-            sys.exit(f'--{name.replace("_", "-")} must be at least 1, got {value}')
-    return config

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from experiments import progress
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.run_folder import space_of
 from experiments.search_widths import folder_of
 from experiments.train_subnet import found, subnet_folder, timed, train

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from experiments import progress
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.run_folder import Usage, read_json, save_json
 from jcw.latency import samples
 from jcw.latency.report import compare

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from experiments import progress
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.run_folder import Usage, claim, space_of
 from experiments.timing_process import Request
 from jcw import data

@@ -17,7 +17,8 @@ from experiments import (
     train_subnet,
     train_supernet,
 )
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.progress import console
 from experiments.run_folder import save_json, space_of
 from experiments.training import load_data

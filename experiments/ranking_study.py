@@ -13,7 +13,8 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from experiments import progress, train_subnet, train_supernet
-from experiments.config import Config, SupernetConfig, parse
+from experiments.config import Config, SupernetConfig
+from experiments.presets import parse
 from experiments.run_folder import claim, read_json, save_json, space_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import forget_programs, load_data

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import progress
-from experiments.config import Config, parse
+from experiments.config import Config
 from experiments.measure_latency import time_networks
+from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import field_of, folder_of, losses_of, search, slim
 from experiments.train_supernet import Supernet, train

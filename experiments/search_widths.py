@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from experiments import progress
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.train_supernet import Supernet, train

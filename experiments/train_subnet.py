@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from experiments import launch, progress
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json, space_of
 from experiments.search_widths import folder_of

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from experiments import launch, progress
-from experiments.config import Config, parse
+from experiments.config import Config
+from experiments.presets import parse
 from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import batches, load_data, optimiser_of, steps_per_epoch

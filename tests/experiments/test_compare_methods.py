@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import compare_methods, comparison, ranking_study, repair_widths
-from experiments.config import DIGITS, CompareConfig, RepairConfig
+from experiments.config import CompareConfig, RepairConfig
+from experiments.presets import DIGITS
 from jcw.latency.table import flops_table
 from jcw.mrf import ChainMRF
 from jcw.space import mobilenet_v1

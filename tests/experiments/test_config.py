@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from experiments.config import DIGITS, PRESETS, Config, parse
+from experiments.config import Config
+from experiments.presets import DIGITS, PRESETS, parse
 from experiments.run_folder import Usage, claim, read_json, save_json
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import repair_widths, report, search_widths, train_subnet
-from experiments.config import DIGITS, RepairConfig, SubnetConfig
+from experiments.config import RepairConfig, SubnetConfig
+from experiments.presets import DIGITS
 from experiments.run_folder import Usage, claim, read_json, save_json
 from jcw.budget import solve
 from jcw.latency.table import flops_table

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import parse
+from experiments.presets import parse
 from experiments.run_folder import space_of
 from experiments.train_supernet import folder_of, start_of
 from experiments.training import load_data

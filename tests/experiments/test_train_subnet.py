@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import train_subnet
-from experiments.config import DIGITS, SubnetConfig
+from experiments.config import SubnetConfig
+from experiments.presets import DIGITS
 from experiments.train_supernet import Supernet
 from experiments.training import load_data
 from jcw.nets.mobilenet import network
