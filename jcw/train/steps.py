@@ -88,7 +88,7 @@ def supernet_step(
 
         means, rewards = in_parts(part, accumulate, x, targets, labels, choices)
         gradients, moments, metrics = means
-        state, metrics = _update(state, gradients, moments, metrics, optimiser, axis_name)
+        state, metrics = update(state, gradients, moments, metrics, optimiser, axis_name)
         return state, metrics, rewards
 
     return step
@@ -127,7 +127,7 @@ def plain_step(
             return (gradients, moments, metrics), ()
 
         (gradients, moments, metrics), _ = in_parts(part, accumulate, x, targets, labels)
-        return _update(state, gradients, moments, metrics, optimiser, axis_name)
+        return update(state, gradients, moments, metrics, optimiser, axis_name)
 
     return step
 
@@ -173,7 +173,7 @@ def _prepare(
     return x, targets, example_keys(draw_key, len(labels), axis_name)
 
 
-def _update(
+def update(
     state: TrainState,
     gradients: dict[str, Any],
     moments: dict[str, Any],
@@ -181,6 +181,10 @@ def _update(
     optimiser: optax.GradientTransformation,
     axis_name: str | None,
 ) -> tuple[TrainState, Any]:
+    """Return the state after a step of the optimiser, and the metrics; all are averaged over devices.
+
+    Batch statistics follow the batch's moments with momentum `STATISTICS_MOMENTUM`.
+    """
     if axis_name is not None:
         gradients, moments, metrics = jax.lax.pmean((gradients, moments, metrics), axis_name)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
