@@ -9,6 +9,7 @@ A gate is a loop of one turn or none rather than a conditional: XLA divides the 
 processor's cores, that of a conditional's branches it does not.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ def network(
         mobilenet.layer_of(spec)(spec, int(width), dtype, implementation, axis_name, parent=None)
         for spec, width in zip(space.layers, space.largest, strict=True)
     ]
+    inputs = (space.input_shape[-1], *(block.width for block in blocks[:-1]))
+    layers = [_Layer(block, width, block.width) for block, width in zip(blocks, inputs, strict=True)]
     head = mobilenet.Head(space.num_classes, parent=None)
 
     def pair(
@@ -43,16 +46,15 @@ def network(
         widths: Int[Array, 'batch layers'],
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any], Float[Array, 'batch classes']]:
         names = [layer_name(index) for index in range(space.num_layers)]
-        layers = []
-        inputs = images.shape[-1]
-        before = jnp.ones((len(images), inputs))
+        given = []
+        before = jnp.ones((len(images), images.shape[-1]))
         for index, (name, block) in enumerate(zip(names, blocks, strict=True)):
             after = masking.channel_mask(widths[:, index], block.width)
-            layers.append(_Layer(block, variables['batch_stats'][name], inputs, block.width, before, after))
-            inputs, before = block.width, after
+            given.append(_Given(variables['batch_stats'][name], before, after))
+            before = after
         params = [variables['params'][name] for name in names]
         first = _first_mutated(space, widths, axis_name)
-        x, moments, mutated = _chain(layers, first, params, images.astype(dtype))
+        x, moments, mutated = _chain(layers, params, images.astype(dtype), first, given)
 
         def classify(x: jax.Array) -> jax.Array:
             features = x.mean((1, 2), dtype=kernels.accumulator(x))
@@ -64,24 +66,29 @@ def network(
     return Network(whole.init, whole.apply, pair)
 
 
-class _Layer(NamedTuple):
-    """A layer and what it takes besides its parameters and activations."""
+class _Given(NamedTuple):
+    """What a layer takes besides its parameters and activations."""
 
-    block: Any
     stats: Any
-    inputs: int
-    outputs: int
     in_masks: Float[Array, 'batch inputs']  # of the mutated networks
     masks: Float[Array, 'batch outputs']
 
-    def largest(self, params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-        return self._apply(params, x, jnp.ones(self.inputs), jnp.ones(self.outputs))
 
-    def mutated(self, params: Any, x: jax.Array, in_masks: jax.Array, masks: jax.Array) -> jax.Array:
-        return self._apply(params, x, in_masks, masks)[0]
+class _Layer(NamedTuple):
+    """A layer as functions of arrays."""
 
-    def _apply(self, params: Any, x: jax.Array, *masks: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {'params': params, 'batch_stats': self.stats}
+    block: Any
+    inputs: int
+    outputs: int
+
+    def largest(self, params: Any, x: jax.Array, given: _Given) -> tuple[jax.Array, Any]:
+        return self._apply(params, x, given.stats, jnp.ones(self.inputs), jnp.ones(self.outputs))
+
+    def mutated(self, params: Any, x: jax.Array, given: _Given) -> jax.Array:
+        return self._apply(params, x, *given)[0]
+
+    def _apply(self, params: Any, x: jax.Array, stats: Any, *masks: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {'params': params, 'batch_stats': stats}
         y, state = self.block.apply(variables, x, *masks, train=True, mutable=['batch_stats'])
         return y, state['batch_stats']
 
@@ -97,31 +104,32 @@ def _first_mutated(
 
 
 def _chain(
-    layers: Sequence[_Layer], first: Int[Array, ''], params: list[Any], images: jax.Array
+    layers: Sequence[_Layer],
+    params: list[Any],
+    images: jax.Array,
+    first: Int[Array, ''],
+    given: list[_Given],
 ) -> tuple[jax.Array, list[Any], jax.Array]:
     """Return the largest network's activations, its moments, and the mutated network's activations."""
 
     # All traced values are arguments: those that a custom gradient closes over leak under `checkpoint` or `scan`.
-    given = first, [(layer.stats, layer.in_masks, layer.masks) for layer in layers]
-
     @jax.custom_vjp
-    def run(params: list[Any], images: jax.Array, given: tuple) -> tuple[jax.Array, list[Any], jax.Array]:
-        return forward(params, images, given)[0]
+    def run(params: list[Any], images: jax.Array, *given: Any) -> tuple[jax.Array, list[Any], jax.Array]:
+        return forward(params, images, *given)[0]
 
-    def forward(params: list[Any], images: jax.Array, given: tuple) -> tuple[tuple, tuple]:
-        first, arrays = given
-        held = [
-            layer._replace(stats=stats, in_masks=in_masks, masks=masks)
-            for layer, (stats, in_masks, masks) in zip(layers, arrays, strict=True)
-        ]
+    def forward(
+        params: list[Any], images: jax.Array, first: jax.Array, given: list[_Given]
+    ) -> tuple[tuple, tuple]:
         x, mutated = images, vacant(images, 0)
         moments, largest, gates = [], [], []
-        for index, (layer, own) in enumerate(zip(held, params, strict=True)):
+        for index, (layer, own) in enumerate(zip(layers, params, strict=True)):
             mutated = once(first == index, lambda _, x: x, mutated, x)
-            x, pull, seen = jax.vjp(layer.largest, own, x, has_aux=True)
+            x, pull, seen = jax.vjp(
+                functools.partial(layer.largest, given=given[index]), own, x, has_aux=True
+            )
             moments.append(seen)
             largest.append(pull)
-            mutated, gate = _gated_vjp(index, first <= index, layer, own, mutated)
+            mutated, gate = _gated_vjp(index, first <= index, layer, own, mutated, given[index])
             gates.append(gate)
         mutated = once(first == len(layers), lambda _, x: x, mutated, x)
         # Under `vmap` over widths JAX would sum the gradient of a result that does not depend on them twice.
@@ -138,32 +146,32 @@ def _chain(
             down, dmutated = _gated_pull(index, first <= index, gates[index], down, dmutated)
             dx = once(first == index, jnp.add, dx, dmutated)
             dparams.append(down)
-        return dparams[::-1], dx, None
+        return dparams[::-1], dx, None, None
 
     run.defvjp(forward, backward)
-    return run(params, images, given)
+    return run(params, images, first, given)
 
 
 def _gated_vjp(
-    index: int, run: Bool[Array, ''], layer: _Layer, params: Any, x: jax.Array
+    index: int, run: Bool[Array, ''], layer: _Layer, params: Any, x: jax.Array, given: _Given
 ) -> tuple[jax.Array, Callable]:
     """Return a mutated layer's output and its gradient's function, both of any value where it does not run."""
     kept: list[Any] = []
 
-    def with_residuals(_: Any, *given: Any) -> tuple[jax.Array, list[jax.Array]]:
-        params, x, *masks = given
-        y, pull = jax.vjp(lambda params, x: layer.mutated(params, x, *masks), params, x)
+    def with_residuals(_: Any, *operands: Any) -> tuple[jax.Array, list[jax.Array]]:
+        params, x, given = operands
+        y, pull = jax.vjp(functools.partial(layer.mutated, given=given), params, x)
         leaves, tree = jax.tree.flatten(pull)
-        known = [id(leaf) for leaf in jax.tree.leaves(given)]
+        known = [id(leaf) for leaf in jax.tree.leaves(operands)]
         places = [known.index(id(leaf)) if id(leaf) in known else None for leaf in leaves]
         kept[:] = [tree, places]
         return y, [leaf for leaf, place in zip(leaves, places, strict=True) if place is None]
 
-    given = (params, x, layer.in_masks, layer.masks)
-    start = vacant(jax.eval_shape(with_residuals, None, *given), index)
-    y, residuals = once(run, with_residuals, start, *given)
+    operands = (params, x, given)
+    start = vacant(jax.eval_shape(with_residuals, None, *operands), index)
+    y, residuals = once(run, with_residuals, start, *operands)
     tree, places = kept
-    known, own = jax.tree.leaves(given), iter(residuals)
+    known, own = jax.tree.leaves(operands), iter(residuals)
     return y, jax.tree.unflatten(tree, [next(own) if place is None else known[place] for place in places])
 
 
