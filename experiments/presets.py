@@ -33,6 +33,12 @@ DIGITS = Config(
     search=SearchConfig(greedy_images=144),
     subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
 )
+"""Question: does the whole pipeline run in minutes where nothing but packages can be downloaded, and is its
+network better than uniform and greedy ones of the same measured latency? Command: `scripts/quickstart`.
+Hardware: two cores of an Intel Xeon at 2.6 GHz. Expected: under 6 minutes, joint before both. Obtained: 318 s;
+joint 95.0 %, uniform 86.9 %, greedy 83.3 % with one seed; with three, joint 8.4 +- 2.6 % (relative) over greedy
+at 40 % of the base network's latency.
+"""
 FASHION_MNIST = Config(
     run=Path('runs/fashion_mnist'),
     data=DataConfig(name='fashion_mnist', crop_padding=2, flip=True),
@@ -40,6 +46,7 @@ FASHION_MNIST = Config(
     supernet=SupernetConfig(epochs=20, batch=128, learning_rate=0.2, warmup_epochs=1),
     subnet=SubnetConfig(epochs=40, batch=128, learning_rate=0.2, mixup=0),
 )
+"""A middle size, for a machine with a GPU or an evening. Not run yet."""
 CIFAR10 = Config(
     run=Path('runs/cifar10'),
     data=DataConfig(name='cifar10', crop_padding=4, flip=True),
@@ -47,6 +54,7 @@ CIFAR10 = Config(
     supernet=SupernetConfig(epochs=40, batch=128, learning_rate=0.2, warmup_epochs=2),
     subnet=SubnetConfig(epochs=100, batch=128, learning_rate=0.2),
 )
+"""The easy cross-check: its configurations differ little. Not run yet."""
 TINY_IMAGENET100 = Config(
     run=Path('runs/tiny_imagenet100'),
     data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
@@ -61,11 +69,17 @@ TINY_IMAGENET100 = Config(
     ),
     compare=CompareConfig(budgets=(0.55, 0.75), methods=('joint', 'adaptive', 'greedy', 'uniform')),
 )
+"""Question: is joint search better than greedy, and narrowing than joint search, where configurations differ?
+Command: `python -m experiments.compare_methods tiny_imagenet100`, with the options and the results in
+`docs/results/README.md`. Hardware: two cores of an Intel Xeon at 2.6 GHz, two minutes a final network.
+Expected: 4 % over greedy, 1 % from narrowing. Obtained: see there.
+"""
 IMAGENET2012 = Config(
     run=Path('runs/imagenet2012'),
     data=DataConfig(name='imagenet2012', image_size=224, validation=0.01, flip=True),
     latency=LatencyConfig(networks=600),
 )
+"""The publication's recipe; what it costs is computed in `docs/scaling.md`. Not run yet."""
 
 PRESETS = {
     'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
