@@ -93,8 +93,8 @@ def _prepare(config: Config) -> Setting:
 def choose(setting: Setting, budget: float) -> dict[str, Widths]:
     """Return the widths of every method at a budget, read back where they were chosen before.
 
-    They hold the budget as measured; without rounds of repair, as the table predicts. A baseline that has no network
-    within the budget is left out, and said to be.
+    They hold the budget as measured; without rounds of repair, as the table predicts. A method that has no network
+    within it is left out, and said to be.
     """
     setting = setting._replace(config=at_budget(setting.config, budget))
     config = setting.config
@@ -118,7 +118,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
             continue
         found[name] = tuple(stated['widths'])
         search_widths.refuse_other_table(path.parent, stated['ms'], float(setting.table.predict(found[name])))
-    return _held(setting, folder, found) if config.repair.rounds else found
+    return _held(setting, folder, found) if config.repair.rounds and found else found
 
 
 def _chosen(name: str, setting: Setting) -> dict[str, Any]:
@@ -136,10 +136,11 @@ def _chosen(name: str, setting: Setting) -> dict[str, Any]:
 
 
 def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str, Widths]:
-    """Return every method's widths that hold the measured budget; those that could not be had are named."""
-    config, names = setting.config, '-'.join(found)
-    path = claim(folder / 'measured', repair=config.repair) / f'{names}.json'
+    """Return the widths that hold the measured budget, of every method that has such; the others are named."""
+    config = setting.config
+    path = folder / 'measured' / f'{"-".join(sorted(found))}.json'
     with _alone(config.run / 'preparing.lock'):
+        claim(path.parent, repair=config.repair)
         if not path.exists():
             held = repair_widths.hold(
                 config,
@@ -154,10 +155,11 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     for name, method in methods.items():
         if not method['holds']:
             progress.console.print(
-                f'{name}: no network was found to hold the budget of {config.search.budget:.0%} as measured',
+                f'{name} is left out: no network was found to hold the budget of {config.search.budget:.0%} '
+                'as measured',
                 highlight=False,
             )
-    return {name: tuple(methods[name]['widths']) for name in found}
+    return {name: tuple(methods[name]['widths']) for name in found if methods[name]['holds']}
 
 
 def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Config:
@@ -186,19 +188,15 @@ def _greedy(setting: Setting, limit: float) -> np.ndarray:
 
 
 def _random(setting: Setting, limit: float) -> np.ndarray:
-    """Search at random with as many evaluations as greedy needed, or needs, for the budget.
-
-    For another limit than the budget's, among the same networks: a correction buys no further evaluations.
-    """
+    """Search at random, just within the limit, with as many evaluations as greedy needs to get there."""
     config, space, table, losses = setting.config, setting.space, setting.table, setting.losses()
-    own = search_widths.budget_ms(config, table)
     asked: dict[Widths, None] = {}
 
     def noted(choices: np.ndarray) -> float:
         asked[tuple(choices.tolist())] = None
         return losses(choices)
 
-    search_widths.slim(config, space, table, noted, own)
+    search_widths.slim(config, space, table, noted, limit)
     evaluations = len(asked)
     asked.clear()
     with progress.bar('Random search', evaluations) as update:
@@ -209,7 +207,7 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
             return value
 
         key = jax.random.key(config.seed + 4)
-        return baselines.random_search(key, space, shown, table.to_cost(), own, evaluations, limit)
+        return baselines.random_search(key, space, shown, table.to_cost(), limit, evaluations)
 
 
 def _flops(setting: Setting, limit: float) -> np.ndarray:

@@ -145,7 +145,10 @@ class Bench:
         for widths in wanted:
             if widths not in times:
                 reasons = [sample.failure for sample in read.samples if sample.widths == widths]
-                raise Usage(f'network {list(widths)} could not be timed: {"; ".join(reasons)}')
+                raise Usage(
+                    f'network {list(widths)} could not be timed: {"; ".join(reasons)}; '
+                    f'remove its lines from {path} to try again'
+                )
         for other, widths in asked:
             other.tell(widths, times[widths].ms, times[widths].error)
         rows = [times[widths] for widths in wanted[: len(networks)]]

@@ -76,21 +76,16 @@ def random_search(
     cost: ChainMRF,
     budget: float,
     evaluations: int,
-    limit: float | None = None,
 ) -> Choices:
     """Return the configuration of least loss among `evaluations` random ones just within the budget.
-
-    With a `limit`, that of least loss among those of them that cost no more.
 
     Raises:
       ValueError: no configuration was found there.
     """
-    limit = budget if limit is None else limit
     drawn = random_within(key, space, cost, budget, evaluations)
-    drawn = drawn[evaluate(cost, drawn) <= limit]
     if not len(drawn):
         raise ValueError(
-            f'no configuration found that costs between {NEAR:.0%} of {budget:.4g} and {limit:.4g}'
+            f'no configuration found that costs between {NEAR:.0%} of {budget:.4g} and all of it'
         )
     return drawn[np.argmin([loss(choices) for choices in drawn])]
 

@@ -47,11 +47,12 @@ def setting(tmp_path, monkeypatch):
     gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), -np.inf)
     field = ChainMRF(gain, np.zeros((13, *2 * gain.shape[1:])))
     timed: list[tuple[int, ...]] = []
+    slower = [1.1]
 
     def time_networks(config, space, networks, path, title):
         timed.extend(tuple(widths) for widths in networks if tuple(widths) not in timed)
         samples = [
-            SimpleNamespace(widths=w, ms=1.1 * float(table.predict(w)), error=0.001, failure='')
+            SimpleNamespace(widths=w, ms=slower[0] * float(table.predict(w)), error=0.001, failure='')
             for w in timed
         ]
         return SimpleNamespace(samples=samples, timed=samples)
@@ -63,9 +64,8 @@ def setting(tmp_path, monkeypatch):
     monkeypatch.setitem(compare_methods.FIELDS, 'joint', lambda setting: field)
     monkeypatch.setitem(compare_methods.BASELINES, 'greedy', unreachable)
     stand_ins = compare_methods.Setting(config, None, SPACE, table, None, None)
-    return SimpleNamespace(
-        value=stand_ins, table=table, timed=timed, limit=float(table.predict(SPACE.base)) / 2
-    )
+    limit = float(table.predict(SPACE.base)) / 2
+    return SimpleNamespace(value=stand_ins, table=table, timed=timed, slower=slower, limit=limit)
 
 
 def test_methods_hold_the_measured_budget_and_one_without_a_network_is_left_out(setting, capsys):
@@ -74,6 +74,27 @@ def test_methods_hold_the_measured_budget_and_one_without_a_network_is_left_out(
     assert 'greedy is left out: nothing is so small' in capsys.readouterr().out
     for widths in found.values():
         assert 0.8 * setting.limit < 1.1 * float(setting.table.predict(widths)) <= setting.limit
+
+
+def test_a_method_that_cannot_hold_the_measured_budget_is_left_out(setting, monkeypatch, capsys):
+    fixed = SPACE.to_choices(setting.value.table.space.base)
+    monkeypatch.setitem(compare_methods.BASELINES, 'uniform', lambda setting, limit: fixed)
+    assert list(compare_methods.choose(setting.value, 0.5)) == ['joint']
+    said = ' '.join(capsys.readouterr().out.split())
+    assert 'uniform is left out: no network was found to hold the budget of 50% as measured' in said
+
+
+@pytest.mark.parametrize('factor', [0.8, 1.1, 1.25])
+def test_random_search_follows_the_measured_budget(setting, monkeypatch, factor):
+    setting.slower[0] = factor
+    gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), 0)
+    compared = dataclasses.replace(setting.value.config.compare, methods=('joint', 'random'))
+    value = setting.value._replace(
+        config=dataclasses.replace(setting.value.config, compare=compared),
+        losses=lambda: lambda choices: -float(gain[np.arange(SPACE.num_layers), choices].sum()),
+    )
+    found = compare_methods.choose(value, 0.5)
+    assert 0.85 * setting.limit < factor * float(setting.table.predict(found['random'])) <= setting.limit
 
 
 def test_what_was_chosen_is_read_back_without_timing(setting):
