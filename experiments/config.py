@@ -130,8 +130,8 @@ class RepairConfig:
 
     candidates: int = 4
     """Networks of joint search timed in a round."""
-    rounds: int = 6
-    """At most; 0 keeps the optimum of the table as it is."""
+    rounds: int = 12
+    """At most, should better candidates be left; 0 keeps the optimum of the table as it is."""
     confidence: float = 1.96
     """Standard errors above the measured latency that must be within the budget, too."""
 

@@ -12,6 +12,7 @@ from experiments.config import (
     Config,
     DataConfig,
     LatencyConfig,
+    RepairConfig,
     SearchConfig,
     SpaceConfig,
     SubnetConfig,
@@ -31,6 +32,7 @@ DIGITS = Config(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),
     search=SearchConfig(greedy_images=144),
+    repair=RepairConfig(rounds=6),
     subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
 )
 """Question: does the whole pipeline run in minutes where nothing but packages can be downloaded, and is its
