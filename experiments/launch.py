@@ -7,16 +7,15 @@ from jax.experimental import multihost_utils
 
 from experiments import progress
 from experiments.config import Config
-from jcw.train import memory, parallel
+from jcw.train import parallel
 
 
 def start(config: Config) -> None:
-    """Keep freed memory, and join the other processes of a distributed run; only the first then prints.
+    """Join the other processes of a distributed run; only the first then prints.
 
     Raises:
       ValueError: a coordinator without the number of processes and this one's.
     """
-    memory.keep_freed()
     settings = config.launch
     if settings.coordinator is not None:
         if settings.num_processes is None or settings.process_id is None:

@@ -14,6 +14,7 @@ from experiments import launch
 from experiments.config import Config
 from jcw.data import Dataset
 from jcw.space import SearchSpace, mobilenet_v1
+from jcw.train import memory
 from jcw.train.loop import Diverged, Interrupted
 
 
@@ -109,11 +110,22 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = '') -> 
             yield f'{prefix}{key} was {a}, now {b}'
 
 
-def run_stage(main: Callable[[Config], None], config: Config, *, distributed: bool = False) -> None:
-    """Run a stage's main; what the user did wrong is said in a line, without a traceback."""
+def run_stage(
+    main: Callable[[Config], None], config: Config, *, distributed: bool = False, huge_pages: bool = False
+) -> None:
+    """Run a stage's main; what the user did wrong is said in a line, without a traceback.
+
+    Args:
+      main: of the stage.
+      config: given on the command line.
+      distributed: whether several processes may run it together.
+      huge_pages: whether it trains or evaluates for long enough to restart the program with them.
+    """
     try:
         if not distributed and (config.launch.distributed or config.launch.coordinator):
             raise Usage('this stage runs in one process: several train the supernet or a found network')
+        if huge_pages:
+            memory.restart_with_huge_pages()
         launch.start(config)
         main(config)
         launch.stop()
