@@ -112,23 +112,24 @@ def state_in(folder):
 def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(cache, alone, tmp_path):
     """Kills fall on starts, steps and writes alike; each run goes on from what the one before it left."""
     moments = random.Random(0)
-    killed = 0
+    killed, folders = 0, [tmp_path / 'run_0']
     while killed < 12:
-        run = Run(cache, tmp_path / 'run', STEPS, PAUSE=0.1)
+        run = Run(cache, folders[-1], STEPS, PAUSE=0.1)
         if killed % 3:
             run.wait_for('ready')
             time.sleep(moments.uniform(0, 2.5))
         else:
             time.sleep(moments.uniform(0, 6))
-        if run.process.poll() is not None:
+        if run.process.poll() is None:
+            run.kill()
+            killed += 1
+        else:  # it got to its end between kills
             assert run.finish()[0] == 0, run.errors
-            break
-        run.kill()
-        killed += 1
-    assert killed >= 10
-    last = Run(cache, tmp_path / 'run', STEPS)
-    assert last.finish()[0] == 0, last.errors
-    assert last.lines[-1] == alone[1]
+            folders.append(tmp_path / f'run_{len(folders)}')
+    for folder in folders:
+        last = Run(cache, folder, STEPS)
+        assert last.finish()[0] == 0, last.errors
+        assert last.lines[-1] == alone[1]
 
 
 @pytest.mark.slow
