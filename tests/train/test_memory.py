@@ -35,24 +35,22 @@ def run(mode: str, **environment: str) -> tuple[int, dict]:
     return len(starts), json.loads(found)
 
 
-restarts = pytest.mark.skipif(not memory._matter(), reason='huge pages are not for programs to choose here')
+MAY_CHOOSE = memory._matter()  # on this kernel, with this allocator
 
 
-@restarts
-def test_a_restarted_program_takes_few_page_faults():
+def test_a_program_restarts_for_few_page_faults_where_it_may_choose():
     starts, plain = run('plain')
     assert starts == 1
     starts, huge = run('huge')
-    assert starts == 2
+    assert starts == 1 + MAY_CHOOSE
     assert huge['arguments'] == ['huge', 'an argument']
-    assert plain['faults'] > 50 * huge['faults']
+    assert not MAY_CHOOSE or plain['faults'] > 50 * huge['faults']
 
 
-@restarts
 @pytest.mark.parametrize('tunables', [None, 'glibc.malloc.tcache_count=8'])
 def test_the_environment_is_left_as_it_was(tunables):
     starts, found = run('huge', **({memory.TUNABLES: tunables} if tunables else {}))
-    assert starts == 2
+    assert starts == 1 + MAY_CHOOSE
     assert found['inherited'] == {memory.TUNABLES: tunables, memory.BEFORE: None}
 
 
