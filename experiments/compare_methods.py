@@ -275,4 +275,4 @@ def _if_free(path: Path) -> Iterator[bool]:
 if __name__ == '__main__':
     from experiments.run_folder import run_stage
 
-    run_stage(main, parse(__doc__), huge_pages=True)
+    run_stage(main, parse(__doc__), keep_freed=True)

@@ -82,4 +82,4 @@ def _table(rows: list[dict]) -> Table:
 if __name__ == '__main__':
     from experiments.run_folder import run_stage
 
-    run_stage(main, parse(__doc__), huge_pages=True)
+    run_stage(main, parse(__doc__), keep_freed=True)

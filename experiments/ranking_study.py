@@ -191,4 +191,4 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 if __name__ == '__main__':
     from experiments.run_folder import run_stage
 
-    run_stage(main, parse(__doc__), huge_pages=True)
+    run_stage(main, parse(__doc__), keep_freed=True)

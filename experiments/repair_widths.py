@@ -252,4 +252,4 @@ def main(config: Config) -> None:
 if __name__ == '__main__':
     from experiments.run_folder import run_stage
 
-    run_stage(main, parse(__doc__), huge_pages=True)
+    run_stage(main, parse(__doc__), keep_freed=True)

@@ -111,7 +111,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = '') -> 
 
 
 def run_stage(
-    main: Callable[[Config], None], config: Config, *, distributed: bool = False, huge_pages: bool = False
+    main: Callable[[Config], None], config: Config, *, distributed: bool = False, keep_freed: bool = False
 ) -> None:
     """Run a stage's main; what the user did wrong is said in a line, without a traceback.
 
@@ -119,13 +119,13 @@ def run_stage(
       main: of the stage.
       config: given on the command line.
       distributed: whether several processes may run it together.
-      huge_pages: whether it trains or evaluates for long enough to restart the program with them.
+      keep_freed: whether the process keeps the memory it has freed, which training on a CPU wants.
     """
     try:
         if not distributed and (config.launch.distributed or config.launch.coordinator):
             raise Usage('this stage runs in one process: several train the supernet or a found network')
-        if huge_pages:
-            memory.restart_with_huge_pages()
+        if keep_freed:
+            memory.keep_freed()
         launch.start(config)
         main(config)
         launch.stop()

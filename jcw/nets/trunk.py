@@ -32,6 +32,17 @@ def network(
 ) -> Network:
     """Build the supernet with a `pair` that shares the trunk; arguments as of `mobilenet.network`."""
     whole = mobilenet.network(space, dtype=dtype, implementation=implementation, axis_name=axis_name)
+    if implementation != 'auto':
+        return Network(whole.init, whole.apply, _pair(space, dtype, implementation, axis_name))
+    # Chosen here, and once: a choice inside a gate would have it keep what either platform's gradient needs.
+    cpu, native = (_pair(space, dtype, each, axis_name) for each in ('cpu', 'native'))
+    choose = functools.partial(jax.lax.platform_dependent, cpu=cpu, default=native)
+    return Network(whole.init, whole.apply, choose)
+
+
+def _pair(
+    space: SearchSpace, dtype: Any, implementation: kernels.Implementation, axis_name: str | None
+) -> Callable[..., tuple[jax.Array, dict[str, Any], jax.Array]]:
     blocks = [
         mobilenet.layer_of(spec)(spec, int(width), dtype, implementation, axis_name, parent=None)
         for spec, width in zip(space.layers, space.largest, strict=True)
@@ -63,7 +74,7 @@ def network(
 
         return classify(x), dict(zip(names, moments, strict=True)), classify(mutated)
 
-    return Network(whole.init, whole.apply, pair)
+    return pair
 
 
 class _Given(NamedTuple):

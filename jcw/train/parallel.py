@@ -59,7 +59,7 @@ def data_parallel(
 
     def run(*args: Any) -> tuple:
         placed = [
-            jax.device_put(jax.tree.map(split, arg), parts) if batch else jax.device_put(arg, whole)
+            jax.device_put(jax.tree.map(split, arg), parts) if batch else _place(arg, whole)
             for arg, batch in zip(args, batch_args, strict=True)
         ]
         return tuple(
@@ -68,6 +68,13 @@ def data_parallel(
         )
 
     return run
+
+
+def _place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Put arrays on devices; `device_put` takes 8 us for each even where it has nothing to do, 2 ms for a state."""
+    if all(isinstance(leaf, jax.Array) and leaf.sharding == sharding for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.device_put(tree, sharding)
 
 
 def gathered(rows: Any) -> Any:
