@@ -6,6 +6,7 @@ masking before the normalisation would not do, since its bias would bring them b
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -47,12 +48,35 @@ def normalise_train(
     return _normalise(x, scale, bias, mask, axis_name)
 
 
+def normalise_into(
+    function: Callable[[Activations, Array], jax.Array],
+    operand: Array,
+    x: Activations,
+    scale: PerChannel,
+    bias: PerChannel,
+    mask: Mask,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, Moments]:
+    """Return `function(y, operand)` of `y, moments = normalise_train(x, ...)`, and the moments.
+
+    In the gradient y is computed again from x, which costs little, rather than kept.
+    """
+    return _normalise_into(function, axis_name, operand, x, scale, bias, mask)
+
+
 def normalise_eval(
     x: Activations, scale: PerChannel, bias: PerChannel, mean: PerChannel, variance: PerChannel, mask: Mask
 ) -> Activations:
     """Return `relu((x - mean) / sqrt(variance + eps) * scale + bias) * mask` with given moments."""
+    return _apply(x, *_affine(scale, bias, mean, variance), mask)
+
+
+def _affine(
+    scale: jax.Array, bias: jax.Array, mean: jax.Array, variance: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the factor and the shift of the normalisation."""
     factor = scale * jax.lax.rsqrt(variance + EPSILON)
-    return _apply(x, factor, bias - mean * factor, mask)
+    return factor, bias - mean * factor
 
 
 def _apply(x: jax.Array, factor: jax.Array, shift: jax.Array, mask: jax.Array) -> jax.Array:
@@ -87,8 +111,7 @@ def _normalise(
     count = jnp.maximum(live, 1) if mask.ndim == 2 else jnp.maximum(live.max(), 1)
     mean = total / count
     variance = jnp.maximum(squares / count - jnp.square(mean), 0)
-    factor = scale * jax.lax.rsqrt(variance + EPSILON)
-    return _apply(x, factor, bias - mean * factor, mask), Moments(mean, variance, live)
+    return _apply(x, *_affine(scale, bias, mean, variance), mask), Moments(mean, variance, live)
 
 
 def _normalise_forward(
@@ -106,8 +129,7 @@ def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tupl
     """
     x, scale, bias, mask, moments = residuals
     inverse = jax.lax.rsqrt(moments.variance + EPSILON)
-    factor = scale * inverse
-    shift = bias - moments.mean * factor
+    factor, shift = _affine(scale, bias, moments.mean, moments.variance)
 
     def active(x: jax.Array, g: jax.Array) -> jax.Array:
         return jnp.where(x * factor + shift > 0, g, 0)
@@ -128,3 +150,31 @@ def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tupl
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _normalise_into(
+    function: Callable, axis_name: str | None, operand: jax.Array, *given: jax.Array
+) -> tuple[jax.Array, Moments]:
+    y, moments = _normalise(*given, axis_name)
+    return function(y, operand), moments
+
+
+def _normalise_into_forward(
+    function: Callable, axis_name: str | None, operand: jax.Array, *given: jax.Array
+) -> tuple[tuple[jax.Array, Moments], tuple]:
+    y, moments = _normalise_into(function, axis_name, operand, *given)
+    return (y, moments), (operand, *given, moments)
+
+
+def _normalise_into_backward(
+    function: Callable, axis_name: str | None, residuals: tuple, gradients: tuple
+) -> tuple:
+    operand, x, scale, bias, mask, moments = residuals
+    y = _apply(x, *_affine(scale, bias, moments.mean, moments.variance), mask)
+    _, pull = jax.vjp(function, y, operand)
+    dy, doperand = pull(gradients[0])
+    return doperand, *_normalise_backward(axis_name, (x, scale, bias, mask, moments), (dy, None))
+
+
+_normalise_into.defvjp(_normalise_into_forward, _normalise_into_backward)

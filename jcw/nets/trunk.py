@@ -1,14 +1,16 @@
-"""The largest network and mutated ones in one pass: layers before the first mutated one are computed once.
+"""The largest network and mutated ones in one pass: layers up to the first mutated one are computed once.
 
 Where all examples of a batch keep their greatest widths up to some layer, the mutated network is the largest up to
-there, batch statistics and gradients included. So its layers are gates: before that layer they do nothing; at it the
-largest's activations enter; from there on they compute. In the gradient, what flows back through them joins the
-largest's own where they had parted.
+there, and that layer's convolution too, before it is masked; batch statistics and gradients included. So the network is
+cut into stages in front of each layer's last normalisation, which masks. A mutated network's stages are gates: up to
+the first mutated layer they do nothing; after it the largest's activations enter, and from there on they compute. In
+the gradient, what flows back through them joins the largest's own where they had parted.
 
 A gate is a loop of one turn or none rather than a conditional: XLA divides the work of a loop's body between a
 processor's cores, that of a conditional's branches it does not.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jcw.nets import kernels, masking, mobilenet
 from jcw.nets.mobilenet import Network
 from jcw.nets.variables import Variables, layer_name
-from jcw.space import SearchSpace
+from jcw.space import LayerSpec, SearchSpace
 
 
 def network(
@@ -43,12 +45,7 @@ def network(
 def _pair(
     space: SearchSpace, dtype: Any, implementation: kernels.Implementation, axis_name: str | None
 ) -> Callable[..., tuple[jax.Array, dict[str, Any], jax.Array]]:
-    blocks = [
-        mobilenet.layer_of(spec)(spec, int(width), dtype, implementation, axis_name, parent=None)
-        for spec, width in zip(space.layers, space.largest, strict=True)
-    ]
-    inputs = (space.input_shape[-1], *(block.width for block in blocks[:-1]))
-    layers = [_Layer(block, width, block.width) for block, width in zip(blocks, inputs, strict=True)]
+    stages = [_Stage(spec, dtype, implementation, axis_name) for spec in (*space.layers, None)]
     head = mobilenet.Head(space.num_classes, parent=None)
 
     def pair(
@@ -56,52 +53,100 @@ def _pair(
         images: Float[Array, 'batch height width channels'],
         widths: Int[Array, 'batch layers'],
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any], Float[Array, 'batch classes']]:
-        names = [layer_name(index) for index in range(space.num_layers)]
-        given = []
-        before = jnp.ones((len(images), images.shape[-1]))
-        for index, (name, block) in enumerate(zip(names, blocks, strict=True)):
-            after = masking.channel_mask(widths[:, index], block.width)
-            given.append(_Given(variables['batch_stats'][name], before, after))
-            before = after
-        params = [variables['params'][name] for name in names]
+        largest = [images.shape[-1], *map(int, space.largest)]
+        masks = [jnp.ones((len(images), largest[0]))]
+        masks += [masking.channel_mask(widths[:, i], width) for i, width in enumerate(largest[1:])]
         first = _first_mutated(space, widths, axis_name)
-        x, moments, mutated = _chain(layers, params, images.astype(dtype), first, given)
+        params = _by_stage(space, variables['params'])
+        x, moments, mutated = _chain(stages, params, images.astype(dtype), first, masks)
 
         def classify(x: jax.Array) -> jax.Array:
             features = x.mean((1, 2), dtype=kernels.accumulator(x))
             logits: Any = head.apply({'params': variables['params']['head']}, features)
             return logits
 
-        return classify(x), dict(zip(names, moments, strict=True)), classify(mutated)
+        return classify(x), _by_layer(space, moments), classify(mutated)
 
     return pair
 
 
-class _Given(NamedTuple):
-    """What a layer takes besides its parameters and activations."""
-
-    stats: Any
-    in_masks: Float[Array, 'batch inputs']  # of the mutated networks
-    masks: Float[Array, 'batch outputs']
+LAST_NORM = {'conv': 'norm', 'separable': 'pointwise_norm'}  # of a layer, by its kind
 
 
-class _Layer(NamedTuple):
-    """A layer as functions of arrays."""
+def _by_stage(space: SearchSpace, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each stage's parameters: `before`, those of the last normalisation of the layer before, and its own."""
+    stages: list[dict[str, Any]] = [{}]
+    for index, spec in enumerate(space.layers):
+        own = dict(params[layer_name(index)])
+        last = own.pop(LAST_NORM[spec.kind])
+        stages[-1].update(own)
+        stages.append({'before': last})
+    return stages
 
-    block: Any
-    inputs: int
-    outputs: int
 
-    def largest(self, params: Any, x: jax.Array, given: _Given) -> tuple[jax.Array, Any]:
-        return self._apply(params, x, given.stats, jnp.ones(self.inputs), jnp.ones(self.outputs))
+def _by_layer(space: SearchSpace, moments: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the stages' moments as a network's batch statistics."""
+    layers = {}
+    for index, spec in enumerate(space.layers):
+        own = {name: value for name, value in moments[index].items() if name != 'before'}
+        own[LAST_NORM[spec.kind]] = moments[index + 1]['before']
+        layers[layer_name(index)] = {
+            name: {'mean': m.mean, 'variance': m.variance} for name, m in own.items()
+        }
+    return layers
 
-    def mutated(self, params: Any, x: jax.Array, given: _Given) -> jax.Array:
-        return self._apply(params, x, *given)[0]
 
-    def _apply(self, params: Any, x: jax.Array, stats: Any, *masks: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {'params': params, 'batch_stats': stats}
-        y, state = self.block.apply(variables, x, *masks, train=True, mutable=['batch_stats'])
-        return y, state['batch_stats']
+class _Stage(NamedTuple):
+    """What lies between two layers' last normalisations: the former of them, then a layer less the latter."""
+
+    spec: LayerSpec | None  # none comes after the last normalisation
+    dtype: Any
+    implementation: kernels.Implementation
+    axis_name: str | None
+
+    def __call__(
+        self, params: dict[str, Any], x: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, dict[str, masking.Moments]]:
+        """Return the stage's activations and its normalisations' moments; the mask is of its input's channels."""
+        if self.spec is None:
+            norm = params['before']
+            y, moments = masking.normalise_train(x, norm['scale'], norm['bias'], mask, self.axis_name)
+            return y, {'before': moments}
+        stride = self.spec.stride
+        if self.spec.kind == 'conv':
+            dense = functools.partial(kernels.dense, stride=stride)
+            return self._convolve(dense, 'kernel', 'before', params, x, mask)
+        depthwise = functools.partial(kernels.depthwise, stride=stride)
+        x, moments = self._convolve(depthwise, 'depthwise', 'before', params, x, mask)
+        y, more = self._convolve(kernels.pointwise, 'pointwise', 'depthwise_norm', params, x, mask)
+        return y, {**moments, **more}
+
+    def _convolve(
+        self,
+        convolution: Callable,
+        kernel: str,
+        norm: str,
+        params: dict[str, Any],
+        x: jax.Array,
+        mask: jax.Array,
+    ) -> tuple[jax.Array, dict[str, masking.Moments]]:
+        """Normalise, except for images, and convolve."""
+
+        def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            y: jax.Array = convolution(x, kernel.astype(self.dtype), implementation=self.implementation)
+            return y
+
+        if norm not in params:
+            return convolve(x, params[kernel]), {}
+        given = (x, params[norm]['scale'], params[norm]['bias'], mask)
+        y, moments = masking.normalise_into(convolve, params[kernel], *given, self.axis_name)
+        return y, {norm: moments}
+
+    def largest(self, params: dict[str, Any], x: jax.Array) -> tuple[jax.Array, dict]:
+        return self(params, x, jnp.ones(x.shape[-1]))
+
+    def mutated(self, params: dict[str, Any], x: jax.Array, mask: jax.Array) -> jax.Array:
+        return self(params, x, mask)[0]
 
 
 def _first_mutated(
@@ -115,88 +160,125 @@ def _first_mutated(
 
 
 def _chain(
-    layers: Sequence[_Layer],
-    params: list[Any],
+    stages: Sequence[_Stage],
+    params: list[dict[str, Any]],
     images: jax.Array,
     first: Int[Array, ''],
-    given: list[_Given],
-) -> tuple[jax.Array, list[Any], jax.Array]:
-    """Return the largest network's activations, its moments, and the mutated network's activations."""
+    masks: list[Float[Array, 'batch _']],
+) -> tuple[jax.Array, list[dict], jax.Array]:
+    """Return the largest network's activations, its stages' moments, and the mutated network's activations.
+
+    The masks are those of the stages' inputs. The mutated network needs none of the first stage, and all of the last,
+    where it is the largest if no layer is mutated.
+    """
+    last = len(stages) - 1
 
     # All traced values are arguments: those that a custom gradient closes over leak under `checkpoint` or `scan`.
     @jax.custom_vjp
-    def run(params: list[Any], images: jax.Array, *given: Any) -> tuple[jax.Array, list[Any], jax.Array]:
+    def run(
+        params: list[dict[str, Any]], images: jax.Array, *given: Any
+    ) -> tuple[jax.Array, list, jax.Array]:
         return forward(params, images, *given)[0]
 
     def forward(
-        params: list[Any], images: jax.Array, first: jax.Array, given: list[_Given]
+        params: list[dict[str, Any]], images: jax.Array, first: jax.Array, masks: list[jax.Array]
     ) -> tuple[tuple, tuple]:
-        x, mutated = images, vacant(images, 0)
-        moments, largest, gates = [], [], []
-        for index, (layer, own) in enumerate(zip(layers, params, strict=True)):
-            mutated = once(first == index, lambda _, x: x, mutated, x)
-            x, pull, seen = jax.vjp(
-                functools.partial(layer.largest, given=given[index]), own, x, has_aux=True
-            )
+        x, moments, pulls, gates = images, [], [], []
+        mutated: Any = None
+        for index, (stage, own) in enumerate(zip(stages, params, strict=True)):
+            if index > 0:
+                mutated = x if mutated is None else once(_enter(first, index, last), _second, mutated, x)
+            x, pull, seen = jax.vjp(stage.largest, own, x, has_aux=True)
             moments.append(seen)
-            largest.append(pull)
-            mutated, gate = _gated_vjp(index, first <= index, layer, own, mutated, given[index])
-            gates.append(gate)
-        mutated = once(first == len(layers), lambda _, x: x, mutated, x)
+            pulls.append(pull)
+            if 0 < index < last:
+                mutated, gate = _gated_vjp(index, first < index, stage, own, mutated, masks[index])
+                gates.append(gate)
+        mutated, pull = jax.vjp(
+            functools.partial(stages[last].mutated, mask=masks[last]), params[last], mutated
+        )
         # Under `vmap` over widths JAX would sum the gradient of a result that does not depend on them twice.
         x = x + (0 * first).astype(x.dtype)
-        return (x, moments, mutated), (first, largest, gates)
+        return (x, moments, mutated), (first, pulls, gates, pull)
 
     def backward(saved: tuple, gradients: tuple) -> tuple:
         dx, _, dmutated = gradients
-        first, largest, gates = saved
-        dx = once(first == len(layers), jnp.add, dx, dmutated)
+        first, pulls, gates, pull_mutated = saved
         dparams = []
-        for index in reversed(range(len(layers))):
-            down, dx = largest[index](dx)
-            down, dmutated = _gated_pull(index, first <= index, gates[index], down, dmutated)
-            dx = once(first == index, jnp.add, dx, dmutated)
+        for index in reversed(range(len(stages))):
+            down, dx = pulls[index](dx)
+            if index == last:
+                more, dmutated = pull_mutated(dmutated)
+                down = jax.tree.map(jnp.add, down, more)
+            elif index > 0:
+                down, dmutated = _gated_pull(first < index, gates[index - 1], down, dmutated)
+            if index > 0:
+                dx = once(_enter(first, index, last), jnp.add, dx, dmutated)
             dparams.append(down)
         return dparams[::-1], dx, None, None
 
     run.defvjp(forward, backward)
-    return run(params, images, first, given)
+    return run(params, images, first, masks)
+
+
+def _enter(first: jax.Array, index: int, last: int) -> jax.Array:
+    """Say whether the largest network's activations enter the mutated one's at this stage."""
+    return first >= index - 1 if index == last else first == index - 1
+
+
+def _second(_: Any, x: jax.Array) -> jax.Array:
+    return x
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Gate:
+    """What the gradient of a mutated stage needs; residuals are of any value where it did not run."""
+
+    params: Any
+    x: jax.Array
+    mask: jax.Array
+    residuals: list[jax.Array]
+    tree: Any = dataclasses.field(metadata={'static': True})  # of the gradient's function
+    places: tuple[int | None, ...] = dataclasses.field(metadata={'static': True})
+    """Where among the three operands each of its leaves is found; None for the next of the residuals."""
 
 
 def _gated_vjp(
-    index: int, run: Bool[Array, ''], layer: _Layer, params: Any, x: jax.Array, given: _Given
-) -> tuple[jax.Array, Callable]:
-    """Return a mutated layer's output and its gradient's function, both of any value where it does not run."""
+    index: int, run: Bool[Array, ''], stage: _Stage, params: Any, x: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, _Gate]:
+    """Return a mutated stage's activations, of any value where it does not run, and what its gradient needs."""
     kept: list[Any] = []
 
     def with_residuals(_: Any, *operands: Any) -> tuple[jax.Array, list[jax.Array]]:
-        params, x, given = operands
-        y, pull = jax.vjp(functools.partial(layer.mutated, given=given), params, x)
+        params, x, mask = operands
+        y, pull = jax.vjp(functools.partial(stage.mutated, mask=mask), params, x)
         leaves, tree = jax.tree.flatten(pull)
         known = [id(leaf) for leaf in jax.tree.leaves(operands)]
         places = [known.index(id(leaf)) if id(leaf) in known else None for leaf in leaves]
-        kept[:] = [tree, places]
+        kept[:] = [tree, tuple(places)]
         return y, [leaf for leaf, place in zip(leaves, places, strict=True) if place is None]
 
-    operands = (params, x, given)
+    operands = (params, x, mask)
     start = vacant(jax.eval_shape(with_residuals, None, *operands), index)
     y, residuals = once(run, with_residuals, start, *operands)
-    tree, places = kept
-    known, own = jax.tree.leaves(operands), iter(residuals)
-    return y, jax.tree.unflatten(tree, [next(own) if place is None else known[place] for place in places])
+    return y, _Gate(*operands, residuals, *kept)
 
 
-def _gated_pull(
-    index: int, run: Bool[Array, ''], pull: Callable, dparams: Any, dy: jax.Array
-) -> tuple[Any, jax.Array]:
-    """Add a mutated layer's gradient to that of the parameters; return it and that of the layer's input."""
+def _gated_pull(run: Bool[Array, ''], gate: _Gate, dparams: Any, dy: jax.Array) -> tuple[Any, jax.Array]:
+    """Add a mutated stage's gradient to that of the parameters; return it and that of the stage's input.
 
-    def add(start: tuple, pull: Any, dy: jax.Array) -> tuple[Any, jax.Array]:
-        more, dx = pull(dy)
-        return jax.tree.map(jnp.add, start[0], more), dx
+    The input makes room for its gradient: no other memory is set aside for it.
+    """
 
-    _, dx = jax.eval_shape(pull, dy)
-    return once(run, add, (dparams, vacant(dx, -1 - index)), pull, dy)
+    def add(start: tuple, params: Any, mask: jax.Array, residuals: list[jax.Array], dy: jax.Array) -> tuple:
+        dparams, x = start
+        known, own = jax.tree.leaves((params, x, mask)), iter(residuals)
+        leaves = [next(own) if place is None else known[place] for place in gate.places]
+        more, dx = jax.tree.unflatten(gate.tree, leaves)(dy)
+        return jax.tree.map(jnp.add, dparams, more), dx
+
+    return once(run, add, (dparams, gate.x), gate.params, gate.mask, gate.residuals, dy)
 
 
 def once(run: Bool[Array, ''], function: Callable, start: Any, *operands: Any) -> Any:
