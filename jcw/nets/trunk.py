@@ -110,8 +110,8 @@ class _Stage(NamedTuple):
         """Return the stage's activations and its normalisations' moments; the mask is of its input's channels."""
         if self.spec is None:
             norm = params['before']
-            y, moments = masking.normalise_train(x, norm['scale'], norm['bias'], mask, self.axis_name)
-            return y, {'before': moments}
+            y, last = masking.normalise_train(x, norm['scale'], norm['bias'], mask, self.axis_name)
+            return y, {'before': last}
         stride = self.spec.stride
         if self.spec.kind == 'conv':
             dense = functools.partial(kernels.dense, stride=stride)
