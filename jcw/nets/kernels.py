@@ -179,8 +179,24 @@ def window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: in
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
     padded = pad(x, size, stride)
-    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i in range(size) for j in range(size)]
+    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in _taps(size, x.shape, stride)]
     return functools.reduce(jnp.add, terms)
+
+
+def _taps(size: int, shape: tuple[Any, ...], stride: int) -> list[tuple[int, int]]:
+    """Return the kernel's positions less those that meet padding alone, as most do on the smallest maps."""
+    rows, columns = (
+        [
+            i
+            for i in range(size)
+            if any(
+                0 <= at + i - same_padding(length, size, stride)[0] < length
+                for at in range(0, length, stride)
+            )
+        ]
+        for length in shape[1:3]
+    )
+    return [(i, j) for i in rows for j in columns]
 
 
 def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
@@ -202,8 +218,10 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], str
         low = size - 1 - before
         pads.append((low, shape[axis] + size - 1 - low - dilated, stride - 1))
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    flipped = kernel[::-1, ::-1]
-    terms = [window(padded, shape, i, j, 1) * flipped[i, j] for i in range(size) for j in range(size)]
+    last = size - 1  # the kernel is flipped
+    terms = [
+        window(padded, shape, last - i, last - j, 1) * kernel[i, j] for i, j in _taps(size, shape, stride)
+    ]
     return functools.reduce(jnp.add, terms)
 
 
@@ -220,7 +238,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
     examples = _block_rows(batch, KERNEL_SUM_BYTES, size * size * height * width * channels * 4)
     blocks, span = height // rows, (rows - 1) * stride + size
     padded = pad(x, size, stride)
-    entries = [(i, j) for i in range(size) for j in range(size)]
+    entries = _taps(size, x.shape, stride)
     block = (examples, rows, width, channels)
 
     def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
@@ -235,7 +253,10 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
 
     zeros = [jnp.zeros(block, accumulator(x)) for _ in entries]
     totals = _running_sums(batch // examples * blocks, add, zeros)
-    return jnp.stack([t.sum((0, 1, 2)) for t in totals]).reshape(kernel.shape).astype(kernel.dtype)
+    sums = dict(zip(entries, (t.sum((0, 1, 2)) for t in totals), strict=True))
+    nothing = jnp.zeros(channels, accumulator(x))
+    every = [sums.get((i, j), nothing) for i in range(size) for j in range(size)]
+    return jnp.stack(every).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _block_rows(rows: int, budget: int, row_bytes: int) -> int:
