@@ -19,7 +19,7 @@ Which layers (`independent`), all with the given probabilities as the marginals 
 Which examples share a configuration:
 
   each its own     `batch` configurations a step; masks per example, so that the mutated network costs what the largest
-                   does (`mobilenet.network`), or about half of it where `layer` is mutated (`trunk.network`).
+                   does (`mobilenet.network`), or two fifths of it where `layer` is mutated (`trunk.network`).
   groups, masked   `batch / size` configurations, each with batch statistics of its own, as if a group were a batch; the
                    same arithmetic (`per_group` and `grouped`).
   groups, switched the same result; of every layer little more than the live channels is computed, so that a step's cost
