@@ -59,7 +59,8 @@ def normalise_into(
 ) -> tuple[jax.Array, Moments]:
     """Return `function(y, operand)` of `y, moments = normalise_train(x, ...)`, and the moments.
 
-    In the gradient y is computed again from x, which costs little, rather than kept.
+    In the gradient y is computed again from x, which costs little, and need not be kept where the gradient is a program
+    part of its own, such as a loop; elsewhere XLA may find the two the same, and keep y.
     """
     return _normalise_into(function, axis_name, operand, x, scale, bias, mask)
 

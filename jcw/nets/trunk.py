@@ -54,7 +54,7 @@ def _pair(
         widths: Int[Array, 'batch layers'],
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any], Float[Array, 'batch classes']]:
         largest = [images.shape[-1], *map(int, space.largest)]
-        masks = [jnp.ones((len(images), largest[0]))]
+        masks = [jnp.ones((len(images), largest[0]))]  # of the images, for the sake of the stages' order
         masks += [masking.channel_mask(widths[:, i], width) for i, width in enumerate(largest[1:])]
         first = _first_mutated(space, widths, axis_name)
         params = _by_stage(space, variables['params'])
@@ -291,7 +291,7 @@ def once(run: Bool[Array, ''], function: Callable, start: Any, *operands: Any) -
 
 
 def vacant(shapes: Any, number: int) -> Any:
-    """Return arrays to be overwritten, all of different values: of equal ones XLA would make one, and copies of it."""
+    """Return arrays to be overwritten, of different values: of equal ones XLA would make one, and copies of it."""
     leaves, tree = jax.tree.flatten(shapes)
     filled = [jnp.full(leaf.shape, number * len(leaves) + i, leaf.dtype) for i, leaf in enumerate(leaves)]
     return jax.tree.unflatten(tree, filled)

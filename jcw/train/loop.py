@@ -56,8 +56,9 @@ def run(
 ) -> Carry:
     """Run a step until `num_steps` are taken, resuming from the folder's latest checkpoint.
 
-    Metrics of a reported step are read while the next one runs, and appended to `metrics.jsonl`; where tensorboardX is
-    installed, also to event files in `tensorboard`. What was written past the checkpoint resumed from is taken back.
+    Metrics of a reported step are read when the next one was started, and appended to `metrics.jsonl`; where
+    tensorboardX is installed, also to event files in `tensorboard`. What was written past the checkpoint resumed from
+    is taken back.
 
     Args:
       carry: what steps carry, before the first; a tree of arrays.

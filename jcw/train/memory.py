@@ -16,9 +16,10 @@ def keep_freed() -> None:
     the full-size supernet on a CPU, a quarter of its processor time. With this there are none, and the process stays as
     large as it has once been.
 
-    Only the main thread's part of the allocator can hold such blocks, so that CPU programs are run by the thread that
-    calls them, not asynchronously by another: call this before JAX's first computation, and call JAX from the main
-    thread. Without glibc it does nothing.
+    Only the main thread's part of the allocator holds such blocks reliably, so that programs are run by the thread that
+    calls them, best the main one, not asynchronously by another; until one ends, its thread does nothing else. Call
+    this before JAX's first computation. A program of several CPU devices runs in other threads all the same, and gains
+    nothing. Without glibc this does nothing.
     """
     if not _glibc():
         return

@@ -18,6 +18,8 @@ SHAPES = [
     (2, 9, 4, 3, 5, 3),
     (2, 2, 3, 2, 3, 1),
     (5, 6, 6, 1, 1, 1),
+    (2, 2, 1, 3, 5, 2),  # taps that meet padding alone
+    (2, 1, 2, 3, 7, 1),
     (24, 4, 4, 64, 3, 1),  # sums over blocks of examples
     (2, 24, 20, 64, 3, 2),  # sums over blocks of rows
 ]

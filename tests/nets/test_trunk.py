@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jcw.nets import mobilenet, trunk
+from jcw.space import LayerSpec, SearchSpace
 from tests.tiny_space import SPACE, random_choices, random_images, random_variables
 
 LAYERS = SPACE.num_layers
@@ -102,3 +103,61 @@ def test_a_gate_computes_what_it_returns_and_nothing_else():
         )
         jax.effects_barrier()
         assert (float(value), len(calls)) == (pytest.approx(expected), int(run))
+
+
+CHAINS = {
+    'one convolution': (LayerSpec('conv', 6),),
+    'one separable layer': (LayerSpec('separable', 6, stride=2),),
+    'separable first, a convolution between': (
+        LayerSpec('separable', 6),
+        LayerSpec('conv', 8, stride=2),
+        LayerSpec('separable', 9),
+    ),
+    'maps smaller than kernels': (
+        LayerSpec('conv', 6, stride=2),
+        LayerSpec('separable', 8, kernel=5, stride=2),
+        LayerSpec('separable', 8, kernel=7),
+    ),
+}
+
+
+@pytest.mark.parametrize('chain', CHAINS)
+def test_any_chain_of_layers_shares_its_trunk(chain):
+    layers = CHAINS[chain]
+    space = SearchSpace(layers, (4, 3, 2), 5, tuple((2, layer.base_width) for layer in layers))
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        net = mobilenet.network(space, dtype=jnp.float64)
+        shapes = jax.eval_shape(net.init, jax.random.key(0))
+        variables = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.2, 1, leaf.shape)), shapes)
+        images = jnp.asarray(rng.standard_normal((4, *space.input_shape)))
+        both = trunk.network(space, dtype=jnp.float64).pair, functools.partial(apart, net)
+        ours, plain = (
+            jax.jit(jax.value_and_grad(functools.partial(loss, each), has_aux=True)) for each in both
+        )
+        for first in range(len(layers) + 1):
+            widths = np.tile(space.largest, (4, 1))
+            widths[1:, first:] = space.smallest[first:]
+            arguments = (variables['params'], variables['batch_stats'], images, jnp.asarray(widths))
+            found, expected = (f(*arguments) for f in (ours, plain))
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
+
+
+def test_a_gate_keeps_one_map_besides_its_input(monkeypatch):
+    variables, images = random_variables(0), random_images(1, 6)
+    maps, gated = [], trunk._gated_vjp
+
+    def seen(*arguments):
+        y, gate = gated(*arguments)
+        maps.append(sum(leaf.ndim == 4 for leaf in gate.residuals))
+        return y, gate
+
+    monkeypatch.setattr(trunk, '_gated_vjp', seen)
+    pair = trunk.network(SPACE, implementation='cpu').pair
+    widths = jnp.tile(jnp.asarray(SPACE.largest), (6, 1))
+    jax.eval_shape(
+        jax.grad(lambda params: pair({**variables, 'params': params}, images, widths)[2].sum()),
+        variables['params'],
+    )
+    assert maps == [1] * (LAYERS - 1)

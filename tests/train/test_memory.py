@@ -17,15 +17,15 @@ if sys.argv[1] == 'keep':
 
 @jax.jit
 def program(x):
-    return jnp.sort(jnp.outer(x, x) @ jnp.outer(x, x), axis=1).sum()  # 36 MB and more for what is in between
+    return jnp.sort(jnp.outer(x, x) @ jnp.outer(x, x), axis=1).sum()  # 36 MB arrays: glibc never keeps blocks beyond 32
 
 x = jnp.ones(3000)
 faults = []
-for _ in range(5):
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     program(x).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(json.dumps({'faults': min(faults[1:]), 'page': resource.getpagesize()}))
+print(json.dumps({'faults': min(faults[1:])}))
 """
 
 
@@ -37,7 +37,7 @@ def run(mode: str) -> dict:
 def test_a_programs_temporary_memory_is_used_again():
     kept, plain = run('keep'), run('plain')
     assert plain['faults'] > 0
-    assert kept['faults'] < 10 or not memory._glibc()  # only of glibc can it be asked
+    assert 50 * kept['faults'] < plain['faults'] or not memory._glibc()  # only of glibc can it be asked
 
 
 @pytest.mark.parametrize('answer', [None, '', 'musl 1.2'])
