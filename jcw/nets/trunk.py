@@ -53,9 +53,7 @@ def _pair(
         images: Float[Array, 'batch height width channels'],
         widths: Int[Array, 'batch layers'],
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any], Float[Array, 'batch classes']]:
-        largest = [images.shape[-1], *map(int, space.largest)]
-        masks = [jnp.ones((len(images), largest[0]))]  # of the images, for the sake of the stages' order
-        masks += [masking.channel_mask(widths[:, i], width) for i, width in enumerate(largest[1:])]
+        masks = [masking.channel_mask(widths[:, i], int(width)) for i, width in enumerate(space.largest)]
         first = _first_mutated(space, widths, axis_name)
         params = _by_stage(space, variables['params'])
         x, moments, mutated = _chain(stages, params, images.astype(dtype), first, masks)
@@ -168,7 +166,7 @@ def _chain(
 ) -> tuple[jax.Array, list[dict], jax.Array]:
     """Return the largest network's activations, its stages' moments, and the mutated network's activations.
 
-    The masks are those of the stages' inputs. The mutated network needs none of the first stage, and all of the last,
+    The masks are the layers', so of the inputs of all stages but the first. The mutated network needs none of the first stage, and all of the last,
     where it is the largest if no layer is mutated.
     """
     last = len(stages) - 1
@@ -192,10 +190,10 @@ def _chain(
             moments.append(seen)
             pulls.append(pull)
             if 0 < index < last:
-                mutated, gate = _gated_vjp(index, first < index, stage, own, mutated, masks[index])
+                mutated, gate = _gated_vjp(index, first < index, stage, own, mutated, masks[index - 1])
                 gates.append(gate)
         mutated, pull = jax.vjp(
-            functools.partial(stages[last].mutated, mask=masks[last]), params[last], mutated
+            functools.partial(stages[last].mutated, mask=masks[-1]), params[last], mutated
         )
         # Under `vmap` over widths JAX would sum the gradient of a result that does not depend on them twice.
         x = x + (0 * first).astype(x.dtype)
