@@ -2,7 +2,7 @@
 
 from jcw.deploy.export import export
 from jcw.deploy.fold import Folded, fold, random, shapes
-from jcw.deploy.forward import build, forward
+from jcw.deploy.inference import build, forward
 from jcw.deploy.load import Deployed, load
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack

@@ -14,12 +14,11 @@ from jax import export as jax_export
 import jcw
 from jcw.deploy import folder as files
 from jcw.deploy.fold import Folded, fold
-from jcw.deploy.forward import forward
+from jcw.deploy.inference import forward
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack
-from jcw.nets.slicing import slice_variables
-from jcw.nets.variables import Variables
-from jcw.space import SearchSpace
+from jcw.graph import Graph
+from jcw.nets.axes import Variables, slice_variables
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -27,7 +26,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def export(
     folder: str | Path,
     variables: Variables,
-    space: SearchSpace,
+    graph: Graph,
     widths: Sequence[int] | np.ndarray,
     *,
     mean: Sequence[float],
@@ -42,8 +41,8 @@ def export(
     Args:
       folder: to be made, or replaced; what lies in it is told in `jcw.deploy.folder`.
       variables: of the supernet, its statistics recalibrated, or of a network of exactly these widths.
-      space: layers, input shape and number of classes.
-      widths: one per layer.
+      graph: of the network.
+      widths: one per site.
       mean: of each input channel, in [0, 1].
       std: likewise.
       class_names: of the logits, for `network.json`.
@@ -57,39 +56,39 @@ def export(
         or would replace what the export itself states.
     """
     folder = Path(folder).resolve()
-    if class_names and len(class_names) != space.num_classes:
-        raise ValueError(f'{len(class_names)} class names for {space.num_classes} classes')
-    stored = pack(fold(slice_variables(variables, space, widths), space, mean, std), weights)
+    if class_names and len(class_names) != graph.num_classes:
+        raise ValueError(f'{len(class_names)} class names for {graph.num_classes} classes')
+    fixed = graph.fixed(widths)
+    stored = pack(fold(slice_variables(variables, graph, widths), fixed, mean, std), weights)
     if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(stored)):
         raise ValueError('the variables hold numbers that are not finite')
-    description = _describe(space, widths, mean, std, class_names, weights, dict(details or {}))
+    description = _describe(graph, widths, mean, std, class_names, weights, dict(details or {}))
 
     def write(partial: Path) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / files.WEIGHTS, stored)
-        (partial / files.STABLEHLO).write_bytes(stablehlo(stored, space))
+        (partial / files.STABLEHLO).write_bytes(stablehlo(stored, fixed))
         if onnx:
-            (partial / files.ONNX).write_bytes(onnx_model(space, widths, unpack(stored)))
+            (partial / files.ONNX).write_bytes(onnx_model(graph, widths, unpack(stored)))
         files.write_description(partial, description)
 
     files.replace(folder, write)
     return folder
 
 
-def stablehlo(stored: Folded, space: SearchSpace) -> bytes:
+def stablehlo(stored: Folded, graph: Graph) -> bytes:
     """Serialise the whole function, weights included, for any batch size and the platforms of `PLATFORMS`."""
-    strides = tuple(layer.stride for layer in space.layers)
     (batch,) = jax_export.symbolic_shape('batch')
-    images = jax.ShapeDtypeStruct((batch, *space.input_shape), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *graph.input_shape), np.uint8)
 
     def network(images: jax.Array) -> jax.Array:
-        return forward(unpack(jax.tree.map(jax.numpy.asarray, stored)), images, strides)
+        return forward(unpack(jax.tree.map(jax.numpy.asarray, stored)), images, graph)
 
     return bytes(jax_export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize())
 
 
 def _describe(
-    space: SearchSpace,
+    graph: Graph,
     widths: Sequence[int] | np.ndarray,
     mean: Sequence[float],
     std: Sequence[float],
@@ -100,9 +99,9 @@ def _describe(
     stated = {
         'format': files.FORMAT,
         'architecture': files.ARCHITECTURE,
-        'space': space.to_json(),
+        'graph': graph.to_json(),
         'widths': [int(w) for w in widths],
-        'input_shape': list(space.input_shape),
+        'input_shape': list(graph.input_shape),
         'input_dtype': 'uint8',
         'mean': [float(m) for m in mean],
         'std': [float(s) for s in std],

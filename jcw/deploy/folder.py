@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
-ARCHITECTURE = 'mobilenet'
+FORMAT = 2
+ARCHITECTURE = 'graph'
 WEIGHTS, DESCRIPTION, STABLEHLO, ONNX = 'weights', 'network.json', 'network.stablehlo', 'network.onnx'
 REQUIRED = (
     'format',
     'architecture',
-    'space',
+    'graph',
     'widths',
     'input_shape',
     'input_dtype',
@@ -97,6 +97,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     if description['format'] > FORMAT:
         raise ValueError(
             f'{folder} has format {description["format"]}, this library reads up to {FORMAT}: upgrade jcw'
+        )
+    if description['format'] < FORMAT:
+        raise ValueError(
+            f'{folder} has format {description["format"]}, of a version of jcw that knew chains of layers only; '
+            f'this one reads format {FORMAT}: export the network again'
         )
     missing = [name for name in REQUIRED if name not in description]
     if missing:

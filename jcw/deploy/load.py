@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 
 from jcw.deploy import folder as files
 from jcw.deploy.fold import Folded, shapes
-from jcw.deploy.forward import forward
+from jcw.deploy.inference import forward
 from jcw.deploy.storage import pack, unpack
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
 class Deployed(NamedTuple):
@@ -19,13 +19,13 @@ class Deployed(NamedTuple):
 
     Attributes:
       description: the contents of `network.json`.
-      space: layers, input shape and number of classes.
+      graph: the network, one width a site.
       folded: the weights; kernels in the type they are multiplied in, the rest float32.
       compiled: (weights, images) -> logits; compiles once for each batch size.
     """
 
     description: dict[str, Any]
-    space: SearchSpace
+    graph: Graph
     folded: Folded
     compiled: Any
 
@@ -37,17 +37,13 @@ class Deployed(NamedTuple):
         """
         if not hasattr(images, 'dtype'):
             images = np.asarray(images)
-        expected = self.space.input_shape
+        expected = self.graph.input_shape
         if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
             raise ValueError(
                 f'expected uint8 images [batch {" ".join(map(str, expected))}], '
                 f'got {images.dtype} {list(images.shape)}'
             )
         return self.compiled(self.folded, images)
-
-    def logits(self, images: Any) -> jax.Array:
-        """Do the same under a name."""
-        return self(images)
 
 
 def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
@@ -64,22 +60,21 @@ def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
     folder = files.find(Path(folder).resolve())
     description = files.read_description(folder)
     try:
-        space = SearchSpace.from_json(description['space'])
-        expected = shapes(space, description['widths'])
+        graph = Graph.from_json(description['graph']).fixed(description['widths'])
+        expected = shapes(graph)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{folder} does not describe a network this library knows: {error!r}') from error
     stored = _restore(folder / files.WEIGHTS)
     _check_shapes(folder, stored, expected, description['weights'])
-    strides = tuple(layer.stride for layer in space.layers)
-    compiled = jax.jit(lambda folded, images: forward(folded, images, strides, dtype=dtype))
-    return Deployed(description, space, jax.device_put(_kept(unpack(stored), dtype)), compiled)
+    compiled = jax.jit(lambda folded, images: forward(folded, images, graph, dtype=dtype))
+    return Deployed(description, graph, jax.device_put(_kept(unpack(stored), dtype)), compiled)
 
 
 def _kept(folded: Folded, dtype: Any) -> Folded:
-    """Round the kernels of the layers to `dtype` once, instead of in every call."""
+    """Round the kernels of convolutions to `dtype` once, instead of in every call; products of vectors stay wide."""
 
     def keep(path: tuple, leaf: np.ndarray) -> np.ndarray:
-        return leaf.astype(dtype) if path[-1].key == 'kernel' and path[0].key != 'head' else leaf
+        return leaf.astype(dtype) if path[-1].key == 'kernel' and leaf.ndim > 2 else leaf
 
     return jax.tree_util.tree_map_with_path(keep, folded)
 

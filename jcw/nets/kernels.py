@@ -1,8 +1,8 @@
 """Convolutions in the form that suits the platform.
 
-Three operations make up a chain of (depthwise-separable) convolutions. Each exists as a native convolution, which
-accelerators and exporters want, and in a form that XLA runs many times faster on CPUs: a depthwise convolution as
-shifted multiply-adds, a pointwise one as a matrix product, a dense one as a matrix product over gathered patches.
+Each exists as a native convolution, which accelerators and exporters want, and in a form that XLA runs many times
+faster on CPUs: a depthwise convolution as shifted multiply-adds, a 1x1 one as a matrix product, a larger one of few
+input channels, a stem, as a matrix product over gathered patches.
 
 Arrays are NHWC; padding is 'SAME'.
 """
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Implementation = Literal['auto', 'cpu', 'native']
@@ -23,6 +24,7 @@ Images = Float[Array, 'batch height width channels']
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
 KERNEL_SUM_BYTES = 2**17  # of running sums for a depthwise kernel: well within a core's second-level cache
+MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
 LONG_FOLD = 8  # steps from which a second loop earns its compilation
 
 
@@ -37,27 +39,19 @@ def depthwise(
     return _choose(functools.partial(_shifted, stride=stride), native, implementation)(x, kernel)
 
 
-def pointwise(
-    x: Images, kernel: Float[Array, 'channels out_channels'], implementation: Implementation = 'auto'
-) -> Float[Array, 'batch height width out_channels']:
-    """Multiply the channels of every position by one matrix."""
-
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _convolve(x, kernel[None, None], 1)
-
-    return _choose(_product, native, implementation)(x, kernel)
-
-
-def dense(
+def conv(
     x: Images,
     kernel: Float[Array, 'k k channels out_channels'],
     stride: int = 1,
     implementation: Implementation = 'auto',
 ) -> Float[Array, 'batch out_height out_width out_channels']:
-    """Convolve over all channels; meant for a stem, whose few input channels make gathered patches cheap."""
+    """Convolve over all channels; of a 1x1 kernel that is a product of every position's channels with one matrix."""
+    size = kernel.shape[0]
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
     def gathered(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        size = kernel.shape[0]
         padded = pad(x, size, stride)
         patches = jnp.concatenate(
             [window(padded, x.shape, i, j, stride) for i in range(size) for j in range(size)], axis=-1
@@ -67,7 +61,16 @@ def dense(
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _convolve(x, kernel, stride)
 
-    return _choose(gathered, native, implementation)(x, kernel)
+    if size == 1:
+        return _choose(product, native, implementation)(x, kernel)
+    few = size * size * x.shape[-1] <= MOST_GATHERED
+    return _choose(gathered if few else native, native, implementation)(x, kernel)
+
+
+def max_pool(x: Images, size: int, stride: int) -> Float[Array, 'batch out_height out_width channels']:
+    """Return the maxima of windows."""
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, window, strides, 'SAME')
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -179,11 +182,11 @@ def window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: in
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
     padded = pad(x, size, stride)
-    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in _taps(size, x.shape, stride)]
+    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in live_taps(size, x.shape, stride)]
     return functools.reduce(jnp.add, terms)
 
 
-def _taps(size: int, shape: tuple[Any, ...], stride: int) -> list[tuple[int, int]]:
+def live_taps(size: int, shape: tuple[Any, ...], stride: int) -> list[tuple[int, int]]:
     """Return the kernel's positions less those that meet padding alone, as most do on the smallest maps."""
     rows, columns = (
         [
@@ -220,7 +223,7 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], str
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     last = size - 1  # the kernel is flipped
     terms = [
-        window(padded, shape, last - i, last - j, 1) * kernel[i, j] for i, j in _taps(size, shape, stride)
+        window(padded, shape, last - i, last - j, 1) * kernel[i, j] for i, j in live_taps(size, shape, stride)
     ]
     return functools.reduce(jnp.add, terms)
 
@@ -238,7 +241,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
     examples = _block_rows(batch, KERNEL_SUM_BYTES, size * size * height * width * channels * 4)
     blocks, span = height // rows, (rows - 1) * stride + size
     padded = pad(x, size, stride)
-    entries = _taps(size, x.shape, stride)
+    entries = live_taps(size, x.shape, stride)
     block = (examples, rows, width, channels)
 
     def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:

@@ -51,13 +51,8 @@ def test_depthwise_by_shifts_is_the_native_convolution(batch, height, width, cha
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
-def test_dense_over_patches_is_the_native_convolution(batch, height, width, channels, size, stride):
-    compare(kernels.dense, (batch, height, width, channels), (size, size, channels, 6), stride)
-
-
-@pytest.mark.parametrize('shape', [(3, 4, 5, 6), (1, 1, 1, 1)])
-def test_pointwise_as_a_product_is_the_native_convolution(shape):
-    compare(kernels.pointwise, shape, (shape[-1], 7))
+def test_a_convolution_on_cpus_is_the_native_convolution(batch, height, width, channels, size, stride):
+    compare(kernels.conv, (batch, height, width, channels), (size, size, channels, 6), stride)
 
 
 def test_the_platform_decides_where_nothing_is_said():
@@ -79,6 +74,6 @@ def test_kernels_accumulate_bfloat16_in_float32():
 
 
 def test_an_unknown_implementation_is_named():
-    unchecked = inspect.unwrap(kernels.pointwise)  # the tests' own type checks would speak first
+    unchecked = inspect.unwrap(kernels.conv)  # the tests' own type checks would speak first
     with pytest.raises(ValueError, match="'auto', 'cpu' or 'native', got 'gpu'"):
-        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((3, 4)), 'gpu')
+        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 1, 3, 4)), 1, 'gpu')
