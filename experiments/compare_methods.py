@@ -32,14 +32,14 @@ from experiments import (
 from experiments.comparison import Widths
 from experiments.config import Config
 from experiments.presets import parse
-from experiments.run_folder import budget_name, claim, read_json, save_json, space_of
+from experiments.run_folder import budget_name, claim, read_json, save_json, graph_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
 from jcw.field import Field
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
 class Setting(NamedTuple):
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
     config: Config
     dataset: data.Dataset
-    space: SearchSpace
+    graph: Graph
     table: LatencyTable
     supernet: Callable[[], train_supernet.Supernet]  # trained, or read, when it is first asked for
     losses: Callable[[], search_widths.Losses]  # of its subnets
@@ -62,7 +62,7 @@ def main(config: Config) -> None:
         progress.console.print('Other processes still train the rest; call again for the table.')
         return
     with _alone(config.run / 'preparing.lock'):
-        times = train_subnet.measured(config, setting.space, [list(widths) for widths in networks])
+        times = train_subnet.measured(config, setting.graph, [list(widths) for widths in networks])
     rows = comparison.table_of(setting.table, chosen, accuracies, times)
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
@@ -84,10 +84,10 @@ def _prepare(config: Config) -> Setting:
         measure_latency.measure(config)
         table = fit_latency.fit(config)
         progress.console.print(fit_latency.describe(config.run / 'latency'), highlight=False)
-    space, plain = space_of(config, dataset), at_budget(config, config.search.budget)
-    supernet = functools.cache(lambda: train_supernet.train(plain, dataset, space))
-    losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, space, supernet()))
-    return Setting(config, dataset, space, table, supernet, losses)
+    graph, plain = graph_of(config, dataset), at_budget(config, config.search.budget)
+    supernet = functools.cache(lambda: train_supernet.train(plain, dataset, graph))
+    losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, graph, supernet()))
+    return Setting(config, dataset, graph, table, supernet, losses)
 
 
 def choose(setting: Setting, budget: float) -> dict[str, Widths]:
@@ -131,7 +131,7 @@ def _chosen(name: str, setting: Setting) -> dict[str, Any]:
             choices = BASELINES[name](setting, limit)
         except ValueError as error:
             return {'none': str(error)}
-    widths = setting.space.to_widths(choices)
+    widths = setting.graph.to_widths(choices)
     return {'widths': widths, 'ms': float(setting.table.predict(widths))}
 
 
@@ -144,7 +144,7 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
         if not path.exists():
             held = repair_widths.hold(
                 config,
-                setting.space,
+                setting.graph,
                 setting.table,
                 search_widths.budget_ms(config, setting.table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
@@ -170,33 +170,33 @@ def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Confi
 
 
 def _joint(setting: Setting) -> Field:
-    return search_widths.field_of(setting.config, setting.supernet(), setting.space)
+    return search_widths.field_of(setting.config, setting.supernet(), setting.graph)
 
 
 def _adaptive(setting: Setting) -> Field:
     config = at_budget(setting.config, setting.config.search.budget, adaptive=True)
-    supernet = train_supernet.train(config, setting.dataset, setting.space)
-    return search_widths.field_of(config, supernet, setting.space)
+    supernet = train_supernet.train(config, setting.dataset, setting.graph)
+    return search_widths.field_of(config, supernet, setting.graph)
 
 
 def _uniform(setting: Setting, limit: float) -> np.ndarray:
-    return baselines.uniform(setting.space, setting.table.to_cost(), limit)
+    return baselines.uniform(setting.graph, setting.table.to_cost(), limit)
 
 
 def _greedy(setting: Setting, limit: float) -> np.ndarray:
-    return search_widths.slim(setting.config, setting.space, setting.table, setting.losses(), limit)
+    return search_widths.slim(setting.config, setting.graph, setting.table, setting.losses(), limit)
 
 
 def _random(setting: Setting, limit: float) -> np.ndarray:
     """Search at random, just within the limit, with as many evaluations as greedy needs to get there."""
-    config, space, table, losses = setting.config, setting.space, setting.table, setting.losses()
+    config, graph, table, losses = setting.config, setting.graph, setting.table, setting.losses()
     asked: dict[Widths, None] = {}
 
     def noted(choices: np.ndarray) -> float:
         asked[tuple(choices.tolist())] = None
         return losses(choices)
 
-    search_widths.slim(config, space, table, noted, limit)
+    search_widths.slim(config, graph, table, noted, limit)
     evaluations = len(asked)
     asked.clear()
     with progress.bar('Random search', evaluations) as update:
@@ -207,11 +207,11 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
             return value
 
         key = jax.random.key(config.seed + 4)
-        return baselines.random_search(key, space, shown, table.to_cost(), limit, evaluations)
+        return baselines.random_search(key, graph, shown, table.to_cost(), limit, evaluations)
 
 
 def _flops(setting: Setting, limit: float) -> np.ndarray:
-    flops = flops_table(setting.space).to_cost()
+    flops = flops_table(setting.graph).to_cost()
     return baselines.by_proxy(_joint(setting), flops, setting.table.to_cost(), limit)
 
 
@@ -236,7 +236,7 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
             if free:
                 title = f'Network {place + 1} of {len(jobs)}'
                 train_subnet.train(
-                    setting.config, setting.dataset, setting.space, list(widths), folder, title, seed
+                    setting.config, setting.dataset, setting.graph, list(widths), folder, title, seed
                 )
                 forget_programs()
     results = [_final_folder(setting.config, *job) / 'result.json' for job in jobs]

@@ -20,7 +20,7 @@ def table_of(
     times: dict[Widths, Sample],
 ) -> list[dict[str, Any]]:
     """Return a row per budget and method; gains are relative, with the standard error over seeds."""
-    flops = flops_table(table.space)
+    flops = flops_table(table.graph)
     rows = []
     for budget, found in chosen.items():
         for name, widths in found.items():
@@ -28,7 +28,7 @@ def table_of(
             rows.append(
                 {
                     'budget': budget,
-                    'budget_ms': budget * float(table.predict(table.space.base)),
+                    'budget_ms': budget * float(table.predict(table.graph.base)),
                     'method': name,
                     'predicted_ms': float(table.predict(widths)),
                     'measured_ms': times[widths].ms,

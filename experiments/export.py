@@ -5,28 +5,28 @@ from pathlib import Path
 from experiments import progress
 from experiments.config import Config
 from experiments.presets import parse
-from experiments.run_folder import space_of
+from experiments.run_folder import graph_of
 from experiments.search_widths import folder_of
 from experiments.train_subnet import found, subnet_folder, timed, train
 from experiments.training import load_data
 from jcw import data, deploy
 from jcw.latency.table import LatencyTable
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
-def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: str = 'joint') -> Path:
+def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'joint') -> Path:
     """Export a method's network, with what was predicted and measured of it."""
     result = found(config)
-    chosen = timed(config, space, {method: result['methods'][method]})[method]
+    chosen = timed(config, graph, {method: result['methods'][method]})[method]
     widths = chosen['widths']
     variables, accuracy = train(
-        config, dataset, space, widths, subnet_folder(config, method), f'Training {method}'
+        config, dataset, graph, widths, subnet_folder(config, method), f'Training {method}'
     )
     table = LatencyTable.load(config.run / 'latency' / 'table.json')
     return deploy.export(
         config.run / ('network_adaptive' if config.supernet.adaptive else 'network') / folder_of(config).name,
         variables,
-        space,
+        graph,
         widths,
         mean=dataset.mean,
         std=dataset.std,
@@ -49,7 +49,7 @@ def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: st
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    folder = export(config, dataset, space_of(config, dataset))
+    folder = export(config, dataset, graph_of(config, dataset))
     progress.console.print(f'Deployable network: {folder}', highlight=False)
 
 

@@ -23,7 +23,7 @@ def fit(config: Config) -> LatencyTable:
         return LatencyTable.load(table_file)
     table, result = fit_samples(timed)
     measured = timed.latency_ms
-    flops = flops_table(table.space).predict(timed.widths)
+    flops = flops_table(table.graph).predict(timed.widths)
     found = compare(measured, result.predicted, table.predict_std(timed.widths), flops)
     table.save(table_file)
     save_json(

@@ -13,12 +13,12 @@ import numpy as np
 from experiments import progress
 from experiments.config import Config
 from experiments.presets import parse
-from experiments.run_folder import Usage, claim, space_of
+from experiments.run_folder import Usage, claim, graph_of
 from experiments.timing_process import Request
 from jcw import data
 from jcw.latency import design, drift, samples, supervise
 from jcw.latency.measure import Protocol, pending
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 SAMPLES = 'samples.jsonl'
 
@@ -28,17 +28,17 @@ def measure(config: Config) -> Path:
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
     folder = claim(config.run / 'latency', space=config.space, latency=settings, seed=config.seed)
-    networks = design.sequence(jax.random.key(config.seed), space, config.latency.networks)
+    networks = design.sequence(jax.random.key(config.seed), graph, config.latency.networks)
     path = folder / SAMPLES
-    time_networks(config, space, networks, path, 'Timing networks')
+    time_networks(config, graph, networks, path, 'Timing networks')
     return path
 
 
 def time_networks(
-    config: Config, space: SearchSpace, networks: Sequence[Sequence[int]] | np.ndarray, path: Path, title: str
+    config: Config, graph: Graph, networks: Sequence[Sequence[int]] | np.ndarray, path: Path, title: str
 ) -> samples.Samples:
     """Time networks that the file lacks or doubts, in a process pinned to the configured cores.
 
@@ -54,13 +54,13 @@ def time_networks(
     wanted = [[int(w) for w in widths] for widths in networks]
     held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
     if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
-        _run(config, space, wanted, path, title, held & {tuple(widths) for widths in wanted})
+        _run(config, graph, wanted, path, title, held & {tuple(widths) for widths in wanted})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 
 def _run(
     config: Config,
-    space: SearchSpace,
+    graph: Graph,
     networks: list[list[int]],
     path: Path,
     title: str,
@@ -68,7 +68,7 @@ def _run(
 ) -> None:
     settings = config.latency
     request = Request(
-        space=space.to_json(),
+        space=graph.to_json(),
         networks=networks,
         path=str(path),
         runtime=settings.runtime,

@@ -20,17 +20,17 @@ from experiments import (
 from experiments.config import Config
 from experiments.presets import parse
 from experiments.progress import console
-from experiments.run_folder import save_json, space_of
+from experiments.run_folder import save_json, graph_of
 from experiments.training import load_data
 
 
 def main(config: Config) -> None:
     began = time.monotonic()
     dataset = load_data(config)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     console.print(
         f'{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)} validation and '
-        f'{len(dataset.test)} test images; {space.num_configurations:.1e} channel configurations',
+        f'{len(dataset.test)} test images; {graph.num_configurations:.1e} channel configurations',
         highlight=False,
     )
     _say(1, 'Timing the device and fitting the latency table')
@@ -40,30 +40,30 @@ def main(config: Config) -> None:
     limit = search_widths.budget_ms(config, table)
 
     _say(2, 'Training the supernet and collecting width statistics')
-    supernet = train_supernet.train(config, dataset, space)
+    supernet = train_supernet.train(config, dataset, graph)
     console.print(train_supernet.describe(config), highlight=False)
 
     _say(3, f'Searching for the best widths within {limit:.3f} ms')
-    searched = search_widths.search(config, dataset, space, table, supernet)
+    searched = search_widths.search(config, dataset, graph, table, supernet)
     console.print('Proven optimal for the field and table; the frontier is in the report.', highlight=False)
     console.print(search_widths.describe_drivers(searched), highlight=False)
-    found = repair_widths.repair(config, dataset, space, table, supernet)
+    found = repair_widths.repair(config, dataset, graph, table, supernet)
     console.print(repair_widths.describe(found), highlight=False)
 
     _say(4, 'Training the results')
     results = {}
-    for name, result in train_subnet.timed(config, space, found['methods']).items():
+    for name, result in train_subnet.timed(config, graph, found['methods']).items():
         folder = train_subnet.subnet_folder(config, name)
         title = f'Training {name}'
-        _, accuracy = train_subnet.train(config, dataset, space, result['widths'], folder, title)
+        _, accuracy = train_subnet.train(config, dataset, graph, result['widths'], folder, title)
         results[name] = {**result, **accuracy}
-    rows = report.rows_of(space, results)
+    rows = report.rows_of(graph, results)
     save_json(config.run / 'results.json', rows)
     console.print(_table(rows))
 
     _say(5, 'Writing the report and the deployable network')
-    page = report.write(config, dataset, space, table, rows)
-    network = export.export(config, dataset, space)
+    page = report.write(config, dataset, graph, table, rows)
+    network = export.export(config, dataset, graph)
     console.print(f'Report:  {page}\nNetwork: {network}', highlight=False)
     console.print(f'Done in {time.monotonic() - began:.0f} s.', highlight=False)
 

@@ -15,14 +15,14 @@ from scipy import stats as scipy_stats
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig
 from experiments.presets import parse
-from experiments.run_folder import claim, read_json, save_json, space_of
+from experiments.run_folder import claim, read_json, save_json, graph_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import forget_programs, load_data
 from jcw import data
 from jcw.field import Field
 from jcw.latency.table import flops_table
 from jcw.search import ows, stats
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 GROUP = 16
 
@@ -71,24 +71,24 @@ def spearman(predicted: np.ndarray, truth: np.ndarray, resamples: int = 2000) ->
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     rng = np.random.default_rng(config.seed + 5)
-    drawn = (rng.random((config.ranking.random, space.num_layers)) * space.num_choices).astype(np.int32)
-    widths = space.to_widths(drawn)
-    accuracy = standalone(config, dataset, space, widths[: config.ranking.standalone])
-    flops = np.array([float(flops_table(space).predict(w)) for w in widths])
+    drawn = (rng.random((config.ranking.random, graph.num_sites)) * graph.num_choices).astype(np.int32)
+    widths = graph.to_widths(drawn)
+    accuracy = standalone(config, dataset, graph, widths[: config.ranking.standalone])
+    flops = np.array([float(flops_table(graph).predict(w)) for w in widths])
     rows = []
     for name, vary in VARIATIONS.items():
         folder = config.run / 'ranking' / name.replace(' ', '_').replace(',', '')
         varied = dataclasses.replace(config, run=folder, supernet=vary(config.supernet))
-        rows.append({'variation': name, **_study(varied, dataset, space, drawn, widths, flops, accuracy)})
+        rows.append({'variation': name, **_study(varied, dataset, graph, drawn, widths, flops, accuracy)})
         forget_programs()
         save_json(config.run / 'ranking' / 'results.json', rows)
     (config.run / 'ranking' / 'table.md').write_text(markdown(rows))
     progress.console.print(markdown(rows), highlight=False)
 
 
-def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networks: np.ndarray) -> np.ndarray:
+def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: np.ndarray) -> np.ndarray:
     """Train networks alone; return their mean test accuracy over seeds."""
     means = []
     for number, widths in enumerate(networks):
@@ -97,7 +97,7 @@ def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networ
             folder = config.run / 'ranking' / 'standalone' / '-'.join(map(str, widths)) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
             _, result = train_subnet.train(
-                config, dataset, space, [int(w) for w in widths], folder, title, seed
+                config, dataset, graph, [int(w) for w in widths], folder, title, seed
             )
             values.append(result['test_accuracy'])
             forget_programs()
@@ -108,20 +108,20 @@ def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networ
 def _study(
     config: Config,
     dataset: data.Dataset,
-    space: SearchSpace,
+    graph: Graph,
     choices: np.ndarray,
     widths: np.ndarray,
     flops: np.ndarray,
     accuracy: np.ndarray,
 ) -> dict[str, Any]:
     """Return all correlations of one variation."""
-    supernet = train_supernet.train(config, dataset, space)
-    loss, raw = (_losses(config, dataset, space, supernet, widths, again) for again in (True, False))
+    supernet = train_supernet.train(config, dataset, graph)
+    loss, raw = (_losses(config, dataset, graph, supernet, widths, again) for again in (True, False))
     unaries = {
-        'regression': stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge),
-        'marginal means': stats.marginal_means(supernet.width_stats, space.num_choices),
+        'regression': stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge),
+        'marginal means': stats.marginal_means(supernet.width_stats, graph.num_choices),
     }
-    scores = {name: _scores(ows.to_field(unary, space), choices) for name, unary in unaries.items()}
+    scores = {name: _scores(ows.to_field(unary, graph), choices) for name, unary in unaries.items()}
     alone = len(accuracy)
     against_loss = {**scores, 'FLOPs': flops}
     against_alone = {**against_loss, 'loss': -loss, 'loss, not recalibrated': -raw}
@@ -135,7 +135,7 @@ def _study(
 def _losses(
     config: Config,
     dataset: data.Dataset,
-    space: SearchSpace,
+    graph: Graph,
     supernet: train_supernet.Supernet,
     widths: np.ndarray,
     recalibrated: bool,
@@ -145,7 +145,7 @@ def _losses(
         measure = SubnetLoss(
             config,
             dataset,
-            space,
+            graph,
             supernet.variables,
             config.search.greedy_images,
             recalibrated=recalibrated,

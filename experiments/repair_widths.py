@@ -16,7 +16,7 @@ from experiments import progress
 from experiments.config import Config
 from experiments.measure_latency import time_networks
 from experiments.presets import parse
-from experiments.run_folder import Usage, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, claim, read_json, save_json, graph_of
 from experiments.search_widths import field_of, folder_of, losses_of, search, slim
 from experiments.train_supernet import Supernet, train
 from experiments.training import load_data
@@ -25,7 +25,7 @@ from jcw.field import Field
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines
 from jcw.search import repair as measured
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 Widths = tuple[int, ...]
 At = Callable[[float], np.ndarray]
@@ -34,27 +34,27 @@ SAMPLES = 'repair.jsonl'
 
 
 def repair(
-    config: Config, dataset: data.Dataset, space: SearchSpace, table: LatencyTable, supernet: Supernet
+    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, supernet: Supernet
 ) -> dict[str, Any]:
     """Return what `search` does, every method's widths as they hold the measured budget, and the rounds it took."""
-    found = search(config, dataset, space, table, supernet)
+    found = search(config, dataset, graph, table, supernet)
     settings = config.repair
     if not settings.rounds:
         return found
     folder = claim(folder_of(config) / 'repair', repair=settings)
     if (folder / 'result.json').exists():
         return read_json(folder / 'result.json')
-    losses = losses_of(config, dataset, space, supernet)
+    losses = losses_of(config, dataset, graph, supernet)
     at = {
-        'uniform': lambda limit: baselines.uniform(space, table.to_cost(), limit),
-        'greedy': lambda limit: slim(config, space, table, losses, limit),
+        'uniform': lambda limit: baselines.uniform(graph, table.to_cost(), limit),
+        'greedy': lambda limit: slim(config, graph, table, losses, limit),
     }
     held = hold(
         config,
-        space,
+        graph,
         table,
         found['budget_ms'],
-        {'joint': field_of(config, supernet, space)},
+        {'joint': field_of(config, supernet, graph)},
         {name: choose for name, choose in at.items() if name in found['methods']},
     )
     result = {
@@ -76,7 +76,7 @@ class Held(NamedTuple):
 
 def hold(
     config: Config,
-    space: SearchSpace,
+    graph: Graph,
     table: LatencyTable,
     budget_ms: float,
     fields: dict[str, Field],
@@ -90,12 +90,12 @@ def hold(
     """
     settings = config.repair
     others = [
-        Baseline(name, choose, space, table, budget_ms, settings.confidence) for name, choose in at.items()
+        Baseline(name, choose, graph, table, budget_ms, settings.confidence) for name, choose in at.items()
     ]
-    bench = Bench(config, space, others)
+    bench = Bench(config, graph, others)
     found = {
         name: measured.repair(
-            space,
+            graph,
             field,
             table.to_cost(),
             budget_ms,
@@ -107,7 +107,7 @@ def hold(
         for name, field in fields.items()
     }
     while bench.calls < settings.rounds and any(other.wanted is not None for other in others):
-        bench(np.zeros((0, space.num_layers), np.int32))
+        bench(np.zeros((0, graph.num_sites), np.int32))
     methods = {name: _searched(each) for name, each in found.items()}
     methods |= {other.name: other.result() for other in others}
     return Held(methods, {name: each.rounds for name, each in found.items()})
@@ -129,9 +129,9 @@ def _searched(found: measured.Repaired) -> dict[str, Any]:
 class Bench:
     """Times networks of joint search's rounds and, in the same call, what the baselines want timed."""
 
-    def __init__(self, config: Config, space: SearchSpace, others: 'list[Baseline]') -> None:
+    def __init__(self, config: Config, graph: Graph, others: 'list[Baseline]') -> None:
         self.calls = 0
-        self._config, self._space, self._others = config, space, others
+        self._config, self._graph, self._others = config, graph, others
 
     def __call__(self, networks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return measured latency, ms, and its relative standard error."""
@@ -140,7 +140,7 @@ class Bench:
         wanted: list[Widths] = [*map(tuple, networks.tolist()), *(widths for _, widths in asked)]
         path = self._config.run / 'latency' / SAMPLES
         title = f'Timing candidates, round {self.calls}'
-        read = time_networks(self._config, self._space, wanted, path, title)
+        read = time_networks(self._config, self._graph, wanted, path, title)
         times = {sample.widths: sample for sample in read.timed}
         for widths in wanted:
             if widths not in times:
@@ -167,13 +167,13 @@ class Baseline:
         self,
         name: str,
         at: At,
-        space: SearchSpace,
+        graph: Graph,
         table: LatencyTable,
         budget_ms: float,
         confidence: float,
     ) -> None:
         self.name = name
-        self._at, self._space, self._table = at, space, table
+        self._at, self._graph, self._table = at, graph, table
         self._budget, self._confidence = budget_ms, confidence
         self.wanted: Widths | None = self._widths_at(budget_ms)
         self._timed: dict[Widths, tuple[float, float]] = {}
@@ -205,7 +205,7 @@ class Baseline:
         }
 
     def _widths_at(self, limit: float) -> Widths:
-        return tuple(int(w) for w in self._space.to_widths(self._at(limit)))
+        return tuple(int(w) for w in self._graph.to_widths(self._at(limit)))
 
     def _upper(self, widths: Widths) -> float:
         ms, error = self._timed[widths]
@@ -239,11 +239,11 @@ def describe(result: dict[str, Any]) -> str:
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     path = config.run / 'latency' / 'table.json'
     if not (folder_of(config) / 'result.json').exists() or not path.exists():
         raise Usage(f'{folder_of(config)} holds no widths: run experiments.search_widths first')
-    result = repair(config, dataset, space, LatencyTable.load(path), train(config, dataset, space))
+    result = repair(config, dataset, graph, LatencyTable.load(path), train(config, dataset, graph))
     progress.console.print(describe(result), highlight=False)
     for name, found in result['methods'].items():
         progress.console.print(f'{name:8} {found["ms"]:.3f} ms predicted  {found["widths"]}', highlight=False)

@@ -14,12 +14,12 @@ from experiments.run_folder import read_json
 from experiments.search_widths import describe_drivers, folder_of
 from jcw.data import Dataset
 from jcw.latency.table import LatencyTable, flops_table, params_table
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
-def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def rows_of(graph: Graph, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row per method: widths, latency, parameters, FLOPs and accuracy."""
-    flops, params = flops_table(space), params_table(space)
+    flops, params = flops_table(graph), params_table(graph)
     return [
         {
             'method': name,
@@ -55,7 +55,7 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def write(
-    config: Config, dataset: Dataset, space: SearchSpace, table: LatencyTable, rows: list[dict[str, Any]]
+    config: Config, dataset: Dataset, graph: Graph, table: LatencyTable, rows: list[dict[str, Any]]
 ) -> Path:
     """Draw the plots, write `report.html`, and return its path."""
     result = read_json(result_file(config))
@@ -65,7 +65,7 @@ def write(
     drawn = {
         'latency.png': draw_latency(fit),
         'frontier.png': draw_frontier(result),
-        'widths.png': draw_widths(space, rows),
+        'widths.png': draw_widths(graph, rows),
     }
     for name, picture in drawn.items():
         (folder / name).write_bytes(picture)
@@ -102,15 +102,15 @@ def draw_frontier(result: dict[str, Any]) -> bytes:
     return plots.png(figure)
 
 
-def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
+def draw_widths(graph: Graph, rows: list[dict[str, Any]]) -> bytes:
     """Draw the widths that each method gave each layer, as bars against the base widths."""
     figure, axes = plots.axes(9, 3.2)
-    named = {'base': space.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
+    named = {'base': graph.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
     bar = 0.8 / len(named)
     for i, (name, widths) in enumerate(named.items()):
-        places = np.arange(space.num_layers) + (i - (len(named) - 1) / 2) * bar
+        places = np.arange(graph.num_sites) + (i - (len(named) - 1) / 2) * bar
         axes.bar(places, widths, width=bar, label=name, color=plots.COLOURS.get(name))
-    axes.set(xlabel='layer', ylabel='channels', xticks=range(space.num_layers))
+    axes.set(xlabel='layer', ylabel='channels', xticks=range(graph.num_sites))
     axes.legend(frameon=False, ncols=len(named))
     return plots.png(figure)
 

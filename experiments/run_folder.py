@@ -13,7 +13,7 @@ import numpy as np
 from experiments import launch
 from experiments.config import Config
 from jcw.data import Dataset
-from jcw.space import SearchSpace, mobilenet_v1
+from jcw.graph import Graph, mobilenet_v1
 from jcw.train import memory
 from jcw.train.loop import Diverged, Interrupted
 
@@ -22,7 +22,7 @@ class Usage(Exception):
     """A wrong request, whose message is all the user needs to see."""
 
 
-def space_of(config: Config, dataset: Dataset) -> SearchSpace:
+def graph_of(config: Config, dataset: Dataset) -> Graph:
     """Build the search space of a run."""
     settings = dataclasses.asdict(config.space)
     return mobilenet_v1(dataset.input_shape, dataset.num_classes, **settings)

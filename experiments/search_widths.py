@@ -11,7 +11,7 @@ import numpy as np
 from experiments import progress
 from experiments.config import Config
 from experiments.presets import parse
-from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, graph_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.train_supernet import Supernet, train
 from experiments.train_supernet import folder_of as supernet_folder
@@ -20,7 +20,7 @@ from jcw import budget, data
 from jcw.field import Field, independent
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines, greedy, ows, stats
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
 def budget_ms(config: Config, table: LatencyTable) -> float:
@@ -29,7 +29,7 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
     Raises:
       Usage: it is not positive, or no configuration meets it.
     """
-    base = float(table.predict(table.space.base))
+    base = float(table.predict(table.graph.base))
     limit = config.search.budget * base if config.search.budget_ms is None else config.search.budget_ms
     least = _least(table)
     if not limit >= least:
@@ -42,13 +42,13 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
 
 
 def _least(table: LatencyTable) -> float:
-    present = np.where(table.space.width_table > 0, 0.0, -np.inf)
+    present = np.where(table.graph.width_table > 0, 0.0, -np.inf)
     return float(budget.solve(independent(present), table.to_cost(), 0.0).cost)
 
 
-def field_of(config: Config, supernet: Supernet, space: SearchSpace) -> Field:
+def field_of(config: Config, supernet: Supernet, graph: Graph) -> Field:
     """Return the accuracy field, from the supernet's width statistics."""
-    return ows.to_field(stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge), space)
+    return ows.to_field(stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge), graph)
 
 
 def folder_of(config: Config) -> Path:
@@ -57,7 +57,7 @@ def folder_of(config: Config) -> Path:
 
 
 def search(
-    config: Config, dataset: data.Dataset, space: SearchSpace, table: LatencyTable, supernet: Supernet
+    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, supernet: Supernet
 ) -> dict[str, Any]:
     """Return widths by method: joint, and uniform and greedy where they reach the budget; write all of it."""
     limit = budget_ms(config, table)
@@ -71,26 +71,26 @@ def search(
     )
     if (folder / 'result.json').exists():
         result = read_json(folder / 'result.json')
-        refuse_other_table(folder, result['base_ms'], float(table.predict(space.base)))
+        refuse_other_table(folder, result['base_ms'], float(table.predict(graph.base)))
         return result
-    utility, cost = field_of(config, supernet, space), table.to_cost()
+    utility, cost = field_of(config, supernet, graph), table.to_cost()
     solution = budget.solve(utility, cost, limit)
     frontier = budget.frontier(utility, cost, config.search.frontier)
-    losses = losses_of(config, dataset, space, supernet)
+    losses = losses_of(config, dataset, graph, supernet)
     choices = {
         'joint': np.asarray(solution.choices),
-        **_within_reach('uniform', lambda: baselines.uniform(space, cost, limit)),
-        **_within_reach('greedy', lambda: slim(config, space, table, losses, limit)),
+        **_within_reach('uniform', lambda: baselines.uniform(graph, cost, limit)),
+        **_within_reach('greedy', lambda: slim(config, graph, table, losses, limit)),
     }
     result = {
         'budget_ms': limit,
-        'base_ms': float(table.predict(space.base)),
+        'base_ms': float(table.predict(graph.base)),
         'gap': float(solution.upper_bound - solution.utility),
         'methods': {
-            name: {'widths': space.to_widths(c), 'ms': float(table.predict(space.to_widths(c)))}
+            name: {'widths': graph.to_widths(c), 'ms': float(table.predict(graph.to_widths(c)))}
             for name, c in choices.items()
         },
-        'explanation': explain(space, utility, cost, limit, np.asarray(solution.choices)),
+        'explanation': explain(graph, utility, cost, limit, np.asarray(solution.choices)),
         'frontier': {'ms': frontier.cost, 'utility': frontier.utility, 'choices': frontier.choices},
     }
     save_json(folder / 'result.json', result)
@@ -120,11 +120,11 @@ def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.n
 
 
 def explain(
-    space: SearchSpace, utility: Field, cost: Field, limit: float, choices: np.ndarray
+    graph: Graph, utility: Field, cost: Field, limit: float, choices: np.ndarray
 ) -> dict[str, Any]:
     """Return what drives the solution: each layer's part, the price of a millisecond, and the next-best change."""
     found = budget.explain(utility, cost, limit, choices)
-    layer, widths = found.next_site, space.to_widths(choices)
+    layer, widths = found.next_site, graph.to_widths(choices)
     change = None
     if layer >= 0:
         changed = choices.copy()
@@ -132,7 +132,7 @@ def explain(
         change = {
             'layer': layer,
             'from': widths[layer],
-            'to': space.to_widths(changed)[layer],
+            'to': graph.to_widths(changed)[layer],
             'utility': found.next_utility[layer],
             'ms': found.next_cost[layer],
         }
@@ -161,13 +161,13 @@ def describe_drivers(result: dict[str, Any]) -> str:
 
 def slim(
     config: Config,
-    space: SearchSpace,
+    graph: Graph,
     table: LatencyTable,
     loss: Callable[[np.ndarray], float],
     limit: float,
 ) -> np.ndarray:
     """Slim greedily to the limit; the way down to a lower limit goes on from there, every loss remembered."""
-    begin, steps = float(table.predict(space.largest)), 0
+    begin, steps = float(table.predict(graph.largest)), 0
     with progress.bar('Greedy slimming', 100) as update:
 
         def report(step: greedy.Step) -> None:
@@ -177,9 +177,9 @@ def slim(
             update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {steps} steps')
 
         way = greedy.slim(
-            space,
+            graph,
             loss,
-            lambda choices: float(table.predict(space.to_widths(choices))),
+            lambda choices: float(table.predict(graph.to_widths(choices))),
             limit,
             per_cost=config.search.greedy_per_ms,
             report=report,
@@ -187,14 +187,14 @@ def slim(
     return np.asarray(way[-1].choices)
 
 
-def losses_of(config: Config, dataset: data.Dataset, space: SearchSpace, supernet: Supernet) -> 'Losses':
+def losses_of(config: Config, dataset: data.Dataset, graph: Graph, supernet: Supernet) -> 'Losses':
     """Return the loss of the supernet's subnets on validation images, by choices, remembered beside the supernet."""
     images = config.search.greedy_images
     if images < 1:
         raise Usage(f'search.greedy_images must be positive, got {images}')
-    measure = SubnetLoss(config, dataset, space, supernet.variables, images)
+    measure = SubnetLoss(config, dataset, graph, supernet.variables, images)
     path = supernet_folder(config) / f'losses_{images}.jsonl'
-    return Losses(path, lambda choices: float(measure(space.to_widths(choices)).loss))
+    return Losses(path, lambda choices: float(measure(graph.to_widths(choices)).loss))
 
 
 class Losses:
@@ -233,11 +233,11 @@ def main(config: Config) -> None:
     table = LatencyTable.load(path)
     budget_ms(config, table)
     dataset = load_data(config)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     trained = supernet_folder(config)
     if not (trained / 'result.json').exists():
         raise Usage(f'{trained} holds no trained supernet: run experiments.train_supernet first')
-    result = search(config, dataset, space, table, train(config, dataset, space))
+    result = search(config, dataset, graph, table, train(config, dataset, graph))
     for name, found in result['methods'].items():
         progress.console.print(
             f'{name:8} {found["ms"]:.3f} ms of {result["budget_ms"]:.3f}  {found["widths"]}', highlight=False

@@ -59,10 +59,10 @@ def _pin(cores: list[int]) -> None:
 
 def _build(request: Request):
     from jcw import deploy
-    from jcw.space import SearchSpace
+    from jcw.graph import Graph
 
-    space = SearchSpace.from_json(request.space)
-    return lambda widths: deploy.build(space, widths, request.batch, request.dtype)
+    graph = Graph.from_json(request.space)
+    return lambda widths: deploy.build(graph, widths, request.batch, request.dtype)
 
 
 def _compile(request: Request, folder: str) -> None:
@@ -81,10 +81,10 @@ def _runtime(request: Request, request_file: str):
     if request.runtime == 'onnx':
         from jcw import deploy
         from jcw.latency.runtimes.onnx import OnnxRuntime
-        from jcw.space import SearchSpace
+        from jcw.graph import Graph
 
-        space = SearchSpace.from_json(request.space)
-        return OnnxRuntime(lambda widths: deploy.onnx_model(space, widths, batch=request.batch))
+        graph = Graph.from_json(request.space)
+        return OnnxRuntime(lambda widths: deploy.onnx_model(graph, widths, batch=request.batch))
     from jcw.latency.runtimes import ahead, xla
 
     if not set(request.compile_cores) - set(request.cores):
@@ -106,14 +106,14 @@ def _time_or_say_why_not(request: Request, request_file: str) -> None:
 
 def _time(request: Request, request_file: str) -> None:
     from jcw.latency.measure import measure
-    from jcw.space import SearchSpace
+    from jcw.graph import Graph
 
-    space = SearchSpace.from_json(request.space)
+    graph = Graph.from_json(request.space)
     runtime = _runtime(request, request_file)
     try:
         for sample in measure(
             runtime,
-            space,
+            graph,
             request.networks,
             request.path,
             batch=request.batch,

@@ -11,7 +11,7 @@ from experiments import launch, progress
 from experiments.config import Config
 from experiments.presets import parse
 from experiments.repair_widths import result_file
-from experiments.run_folder import Usage, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, claim, read_json, save_json, graph_of
 from experiments.search_widths import folder_of
 from experiments.train_supernet import train as read_supernet
 from experiments.training import batches, calibration_images, load_data, optimiser_of, steps_per_epoch
@@ -19,7 +19,7 @@ from jcw import data
 from jcw.latency import samples
 from jcw.nets.mobilenet import Network, Variables, network
 from jcw.nets.slicing import slice_variables
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.checkpoint import Checkpoints
@@ -29,7 +29,7 @@ from jcw.train.state import TrainState, init_state, start_from
 def train(
     config: Config,
     dataset: data.Dataset,
-    space: SearchSpace,
+    graph: Graph,
     widths: list[int],
     folder: Path,
     title: str,
@@ -46,17 +46,17 @@ def train(
     if settings.ema:
         optimiser = optim.with_average(optimiser, settings.ema)
     claim_for(config, widths, folder)
-    net = network(space, widths)
+    net = network(graph, widths)
     if settings.from_supernet:
-        supernet = read_supernet(run, dataset, space)
-        carry = start_from(slice_variables(supernet.variables, space, widths), optimiser)
+        supernet = read_supernet(run, dataset, graph)
+        carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
     if not (folder / 'result.json').exists():
         with batches(config, dataset, settings.batch) as batch_of, progress.bar(title, num_steps) as update:
             carry = loop.run(
                 carry,
-                _step(config, dataset, space, widths, optimiser, batch_of),
+                _step(config, dataset, graph, widths, optimiser, batch_of),
                 num_steps,
                 folder=folder,
                 batch=settings.batch,
@@ -76,7 +76,7 @@ def claim_for(config: Config, widths: list[int], folder: Path) -> None:
     claim(folder, data=config.data, space=config.space, subnet=config.subnet, widths=widths, seed=config.seed)
 
 
-def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser, batch_of):
+def _step(config: Config, dataset: data.Dataset, graph: Graph, widths: list[int], optimiser, batch_of):
     settings = config.subnet
     recipe = steps.Recipe(
         dataset.mean,
@@ -84,9 +84,9 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: lis
         Augmentation(config.data.crop_padding, config.data.flip, settings.mixup),
         settings.label_smoothing,
     )
-    net = network(space, widths, axis_name=parallel.AXIS)
+    net = network(graph, widths, axis_name=parallel.AXIS)
     spread = parallel.data_parallel(
-        steps.plain_step(net, space, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
+        steps.plain_step(net, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
         batch_args=(False, False, True, True),
         batch_outputs=(False, False),
     )
@@ -134,7 +134,7 @@ def _accuracy(dataset: data.Dataset, net: Network) -> Callable[[Variables, data.
 
 
 def measured(
-    config: Config, space: SearchSpace, networks: list[list[int]]
+    config: Config, graph: Graph, networks: list[list[int]]
 ) -> dict[tuple[int, ...], samples.Sample]:
     """Time finished networks on the device; those already timed are read back.
 
@@ -144,7 +144,7 @@ def measured(
     from experiments.measure_latency import time_networks
 
     path = config.run / 'latency' / 'finals.jsonl'
-    read = time_networks(config, space, networks, path, 'Timing the results')
+    read = time_networks(config, graph, networks, path, 'Timing the results')
     times = {sample.widths: sample for sample in read.timed}
     for widths in networks:
         if tuple(widths) not in times:
@@ -154,12 +154,12 @@ def measured(
 
 
 def timed(
-    config: Config, space: SearchSpace, methods: dict[str, dict[str, Any]]
+    config: Config, graph: Graph, methods: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Return what is known of every method's network with its measured latency; repair has measured it already."""
     if all('measured_ms' in method for method in methods.values()):
         return methods
-    times = measured(config, space, [method['widths'] for method in methods.values()])
+    times = measured(config, graph, [method['widths'] for method in methods.values()])
     samples_of = {name: times[tuple(method['widths'])] for name, method in methods.items()}
     return {
         name: {**method, 'measured_ms': samples_of[name].ms, 'measured_error': samples_of[name].error}
@@ -178,10 +178,10 @@ def found(config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    space = space_of(config, dataset)
-    for name, method in timed(config, space, found(config)['methods']).items():
+    graph = graph_of(config, dataset)
+    for name, method in timed(config, graph, found(config)['methods']).items():
         widths = method['widths']
-        _, result = train(config, dataset, space, widths, subnet_folder(config, name), f'Training {name}')
+        _, result = train(config, dataset, graph, widths, subnet_folder(config, name), f'Training {name}')
         progress.console.print(
             f'{name:8} test accuracy {result["test_accuracy"]:.1%}, {method["measured_ms"]:.3f} ms  {widths}',
             highlight=False,

@@ -1,8 +1,9 @@
 """What users ask of configurations, as potentials of 0 and -inf: `field.add` them to a utility.
 
-`widths` are those of a search space, padded: site `s` has the first `num_choices[s]` of row `s`. A width may be 0.
+`widths` are those of a search graph, padded: site `s` has the first `num_choices[s]` of row `s`. A width may be 0.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -50,6 +51,20 @@ def fixed(widths: Widths, num_choices: NumChoices, sites: Mapping[int, int]) -> 
     return _allow(widths, num_choices, allowed, f'among the fixed widths {dict(sites)}')
 
 
+def whole_blocks(present: Bool[np.ndarray, 'sites choices'], blocks: Iterable[tuple[int, ...]]) -> Field:
+    """Let the sites of a block be 0 together or not at all; 0 is their first choice. Allow whatever is present.
+
+    Args:
+      present: which choices there are.
+      blocks: sites that are dropped together, as `Graph.blocks` has them.
+    """
+    scopes = tuple((a, b) for block in blocks for a, b in itertools.pairwise(block))
+    zero = np.arange(present.shape[1]) == 0
+    mixed = zero[:, None] != zero[None]
+    allowed = np.broadcast_to(~mixed, (len(scopes), *mixed.shape)) | ~present_pairs(present, scopes)
+    return Field(np.where(present, 0.0, -np.inf), _potential(allowed), scopes)
+
+
 def non_decreasing(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
     """Allow the second site of no pair to be narrower than the first.
 
@@ -71,7 +86,7 @@ def tied(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int
 def no_part_above(cost: Field, limit: float) -> Field:
     """Allow only configurations none of whose single costs exceeds a limit: a maximum in place of a sum.
 
-    Peak activation memory is such a cost: `no_part_above(activations_table(space).to_cost(), numbers)`.
+    Peak activation memory is such a cost: `no_part_above(activations_table(graph).to_cost(), numbers)`.
 
     Raises:
       ValueError: a site, or a pair of sites, has no part within the limit; it says the least that would do.

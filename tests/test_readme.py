@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcw.latency.table import LatencyTable
-from jcw.space import mobilenet_v1
+from jcw.graph import mobilenet_v1
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
@@ -19,13 +19,13 @@ def table_of_flops(path: Path) -> None:
 
     space = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
     path.parent.mkdir(parents=True)
-    LatencyTable(space, flops_table(space).entries / 1e7, base=0.1).save(path)
+    LatencyTable(graph, flops_table(graph).entries / 1e7, base=0.1).save(path)
 
 
-def test_a_network_of_ones_own_becomes_a_space():
+def test_a_network_of_ones_own_becomes_a_graph():
     names: dict = {}
     exec(BLOCKS[0], names)
-    assert names['space'].num_layers == 3
+    assert names['space'].num_sites == 3
     assert names['space'].base.tolist() == [32, 64, 128]
 
 
@@ -34,13 +34,13 @@ def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, mon
     table_of_flops(tmp_path / 'runs' / 'mine' / 'latency' / 'table.json')
     space = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
     rng = np.random.default_rng(0)
-    choices = rng.integers(0, space.num_choices, (4000, space.num_layers)).astype(np.int32)
-    rewards = -0.1 * (space.num_choices - choices).sum(1) + rng.normal(size=len(choices))
+    choices = rng.integers(0, graph.num_choices, (4000, graph.num_sites)).astype(np.int32)
+    rewards = -0.1 * (graph.num_choices - choices).sum(1) + rng.normal(size=len(choices))
     names = {'choices': jnp.asarray(choices), 'rewards': jnp.asarray(rewards, jnp.float32)}
     exec(BLOCKS[1], names)
     best = names['best']
     assert best.feasible
-    assert names['cost'].unary.shape == space.width_table.shape
+    assert names['cost'].unary.shape == graph.width_table.shape
     np.testing.assert_allclose(best.upper_bound, best.utility, rtol=1e-9)
     assert names['table'].predict(names['widths']) <= 3.5
     logits = names['deploy'].load('network').logits(np.zeros((2, 32, 32, 3), np.uint8))

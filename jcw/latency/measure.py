@@ -13,24 +13,24 @@ from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime
 from jcw.latency.samples import Header, Sample
 from jcw.latency.timing import Conveyor, Protocol, time_reference
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 __all__ = ['Protocol', 'measure', 'pending']
 
 Widths = tuple[int, ...]
-Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks layers']
+Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks sites']
 DIED = 'the process died or hung while timing it'
 
 
 def measure(
     runtime: Runtime,
-    space: SearchSpace,
+    graph: Graph,
     networks: Networks,
     path: str | Path,
     *,
     batch: int,
     dtype: str = 'float32',
-    reference: Sequence[int] | Int[np.ndarray, ' layers'] | None = None,
+    reference: Sequence[int] | Int[np.ndarray, ' sites'] | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008, frozen
 ) -> Iterator[Sample]:
     """Time the networks that the file does not hold yet, yielding each sample once it is on disk.
@@ -40,25 +40,25 @@ def measure(
 
     Args:
       runtime: what to time.
-      space: the networks' space.
+      graph: of the networks.
       networks: widths of each network, in the order to time them.
       path: of the file, begun if it does not exist, otherwise continued.
       batch: images per call, as the runtime was built for.
       dtype: of the networks, as the runtime was built for.
-      reference: widths of the network timed beside every sample; by default the space's base.
+      reference: widths of the network timed beside every sample; by default the graph's base.
       protocol: how to time.
 
     Raises:
-      ValueError: no network, widths outside the space, or a file begun under another header.
+      ValueError: no network, widths outside the graph, or a file begun under another header.
       RuntimeFailure: the reference cannot be timed.
     """
-    networks = _checked(space, networks)
-    widths = _checked(space, np.array([space.base if reference is None else reference], np.int32))[0]
+    networks = _checked(graph, networks)
+    widths = _checked(graph, np.array([graph.base if reference is None else reference], np.int32))[0]
     runtime.prefetch(networks)
     anchor = runtime.open(widths)
     try:
         header = Header(
-            space=space,
+            graph=graph,
             device=runtime.device,
             runtime=runtime.name,
             dtype=dtype,
@@ -85,10 +85,10 @@ def pending(path: str | Path, networks: Networks, protocol: Protocol) -> list[tu
     ]
 
 
-def _checked(space: SearchSpace, networks: Networks) -> list[Widths]:
+def _checked(graph: Graph, networks: Networks) -> list[Widths]:
     if not len(networks):
         raise ValueError('no network to time')
-    return [tuple(int(w) for w in space.to_widths(space.to_choices(widths))) for widths in networks]
+    return [tuple(int(w) for w in graph.to_widths(graph.to_choices(widths))) for widths in networks]
 
 
 def _begin_or_continue(path: str | Path, header: Header) -> Header:

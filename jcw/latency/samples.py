@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw.latency.location import Visits, locate
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 UNIT = 'ms per call'
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Header:
     """What was timed, and where; samples under different headers never mix.
 
     Attributes:
-      space: the search space.
+      graph: of the networks.
       device: name of the device, with its cores or threads.
       runtime: 'xla', 'command', 'onnxruntime' or a user's own.
       dtype: of weights and activations.
@@ -34,7 +34,7 @@ class Header:
       unit: always 'ms per call'.
     """
 
-    space: SearchSpace
+    graph: Graph
     device: str
     runtime: str
     dtype: str
@@ -48,12 +48,12 @@ class Header:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        return self.space.input_shape
+        return self.graph.input_shape
 
     def conflicts(self, other: 'Header') -> list[str]:
         """Name the fields in which another header times something else."""
         fields = (
-            'space',
+            'graph',
             'device',
             'runtime',
             'dtype',
@@ -76,7 +76,7 @@ class Sample:
     """One network timed, or the reason why it could not be.
 
     Attributes:
-      widths: of every layer.
+      widths: of every site.
       ms: the estimate, ms per call, for a reference as fast as the header says; NaN for a failure.
       error: its standard error, relative.
       calls_ms: every call of the network, visit by visit.
@@ -113,9 +113,9 @@ class Samples(NamedTuple):
 
     @property
     def widths(self) -> np.ndarray:
-        """Widths of the timed networks, int32 [samples layers]."""
-        layers = self.header.space.num_layers
-        return np.array([sample.widths for sample in self.timed], np.int32).reshape(-1, layers)
+        """Widths of the timed networks, int32 [samples sites]."""
+        sites = self.header.graph.num_sites
+        return np.array([sample.widths for sample in self.timed], np.int32).reshape(-1, sites)
 
     @property
     def latency_ms(self) -> np.ndarray:
@@ -150,12 +150,12 @@ def read(path: str | Path) -> Samples:
     made good, timings joined, identical lines.
 
     Raises:
-      ValueError: no header, an unknown version, a broken line before the last, or widths outside the space.
+      ValueError: no header, an unknown version, a broken line before the last, or widths outside the graph.
     """
     lines = Path(path).read_bytes().split(b'\n')
     excluded = [f'{path}: truncated last line'] if lines[-1] else []
     records = [_parse(path, number, line) for number, line in enumerate(lines[:-1], 1)]
-    if not records or 'reference_ms' not in records[0] or 'space' not in records[0]:
+    if not records or 'reference_ms' not in records[0] or 'graph' not in records[0]:
         raise ValueError(f'{path} does not begin with a header of latency samples')
     if records[0].get('version') != VERSION:
         raise ValueError(
@@ -232,12 +232,12 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def _header_json(header: Header) -> dict[str, Any]:
     shallow = {field.name: getattr(header, field.name) for field in dataclasses.fields(header)}
-    return {**shallow, 'space': header.space.to_json(), 'input_shape': header.input_shape}
+    return {**shallow, 'graph': header.graph.to_json(), 'input_shape': header.input_shape}
 
 
 def _read_header(record: Mapping[str, Any]) -> Header:
     fields = {field.name: record[field.name] for field in dataclasses.fields(Header)}
-    fields['space'] = SearchSpace.from_json(record['space'])
+    fields['graph'] = Graph.from_json(record['graph'])
     fields['reference'] = tuple(int(w) for w in record['reference'])
     return Header(**fields)
 
@@ -264,7 +264,7 @@ def _read_sample(path: str | Path, number: int, record: Mapping[str, Any], heade
     if 'widths' not in record or not set(record) <= known:
         raise ValueError(f'{path}, line {number}: not a latency sample: {sorted(set(record) - known)}')
     try:
-        header.space.to_choices(record['widths'])
+        header.graph.to_choices(record['widths'])
     except ValueError as error:
         raise ValueError(f'{path}, line {number}: {error}') from None
     visits = {name: tuple(map(tuple, record.get(name, ()))) for name in ('calls_ms', 'reference_ms')}

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from jcw import trellis
-from jcw.field import Field, add, chain_scopes, independent, present_pairs
+from jcw.field import Field, add, present_pairs
+from jcw.graph import Graph
+from jcw.search import ows
 from jcw.search.stats import Unary
 
 
@@ -34,10 +36,7 @@ class Schedule(NamedTuple):
 class Draws(NamedTuple):
     """What a training step draws widths from, and what a log says of it."""
 
-    field: Field  # in units of the temperature
-    probabilities: Float[Array, 'layers choices']  # marginals of the field, with the floor
-    even: Float[Array, 'layers choices']
-    floor: Float[Array, '']
+    probabilities: Float[Array, 'sites choices']  # marginals of the field, with the floor
     temperature: Float[Array, '']  # nats; inf in the warm-up
     price: Float[Array, '']  # nats per unit of cost
     entropy: Float[Array, '']  # of the field's distribution, in nats
@@ -62,7 +61,7 @@ def temperature(progress: float, schedule: Schedule) -> float:
 
 
 def spread(utility: Field) -> float:
-    """Return the root mean square of a field's unaries about their layers' means; 1 for a flat field."""
+    """Return the root mean square of a field's unaries about their sites' means; 1 for a flat field."""
     unary = np.asarray(utility.unary, np.float64)
     live = np.isfinite(unary)
     values = np.where(live, unary, 0.0)
@@ -70,25 +69,22 @@ def spread(utility: Field) -> float:
     return float(np.sqrt((centred**2).sum() / live.sum())) or 1.0
 
 
-def warm(unary: Unary, live: np.ndarray) -> Field:
-    """Return the field of unaries under training; a choice not yet drawn counts as its layer's best one drawn.
+def warm(unary: Unary, graph: Graph) -> Field:
+    """Return the field of unaries under training; a choice not yet drawn counts as its site's best one drawn.
 
     Adaptive draws must visit what is unknown; a search's result must not (`ows.to_field`).
     """
     drawn = np.isfinite(unary.mean)
     best = np.where(drawn, unary.mean, -np.inf).max(1, keepdims=True)
     mean = np.where(drawn, unary.mean, np.where(np.isfinite(best), best, 0.0))
-    return independent(np.where(live, mean, -np.inf))
+    return ows.to_field(Unary(np.where(graph.present, mean, -np.inf), unary.std), graph)
 
 
-def uniform(live: np.ndarray) -> Draws:
-    """Return even draws over the live choices, `live [layers choices]`."""
-    layers, choices = live.shape
-    tables = np.zeros(
-        (layers - 1, choices, choices)
-    )  # as those of narrowed draws, so that steps compile once
-    field = Field(np.where(live, 0.0, -np.inf), tables, chain_scopes(layers))
-    return _draws(field, np.inf, 0.0, 1.0)
+def uniform(graph: Graph) -> Draws:
+    """Return even draws over each site's choices."""
+    even = jnp.asarray(graph.present / graph.present.sum(1, keepdims=True), jnp.float32)
+    entropy = np.log(graph.num_choices).sum()
+    return Draws(even, *(jnp.asarray(value, jnp.float32) for value in (np.inf, 0.0, entropy)))
 
 
 def narrowed(utility: Field, cost: Field, budget: float, heat: float, floor: float = 0.1) -> Draws:
@@ -104,13 +100,13 @@ def narrowed(utility: Field, cost: Field, budget: float, heat: float, floor: flo
 
 
 def refreshed(
-    unary: Unary, live: np.ndarray, cost: Field, budget: float, progress: float, schedule: Schedule
+    unary: Unary, graph: Graph, cost: Field, budget: float, progress: float, schedule: Schedule
 ) -> Draws:
     """Return the draws at a fraction of the run, from the statistics so far."""
     heat = temperature(progress, schedule)
     if not np.isfinite(heat):
-        return uniform(live)
-    utility = warm(unary, live)
+        return uniform(graph)
+    utility = warm(unary, graph)
     return narrowed(utility, cost, budget, heat * spread(utility), schedule.floor)
 
 
@@ -162,32 +158,16 @@ def entropy(field: Field) -> float:
     """Return the entropy of `p(x) ~ exp(field(x))` in nats: `log_partition - E[field]`."""
     ones, pairs = _marginals(field)
     finite = np.where(np.isfinite(np.asarray(field.unary)), field.unary, 0.0)
-    expected = (ones * finite).sum() + (pairs * field.tables).sum()
+    tables = np.where(np.isfinite(np.asarray(field.tables)), field.tables, 0.0)
+    expected = (ones * finite).sum() + (pairs * tables).sum()
     return float(_log_partition(field) - expected)
-
-
-def jointly(keys: Key[Array, 'batch'], draws: Draws) -> Int[Array, 'batch layers']:
-    """Draw configurations from the field as a whole; a share `floor` of them evenly."""
-
-    def one(key: jax.Array) -> jax.Array:
-        field_key, even_key, coin = jax.random.split(key, 3)
-        anything = jax.random.categorical(even_key, jnp.log(draws.even)).astype(jnp.int32)
-        found = trellis.sample(field_key, draws.field)
-        return jnp.where(jax.random.uniform(coin) < draws.floor, anything, found)
-
-    return jax.vmap(one)(keys)
 
 
 def _draws(field: Field, heat: float, price: float, floor: float) -> Draws:
     live = np.isfinite(np.asarray(field.unary))
     even = live / live.sum(1, keepdims=True)
     probabilities = floor * even + (1 - floor) * _marginals(field)[0]
-    single = [
-        np.asarray(value, np.float32) for value in (probabilities, even, floor, heat, price, entropy(field))
-    ]
-    return Draws(
-        jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), field), *(jnp.asarray(v) for v in single)
-    )
+    return Draws(*(jnp.asarray(v, jnp.float32) for v in (probabilities, heat, price, entropy(field))))
 
 
 def _marginals(field: Field) -> tuple[np.ndarray, np.ndarray]:

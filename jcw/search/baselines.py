@@ -8,18 +8,18 @@ from jaxtyping import Array, Int, Key
 
 from jcw import budget as budgets
 from jcw import trellis
-from jcw.field import Field, evaluate, independent
-from jcw.search import aows
-from jcw.space import SearchSpace
+from jcw.field import Field, evaluate
+from jcw.graph import Graph
+from jcw.search import aows, ows
 
-Choices = Int[np.ndarray, ' layers']
+Choices = Int[np.ndarray, ' sites']
 
 MULTIPLIERS = np.linspace(0.05, 3.0, 1181)
 NEAR = 0.9  # random search looks at configurations that use at least this share of the budget
 PROXY_BUDGETS = 400
 
 
-def uniform(space: SearchSpace, cost: Field, budget: float) -> Choices:
+def uniform(graph: Graph, cost: Field, budget: float) -> Choices:
     """Return the configuration of the largest width multiplier whose cost is within the budget.
 
     Raises:
@@ -27,7 +27,7 @@ def uniform(space: SearchSpace, cost: Field, budget: float) -> Choices:
     """
     ladder = np.unique(
         [
-            space.to_choices(space.nearest([m * layer.base_width for layer in space.layers]))
+            graph.to_choices(graph.nearest(m * graph.base))
             for m in MULTIPLIERS
         ],
         axis=0,
@@ -38,12 +38,12 @@ def uniform(space: SearchSpace, cost: Field, budget: float) -> Choices:
             f'no width multiplier is within the budget of {budget:.4g}: '
             f'the narrowest costs {evaluate(cost, ladder).min():.4g}'
         )
-    return within[space.to_widths(within).sum(1).argmax()]
+    return within[graph.to_widths(within).sum(1).argmax()]
 
 
 def random_within(
-    key: Key[Array, ''], space: SearchSpace, cost: Field, budget: float, count: int
-) -> Int[np.ndarray, 'networks layers']:
+    key: Key[Array, ''], graph: Graph, cost: Field, budget: float, count: int
+) -> Int[np.ndarray, 'networks sites']:
     """Draw different configurations that cost between `NEAR` of the budget and the budget.
 
     They come from the distribution of greatest entropy whose mean cost is in the middle of that interval. Fewer
@@ -54,8 +54,8 @@ def random_within(
     """
     if count < 1:
         raise ValueError(f'count must be positive, got {count}')
-    flat = independent(np.where(space.width_table > 0, 0.0, -np.inf))
-    field = aows.narrowed(flat, cost, budget * (1 + NEAR) / 2, 1.0, floor=0.0).field
+    flat = ows.flat(graph)
+    field = aows.priced(flat, cost, aows.budget_price(flat, cost, budget * (1 + NEAR) / 2, 1.0), 1.0)
     draw = jax.jit(jax.vmap(lambda k: trellis.sample(k, field)))
     found: dict[tuple[int, ...], None] = {}
     for batch in range(64):
@@ -65,12 +65,12 @@ def random_within(
         found |= dict.fromkeys(map(tuple, near.tolist()))
         if len(found) >= count:
             break
-    return np.array(list(found)[:count], np.int32).reshape(-1, space.num_layers)
+    return np.array(list(found)[:count], np.int32).reshape(-1, graph.num_sites)
 
 
 def random_search(
     key: Key[Array, ''],
-    space: SearchSpace,
+    graph: Graph,
     loss: Callable[[Choices], float],
     cost: Field,
     budget: float,
@@ -81,7 +81,7 @@ def random_search(
     Raises:
       ValueError: no configuration was found there.
     """
-    drawn = random_within(key, space, cost, budget, evaluations)
+    drawn = random_within(key, graph, cost, budget, evaluations)
     if not len(drawn):
         raise ValueError(
             f'no configuration found that costs between {NEAR:.0%} of {budget:.4g} and all of it'

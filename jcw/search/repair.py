@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 
 from jcw.budget import k_best
 from jcw.field import Field, evaluate, to_host
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 Measure = Callable[
-    [Int[np.ndarray, 'networks layers']],
+    [Int[np.ndarray, 'networks sites']],
     tuple[Float[np.ndarray, ' networks'], Float[np.ndarray, ' networks']],
 ]
 """From widths to measured latency, ms, and its relative standard error."""
@@ -21,7 +21,7 @@ Measure = Callable[
 class Round(NamedTuple):
     """Networks timed together."""
 
-    widths: Int[np.ndarray, 'networks layers']
+    widths: Int[np.ndarray, 'networks sites']
     utility: Float[np.ndarray, ' networks']
     predicted: Float[np.ndarray, ' networks']  # by the table as it came, ms
     corrected: Float[np.ndarray, ' networks']  # by the table as corrected in the rounds before, ms
@@ -33,7 +33,7 @@ class Repaired(NamedTuple):
     """The network that holds the budget when measured, and how it was found.
 
     Attributes:
-      widths: one per layer; where nothing held the budget, those measured fastest.
+      widths: one per site; where nothing held the budget, those measured fastest.
       utility: its utility.
       predicted: its cost by the table as it came, ms.
       measured: ms.
@@ -44,7 +44,7 @@ class Repaired(NamedTuple):
       rounds: what was timed.
     """
 
-    widths: Int[np.ndarray, ' layers']
+    widths: Int[np.ndarray, ' sites']
     utility: float
     predicted: float
     measured: float
@@ -56,7 +56,7 @@ class Repaired(NamedTuple):
 
 
 def repair(
-    space: SearchSpace,
+    graph: Graph,
     utility: Field,
     cost: Field,
     budget: float,
@@ -74,7 +74,7 @@ def repair(
     Then the table is corrected (`correction`). It ends when there is no such network left.
 
     Args:
-      space: whose choices the fields are of.
+      graph: whose choices the fields are of.
       utility: of configurations.
       cost: their predicted latency, ms.
       budget: ms.
@@ -94,7 +94,7 @@ def repair(
         )
     utility, cost = to_host(utility), to_host(cost)
     rounds: list[Round] = []
-    timed = np.zeros((0, space.num_layers), np.int32)
+    timed = np.zeros((0, graph.num_sites), np.int32)
     corrected = cost
     most = 1 << (k * max_rounds).bit_length()  # compiled once for all rounds
     candidates = functools.partial(_candidates, utility, budget, confidence, k, most)
@@ -102,7 +102,7 @@ def repair(
         fresh = candidates(corrected, rounds, timed)
         if not len(fresh):
             break
-        rounds.append(_time(space, utility, cost, corrected, measure, fresh))
+        rounds.append(_time(graph, utility, cost, corrected, measure, fresh))
         timed = np.concatenate([timed, fresh])
         residual = np.concatenate([r.measured - r.predicted for r in rounds])
         noise = np.concatenate([r.measured * r.error for r in rounds])
@@ -113,25 +113,25 @@ def repair(
 
 
 def correction(
-    choices: Int[np.ndarray, 'networks layers'],
+    choices: Int[np.ndarray, 'networks sites'],
     residual: Float[np.ndarray, ' networks'],
     noise: Float[np.ndarray, ' networks'],
     spread: float,
     shape: tuple[int, ...],
-) -> Float[np.ndarray, 'layers choices']:
+) -> Float[np.ndarray, 'sites choices']:
     """Return what to add to a table's unaries, given by how much networks are slower than it says.
 
-    The error of a network is `b + sum_l u[l, x_l]`, with `b ~ N(0, s^2)` and `u ~ N(0, s^2 / layers)`: a bias that
+    The error of a network is `b + sum_s u[s, x_s]`, with `b ~ N(0, s^2)` and `u ~ N(0, s^2 / sites)`: a bias that
     all networks share and a part of their own, which near networks share the more, the more choices they share. Its
     posterior mean passes through the measured networks as nearly as their noise allows (Gaussian process with
-    `k(x, x') = s^2 (1 + shared(x, x') / layers)`).
+    `k(x, x') = s^2 (1 + shared(x, x') / sites)`).
     """
-    layers = choices.shape[1]
+    sites = choices.shape[1]
     shared = (choices[:, None] == choices[None]).mean(-1)
     weights = np.linalg.solve(spread**2 * (1 + shared) + np.diag(noise**2 + 1e-12 * spread**2), residual)
-    unary = np.full(shape, spread**2 * weights.sum() / layers)
-    for layer in range(layers):
-        np.add.at(unary[layer], choices[:, layer], spread**2 * weights / layers)
+    unary = np.full(shape, spread**2 * weights.sum() / sites)
+    for site in range(sites):
+        np.add.at(unary[site], choices[:, site], spread**2 * weights / sites)
     return unary
 
 
@@ -143,8 +143,8 @@ def _candidates(
     most: int,
     corrected: Field,
     rounds: list[Round],
-    timed: Int[np.ndarray, 'networks layers'],
-) -> Int[np.ndarray, 'candidates layers']:
+    timed: Int[np.ndarray, 'networks sites'],
+) -> Int[np.ndarray, 'candidates sites']:
     """Return up to `k` networks worth timing, best first; `most` exceeds the number timed in all."""
     error = float(np.median(np.concatenate([r.error for r in rounds]))) if rounds else 0.0
     limit = budget / (1 + confidence * error)
@@ -164,14 +164,14 @@ def _candidates(
 
 
 def _time(
-    space: SearchSpace,
+    graph: Graph,
     utility: Field,
     cost: Field,
     corrected: Field,
     measure: Measure,
-    choices: Int[np.ndarray, 'networks layers'],
+    choices: Int[np.ndarray, 'networks sites'],
 ) -> Round:
-    widths = space.to_widths(choices)
+    widths = graph.to_widths(choices)
     measured, error = (np.asarray(values, np.float64) for values in measure(widths))
     if measured.shape != (len(widths),) or not (np.isfinite(measured) & (measured > 0)).all():
         raise ValueError(f'expected {len(widths)} positive latencies from measure, got {measured}')

@@ -38,7 +38,7 @@ def test_the_sliced_network_answers_as_the_trained_one(trained):
 def test_the_folded_network_answers_as_the_trained_one(trained, implementation):
     sliced = slice_variables(trained.variables, trained.space, trained.widths)
     folded = deploy.fold(sliced, trained.space, trained.digits.mean, trained.digits.std)
-    strides = tuple(layer.stride for layer in trained.space.layers)
+    strides = tuple(layer.stride for layer in trained.graph.layers)
     folded = jax.tree.map(jnp.asarray, folded)
     logits = deploy.forward(
         folded, jnp.asarray(trained.digits.test.images), strides, implementation=implementation
@@ -86,19 +86,19 @@ def test_the_onnx_form_answers_as_the_trained_network_at_any_batch_size(trained,
 
 def test_the_onnx_form_has_one_native_convolution_for_each_kernel(trained, exported):
     nodes = [node.op_type for node in onnx.load(exported / 'network.onnx').graph.node]
-    separable = sum(layer.kind == 'separable' for layer in trained.space.layers)
-    assert nodes.count('Conv') == trained.space.num_layers + separable
+    separable = sum(layer.kind == 'separable' for layer in trained.graph.layers)
+    assert nodes.count('Conv') == trained.graph.num_sites + separable
     assert nodes.count('Transpose') == 1
 
 
 def test_rectangular_images_and_odd_sizes_agree_in_all_forms():
     """Where 'SAME' pads more after than before, and images are not square."""
-    from tests.tiny_space import SPACE
+    from tests.tiny_graph import GRAPH
 
     widths = (4, 5, 3, 8)
-    folded = deploy.random(SPACE, widths, seed=1)
-    images = np.random.default_rng(0).integers(0, 256, (3, *SPACE.input_shape), np.uint8)
-    strides = tuple(layer.stride for layer in SPACE.layers)
+    folded = deploy.random(GRAPH, widths, seed=1)
+    images = np.random.default_rng(0).integers(0, 256, (3, *GRAPH.input_shape), np.uint8)
+    strides = tuple(layer.stride for layer in GRAPH.layers)
     shifted, native = (
         deploy.forward(
             jax.tree.map(jnp.asarray, folded), jnp.asarray(images), strides, implementation=implementation
@@ -106,7 +106,7 @@ def test_rectangular_images_and_odd_sizes_agree_in_all_forms():
         for implementation in ('cpu', 'native')
     )
     session = onnxruntime.InferenceSession(
-        deploy.onnx_model(SPACE, widths, folded), providers=['CPUExecutionProvider']
+        deploy.onnx_model(GRAPH, widths, folded), providers=['CPUExecutionProvider']
     )
     np.testing.assert_allclose(shifted, native, atol=1e-5)
     np.testing.assert_allclose(session.run(None, {'images': images})[0], native, atol=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.presets import parse
-from experiments.run_folder import space_of
+from experiments.run_folder import graph_of
 from experiments.train_supernet import folder_of, start_of
 from experiments.training import load_data
 from jcw.latency.table import flops_table
@@ -22,7 +22,7 @@ from jcw.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    *('digits', '--space.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
+    *('digits', '--graph.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
     *('--supernet.epochs', '6', '--supernet.batch', '32', '--supernet.warmup-epochs', '0'),
     *(
         '--supernet.adaptive',
@@ -87,16 +87,16 @@ def cache(tmp_path_factory):
 def prepare(run):
     """Give a run the latency table that an adaptive supernet needs, and return its configuration."""
     config = parse(None, [*SMALL, '--run', str(run)])
-    space = space_of(config, load_data(config))
+    graph = graph_of(config, load_data(config))
     (run / 'latency').mkdir(parents=True)
-    flops_table(space).save(run / 'latency' / 'table.json')
+    flops_table(graph).save(run / 'latency' / 'table.json')
     return config
 
 
 def carry_of(config):
     """Read the last checkpoint: parameters, statistics, optimiser, width statistics and draws."""
     dataset = load_data(config)
-    like = start_of(config, dataset, space_of(config, dataset))[0]
+    like = start_of(config, dataset, graph_of(config, dataset))[0]
     with Checkpoints(folder_of(config) / 'checkpoints') as checkpoints:
         return checkpoints.latest_step, checkpoints.restore(like)[0]
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from jcw.latency.prior import roofline
 from jcw.latency.runtimes import RuntimeFailure
-from jcw.latency.signatures import Signatures
-from jcw.space import LayerSpec, SearchSpace
+from jcw.latency.entries import Entries
+from jcw.graph import LayerSpec, Graph
 
 VERSIONS = {'simulation': '1'}
 
 
-def small_space() -> SearchSpace:
+def small_graph() -> Graph:
     """A space in which two layers share signatures."""
     widths = (16, 32, 64, 64, 64, 128)
     strides = (1, 1, 2, 1, 1, 2)
@@ -22,12 +22,12 @@ def small_space() -> SearchSpace:
         for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
     )
     choices = tuple(tuple(width // 4 * step for step in (2, 3, 4, 5, 6)) for width in widths)
-    return SearchSpace(layers, (16, 16, 3), 10, choices)
+    return Graph(layers, (16, 16, 3), 10, choices)
 
 
-def true_table(space: SearchSpace, seed: int = 0, roughness: float = 0.1) -> np.ndarray:
+def true_table(graph: Graph, seed: int = 0, roughness: float = 0.1) -> np.ndarray:
     """Entries in ms: a roofline, times effects of every output width and of every pair."""
-    signatures = Signatures(space)
+    signatures = Entries(graph)
     features = roofline(signatures).features
     rng = np.random.default_rng(seed)
     coefficients = rng.uniform(0.05, 0.5, features.shape[1])
@@ -53,7 +53,7 @@ class SimulatedRuntime:
       failing: says why a network fails, or nothing.
     """
 
-    space: SearchSpace
+    graph: Graph
     table: np.ndarray
     base: float = 0.2
     noise: float = 0.01
@@ -75,8 +75,8 @@ class SimulatedRuntime:
         self.details = {'paper': 'white'}
 
     def true_ms(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
-        """What a noiseless device would show, [... layers] -> [...]."""
-        entries = Signatures(self.space).entries(self.space.to_choices(widths))
+        """What a noiseless device would show, [... sites] -> [...]."""
+        entries = Entries(self.graph).entries(self.graph.to_choices(widths))
         return self.table[entries].sum(-1) + self.base
 
     def open(self, widths: Sequence[int]) -> 'SimulatedProgram':

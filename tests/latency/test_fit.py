@@ -5,18 +5,18 @@ import pytest
 from jcw.latency import design, prior, uncertainty
 from jcw.latency.fit import _precision, default_strengths, fit_table
 from jcw.latency.metrics import errors
-from jcw.latency.signatures import Signatures
-from tests.latency.simulated import small_space, true_table
+from jcw.latency.entries import Entries
+from tests.latency.simulated import small_graph, true_table
 
-SPACE = small_space()
-SIGNATURES = Signatures(SPACE)
-TABLE = true_table(SPACE)
+GRAPH = small_graph()
+SIGNATURES = Entries(GRAPH)
+TABLE = true_table(GRAPH)
 BASE = 0.3
 
 
 def timed(count: int, seed: int = 0, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-    widths = design.random_networks(jax.random.key(seed), SPACE, count)
-    incidence = SIGNATURES.incidence(SPACE.to_choices(widths))
+    widths = design.random_networks(jax.random.key(seed), GRAPH, count)
+    incidence = SIGNATURES.incidence(GRAPH.to_choices(widths))
     rng = np.random.default_rng(seed)
     return incidence, (incidence @ TABLE + BASE) * np.exp(noise * rng.standard_normal(count))
 

@@ -5,20 +5,20 @@ import pytest
 
 from jcw.latency import samples
 from jcw.latency.samples import Header, Sample
-from tests.latency.simulated import small_space
+from tests.latency.simulated import small_graph
 
-SPACE = small_space()
+GRAPH = small_graph()
 HEADER = Header(
-    space=SPACE,
+    space=GRAPH,
     device='paper',
     runtime='simulated',
     dtype='float32',
     batch=8,
-    reference=tuple(int(w) for w in SPACE.base),
+    reference=tuple(int(w) for w in GRAPH.base),
     reference_ms=2.0,
     versions={'simulation': '1'},
 )
-SMALL, LARGE = (tuple(int(w) for w in widths) for widths in (SPACE.smallest, SPACE.largest))
+SMALL, LARGE = (tuple(int(w) for w in widths) for widths in (GRAPH.smallest, GRAPH.largest))
 
 
 def sample(widths=SMALL, ms=3.0, calls=((3.0, 3.1), (2.9, 3.0)), **about) -> Sample:
@@ -99,7 +99,7 @@ def test_files_merge_in_units_of_the_median_reference(tmp_path):
         ({'device': 'ink'}, "device 'ink' instead of 'paper'"),
         ({'versions': {'simulation': '2'}}, 'versions'),
         ({'warmup': 3}, 'warmup'),
-        ({'space': dataclasses.replace(SPACE, input_shape=(8, 8, 3))}, 'input_shape'),
+        ({'space': dataclasses.replace(GRAPH, input_shape=(8, 8, 3))}, 'input_shape'),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path, change, message):

@@ -8,23 +8,23 @@ from jcw.field import score
 from jcw.latency import design, samples
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.metrics import errors
-from jcw.latency.signatures import Signatures, work_of
+from jcw.latency.entries import Entries, work_of
 from jcw.latency.table import LatencyTable, activations_table, fit_samples, flops_table, params_table
-from jcw.space import LayerSignature
-from tests.latency.simulated import SimulatedRuntime, small_space, true_table
+from jcw.graph import Signature
+from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
-SPACE = small_space()
+GRAPH = small_graph()
 QUICK = Protocol(calls=10, min_visits=3, max_visits=4, window=4)
 
 
 def networks(count: int, seed: int = 0) -> np.ndarray:
-    return design.random_networks(jax.random.key(seed), SPACE, count)
+    return design.random_networks(jax.random.key(seed), GRAPH, count)
 
 
 @pytest.fixture(scope='module')
 def device() -> SimulatedRuntime:
     return SimulatedRuntime(
-        SPACE, true_table(SPACE), noise=0.03, drift=lambda n: 1 + 0.3 * np.sin(n / 900), outlier_rate=0.03
+        GRAPH, true_table(GRAPH), noise=0.03, drift=lambda n: 1 + 0.3 * np.sin(n / 900), outlier_rate=0.03
     )
 
 
@@ -32,7 +32,7 @@ def device() -> SimulatedRuntime:
 def table(device, tmp_path_factory) -> LatencyTable:
     path = tmp_path_factory.mktemp('table') / 's.jsonl'
     list(
-        measure(device, SPACE, design.sequence(jax.random.key(0), SPACE, 120), path, batch=8, protocol=QUICK)
+        measure(device, GRAPH, design.sequence(jax.random.key(0), GRAPH, 120), path, batch=8, protocol=QUICK)
     )
     return fit_samples(samples.read(path))[0]
 
@@ -52,10 +52,10 @@ def test_error_bars_hold_the_truth(device, table):
 
 
 def test_the_chains_score_is_the_prediction(table):
-    cost = table.to_cost(SPACE)
-    for widths in [SPACE.smallest, SPACE.base, SPACE.largest, *networks(5)]:
+    cost = table.to_cost(GRAPH)
+    for widths in [GRAPH.smallest, GRAPH.base, GRAPH.largest, *networks(5)]:
         expected = table.predict(widths)
-        assert float(score(cost, SPACE.to_choices(widths))) == pytest.approx(expected, rel=1e-5)
+        assert float(score(cost, GRAPH.to_choices(widths))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_table_is_read_as_it_was_written(table, tmp_path):
@@ -70,17 +70,17 @@ def test_a_table_is_read_as_it_was_written(table, tmp_path):
 
 
 def test_a_narrower_space_is_served_and_a_foreign_one_refused(table):
-    part = dataclasses.replace(SPACE, width_choices=tuple(w[1:3] for w in SPACE.width_choices))
+    part = dataclasses.replace(GRAPH, width_choices=tuple(w[1:3] for w in GRAPH.width_choices))
     choices = np.ones(6, np.int32)
     cost = float(score(table.to_cost(part), choices))
     assert cost == pytest.approx(table.predict(part.to_widths(choices)), rel=1e-5)
     with pytest.raises(ValueError, match='the table lacks'):
-        table.to_cost(dataclasses.replace(SPACE, input_shape=(32, 32, 3)))
+        table.to_cost(dataclasses.replace(GRAPH, input_shape=(32, 32, 3)))
 
 
 def test_widths_outside_the_space_are_refused(table):
     with pytest.raises(ValueError, match='width 7 of layer 0'):
-        table.predict([7, *SPACE.smallest[1:]])
+        table.predict([7, *GRAPH.smallest[1:]])
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"version": 9, "entries": []}', '{"version": 1}'])
@@ -91,7 +91,7 @@ def test_what_is_not_a_table_is_refused(tmp_path, text):
 
 
 def test_entries_that_do_not_fit_the_space_are_refused(tmp_path):
-    table = flops_table(SPACE)
+    table = flops_table(GRAPH)
     table.save(tmp_path / 't')
     lines = (tmp_path / 't').read_text().splitlines()
     (tmp_path / 't').write_text('\n'.join([*lines[:2], *lines[3:]]))
@@ -100,10 +100,10 @@ def test_entries_that_do_not_fit_the_space_are_refused(tmp_path):
 
 
 def test_flops_and_parameters_are_those_counted_by_hand():
-    widths = SPACE.smallest
+    widths = GRAPH.smallest
     flops, parameters = 0, 0
     channels, size = 3, 16
-    for layer, width in zip(SPACE.layers, map(int, widths), strict=True):
+    for layer, width in zip(GRAPH.layers, map(int, widths), strict=True):
         out = size // layer.stride
         if layer.kind == 'conv':
             flops += 2 * out * out * 9 * channels * width
@@ -112,23 +112,23 @@ def test_flops_and_parameters_are_those_counted_by_hand():
             flops += 2 * out * out * channels * (9 + width)
             parameters += 9 * channels + channels + channels * width + width
         channels, size = width, out
-    assert flops_table(SPACE).predict(widths) == flops + 2 * channels * 10
-    assert params_table(SPACE).predict(widths) == parameters + channels * 10 + 10
-    assert flops_table(SPACE).predict_std(widths) == 0
+    assert flops_table(GRAPH).predict(widths) == flops + 2 * channels * 10
+    assert params_table(GRAPH).predict(widths) == parameters + channels * 10 + 10
+    assert flops_table(GRAPH).predict_std(widths) == 0
 
 
 def test_layers_of_one_signature_share_an_entry():
-    signatures = Signatures(SPACE)
+    signatures = Entries(GRAPH)
     assert len(set(signatures.all)) == len(signatures.all) == len(signatures)
     for widths in networks(5):
-        entries = signatures.entries(SPACE.to_choices(widths))
-        assert [signatures.all[e] for e in entries] == list(SPACE.signatures(widths))
-    together = signatures.incidence(SPACE.to_choices(networks(5)))
-    assert (together.sum(1) == SPACE.num_layers + 1).all()
+        entries = signatures.entries(GRAPH.to_choices(widths))
+        assert [signatures.all[e] for e in entries] == list(GRAPH.signatures(widths))
+    together = signatures.incidence(GRAPH.to_choices(networks(5)))
+    assert (together.sum(1) == GRAPH.num_sites + 1).all()
 
 
 def test_monotone_pairs_differ_by_one_width_alone():
-    signatures = Signatures(SPACE)
+    signatures = Entries(GRAPH)
     for narrow, wide in signatures.monotone_pairs:
         a, b = signatures.all[narrow], signatures.all[wide]
         assert a[:5] == b[:5]
@@ -136,15 +136,15 @@ def test_monotone_pairs_differ_by_one_width_alone():
 
 
 def test_work_of_strided_layers_rounds_up():
-    work = work_of(LayerSignature('separable', 3, 2, 5, 5, 8, 16))
+    work = work_of(Signature('separable', 3, 2, 5, 5, 8, 16))
     assert (work.depthwise, work.dense) == (9 * 9 * 8, 9 * 8 * 16)
 
 
 def test_peak_activations_are_what_the_greatest_operation_reads_and_writes():
-    from jcw.space import mobilenet_v1
+    from jcw.graph import mobilenet_v1
 
     space = mobilenet_v1((32, 32, 3), 10)
-    cost, choices = activations_table(space).to_cost(), space.to_choices(space.base)
+    cost, choices = activations_table(graph).to_cost(), graph.to_choices(graph.base)
     parts = [cost.unary[0, choices[0]], *cost.tables[np.arange(13), choices[:-1], choices[1:]]]
     stem = 32 * 32 * 3 + 16 * 16 * 32  # its stride is 2
     first = 16 * 16 * max(32 + 32, 32 + 64)

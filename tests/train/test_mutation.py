@@ -8,11 +8,11 @@ from scipy.stats import chisquare
 
 from jcw.nets import mobilenet, switching
 from jcw.train import mutation, sandwich
-from tests.tiny_space import SPACE, random_choices, random_images, random_variables
+from tests.tiny_graph import GRAPH, random_choices, random_images, random_variables
 
 KEYS = jax.random.split(jax.random.key(0), 20000)
-UNIFORM = np.asarray(sandwich.uniform_probabilities(SPACE), np.float64)
-LARGEST = SPACE.num_choices - 1
+UNIFORM = np.asarray(sandwich.uniform_probabilities(GRAPH), np.float64)
+LARGEST = GRAPH.num_choices - 1
 
 
 def uneven():
@@ -23,7 +23,7 @@ def uneven():
 
 
 def drawn(name, probabilities, keys=KEYS):
-    draw = mutation.independent(SPACE, name)
+    draw = mutation.independent(GRAPH, name)
     return np.asarray(jax.jit(draw)(keys, jnp.asarray(probabilities, jnp.float32)))
 
 
@@ -31,7 +31,7 @@ def expected_marginals(name, probabilities):
     if name != 'one':
         return probabilities
     kept = np.eye(UNIFORM.shape[1])[LARGEST]
-    return probabilities / SPACE.num_layers + kept * (1 - 1 / SPACE.num_layers)
+    return probabilities / GRAPH.num_sites + kept * (1 - 1 / GRAPH.num_sites)
 
 
 @pytest.mark.parametrize('name', ['one', 'all', 'together'])
@@ -50,12 +50,12 @@ def test_one_redraws_a_single_layer_each_as_often():
     changed = choices != LARGEST
     assert changed.sum(1).max() == 1
     # A layer redrawn may get its largest width again.
-    counts = changed.sum(0) / (1 - UNIFORM[np.arange(SPACE.num_layers), LARGEST])
-    np.testing.assert_allclose(counts, len(KEYS) / SPACE.num_layers, rtol=0.06)
+    counts = changed.sum(0) / (1 - UNIFORM[np.arange(GRAPH.num_sites), LARGEST])
+    np.testing.assert_allclose(counts, len(KEYS) / GRAPH.num_sites, rtol=0.06)
 
 
 def test_a_given_layer_is_redrawn_in_every_example_and_no_other():
-    draw = mutation.independent(SPACE, 'layer')
+    draw = mutation.independent(GRAPH, 'layer')
     choices = np.asarray(draw(KEYS, (jnp.asarray(uneven(), jnp.float32), jnp.int32(1))))
     np.testing.assert_array_equal(
         np.delete(choices, 1, axis=1), np.tile(np.delete(LARGEST, 1), (len(KEYS), 1))
@@ -72,7 +72,7 @@ def test_every_layer_has_its_turn_in_an_order_of_its_own():
 
 
 def test_all_draws_layers_on_their_own_and_together_wide_or_narrow_at_once():
-    apart = np.corrcoef(drawn('all', UNIFORM).T) - np.eye(SPACE.num_layers)
+    apart = np.corrcoef(drawn('all', UNIFORM).T) - np.eye(GRAPH.num_sites)
     assert np.abs(apart).max() < 4 / np.sqrt(len(KEYS))
     assert np.corrcoef(drawn('together', UNIFORM).T).min() > 0.5
 
@@ -91,7 +91,7 @@ def test_a_draw_depends_on_the_examples_own_key_alone():
 
 
 def test_a_group_shares_the_configuration_of_its_first_example():
-    draw = mutation.independent(SPACE, 'all')
+    draw = mutation.independent(GRAPH, 'all')
     alone = draw(KEYS[:12], jnp.asarray(UNIFORM))
     shared = mutation.per_group(draw, 4)(KEYS[:12], jnp.asarray(UNIFORM))
     np.testing.assert_array_equal(shared, np.repeat(alone[::4], 4, axis=0))
@@ -101,13 +101,13 @@ def test_a_group_shares_the_configuration_of_its_first_example():
 @pytest.mark.parametrize('form', ['masked', 'switched'])
 def test_a_grouped_network_applies_to_each_group_as_to_a_batch_of_its_own(form):
     size, count = 3, 2
-    whole = mobilenet.network(SPACE)
+    whole = mobilenet.network(GRAPH)
     if form == 'masked':
         net = mutation.grouped(whole, whole, size)
     else:
-        net = mutation.mutated_by(whole, switching.network(SPACE, extents=2, group=size))
+        net = mutation.mutated_by(whole, switching.network(GRAPH, extents=2, group=size))
     variables, images = random_variables(0), random_images(1, size * count)
-    widths = np.repeat(SPACE.to_widths(random_choices(2, count)), size, axis=0)
+    widths = np.repeat(GRAPH.to_widths(random_choices(2, count)), size, axis=0)
 
     def loss(net, params, images, widths):
         full = {'params': params, 'batch_stats': variables['batch_stats']}
@@ -126,11 +126,11 @@ def test_a_grouped_network_applies_to_each_group_as_to_a_batch_of_its_own(form):
 
 
 def test_a_network_mutated_by_another_is_itself_for_shared_widths_and_in_evaluation():
-    whole = mobilenet.network(SPACE)
-    zeros = mobilenet.Network(whole.init, lambda v, x, w, train: (jnp.zeros((len(x), SPACE.num_classes)), {}))
+    whole = mobilenet.network(GRAPH)
+    zeros = mobilenet.Network(whole.init, lambda v, x, w, train: (jnp.zeros((len(x), GRAPH.num_classes)), {}))
     net = jax.jit(mutation.mutated_by(whole, zeros).apply, static_argnums=3)
     variables, images = random_variables(0), random_images(0, 4)
-    own = SPACE.to_widths(random_choices(0, 4))
+    own = GRAPH.to_widths(random_choices(0, 4))
     for widths, train in ((None, True), (own[0], True), (own, False)):
         assert net(variables, images, widths, train)[0].any()
     assert not net(variables, images, own, True)[0].any()
@@ -138,7 +138,7 @@ def test_a_network_mutated_by_another_is_itself_for_shared_widths_and_in_evaluat
 
 
 def test_a_batch_that_does_not_divide_into_groups_is_refused():
-    net = mutation.grouped(mobilenet.network(SPACE), mobilenet.network(SPACE), 4)
-    widths = jnp.asarray(SPACE.to_widths(random_choices(0, 6)))
+    net = mutation.grouped(mobilenet.network(GRAPH), mobilenet.network(GRAPH), 4)
+    widths = jnp.asarray(GRAPH.to_widths(random_choices(0, 6)))
     with pytest.raises(ValueError, match='a batch of 6 on each device does not divide into groups of 4'):
         net.apply(random_variables(0), random_images(0, 6), widths, True)

@@ -14,10 +14,10 @@ from jcw.nets.slicing import slice_variables
 from jcw.train import losses, mutation, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import start_from
-from tests.train.tiny_run import BATCH, RECIPE, SPACE, build_step, examples
+from tests.train.tiny_run import BATCH, RECIPE, GRAPH, build_step, examples
 
 KEY = jax.random.key(3)
-PROBABILITIES = np.asarray(sandwich.uniform_probabilities(SPACE))
+PROBABILITIES = np.asarray(sandwich.uniform_probabilities(GRAPH))
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 
@@ -26,14 +26,14 @@ def batch(count=BATCH):
 
 
 def random_choices(seed, *shape):
-    return (np.random.default_rng(seed).random((*shape, SPACE.num_layers)) * SPACE.num_choices).astype(
+    return (np.random.default_rng(seed).random((*shape, GRAPH.num_sites)) * GRAPH.num_choices).astype(
         np.int32
     )
 
 
 def trained_variables():
     """Return variables off their initial values."""
-    variables = jax.jit(mobilenet.network(SPACE).init)(KEY)
+    variables = jax.jit(mobilenet.network(GRAPH).init)(KEY)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(0.2 * rng.random(a.shape), a.dtype), variables)
 
@@ -93,8 +93,8 @@ def test_four_devices_make_one_devices_update_and_rewards(spread):
 
 def test_a_trunk_shared_on_four_devices_makes_the_update_of_networks_apart_on_one():
     """By plain descent an update is the gradient; variables are off their initial values."""
-    settings = {'draw': mutation.independent(SPACE, 'layer'), 'optimiser': optax.sgd(1.0)}
-    shared = trunk.network(SPACE, axis_name=parallel.AXIS)
+    settings = {'draw': mutation.independent(GRAPH, 'layer'), 'optimiser': optax.sgd(1.0)}
+    shared = trunk.network(GRAPH, axis_name=parallel.AXIS)
     start, step = build_step(parallel.AXIS, supernet=shared, **settings)
     variables = trained_variables()
     start = start.replace(params=variables['params'])
@@ -112,7 +112,7 @@ def test_a_trunk_shared_on_four_devices_makes_the_update_of_networks_apart_on_on
 
 def test_the_mapped_step_compiles_once_and_new_probabilities_nothing(spread):
     state = spread.first[0]
-    other = PROBABILITIES * np.linspace(0.5, 1.5, SPACE.num_layers, dtype=np.float32)[:, None]
+    other = PROBABILITIES * np.linspace(0.5, 1.5, GRAPH.num_sites, dtype=np.float32)[:, None]
     with compilations() as compiled:
         for probabilities in (PROBABILITIES, other, PROBABILITIES):
             state, _, _ = spread.run(state, KEY, *batch(), probabilities)
@@ -128,18 +128,18 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_refused(spread):
 
 def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them():
     """The largest learns from labels, the smallest and the mutated from the largest, whose teaching is not undone."""
-    net, thin = mobilenet.network(SPACE), mobilenet.network(SPACE, SPACE.smallest)
+    net, thin = mobilenet.network(GRAPH), mobilenet.network(GRAPH, GRAPH.smallest)
     variables = trained_variables()
-    images = jnp.asarray(np.random.default_rng(1).standard_normal((6, *SPACE.input_shape)), jnp.float32)
-    labels, choices = jnp.arange(6) % SPACE.num_classes, jnp.asarray(random_choices(2, 6))
-    targets = losses.smooth_targets(labels, SPACE.num_classes, 0.1)
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((6, *GRAPH.input_shape)), jnp.float32)
+    labels, choices = jnp.arange(6) % GRAPH.num_classes, jnp.asarray(random_choices(2, 6))
+    targets = losses.smooth_targets(labels, GRAPH.num_classes, 0.1)
 
     def logits_of(params):
         full = {'params': params, 'batch_stats': variables['batch_stats']}
         return (
             net.apply(full, images, None, True)[0],
-            thin.apply(slice_variables(full, SPACE, SPACE.smallest), images, None, True)[0],
-            net.apply(full, images, SPACE.to_widths(choices), True)[0],
+            thin.apply(slice_variables(full, GRAPH, GRAPH.smallest), images, None, True)[0],
+            net.apply(full, images, GRAPH.to_widths(choices), True)[0],
         )
 
     def expected(params, teacher):
@@ -150,9 +150,9 @@ def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them
 
     def obtained(params):
         full = {'params': params, 'batch_stats': variables['batch_stats']}
-        thin_variables = slice_variables(full, SPACE, SPACE.smallest)
+        thin_variables = slice_variables(full, GRAPH, GRAPH.smallest)
         return sandwich.sandwich_loss(
-            full, thin_variables, images, targets, labels, choices, supernet=net, smallest=thin, space=SPACE
+            full, thin_variables, images, targets, labels, choices, supernet=net, smallest=thin, space=GRAPH
         )
 
     (loss, (_, rewards, metrics)), gradient = jax.jit(jax.value_and_grad(obtained, has_aux=True))(
@@ -162,7 +162,7 @@ def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them
     value, slope = jax.jit(jax.value_and_grad(expected))(variables['params'], three[0])
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     close(gradient, slope, 1e-4)
-    hard = jax.nn.one_hot(labels, SPACE.num_classes)
+    hard = jax.nn.one_hot(labels, GRAPH.num_classes)
     on_labels = [losses.cross_entropy(logits, hard) for logits in three]
     np.testing.assert_allclose(rewards.rewards, on_labels[0] - on_labels[2], atol=1e-5)
     np.testing.assert_allclose(metrics[:3], [each.mean() for each in on_labels], rtol=1e-5)
@@ -206,11 +206,11 @@ def test_an_accumulated_step_makes_the_mean_of_its_parts_updates():
 
 
 def test_a_plain_step_lowers_the_loss_on_its_own_batch():
-    net = mobilenet.network(SPACE, SPACE.smallest)
+    net = mobilenet.network(GRAPH, GRAPH.smallest)
     optimiser = optax.sgd(0.5, momentum=0.9)
     state = start_from(jax.jit(net.init)(KEY), optimiser)
     recipe = RECIPE._replace(augmentation=Augmentation(), label_smoothing=0.0)
-    step = jax.jit(steps.plain_step(net, SPACE, optimiser, recipe))
+    step = jax.jit(steps.plain_step(net, GRAPH, optimiser, recipe))
     history = []
     for _ in range(40):
         state, metrics = step(state, KEY, *batch())
@@ -220,42 +220,42 @@ def test_a_plain_step_lowers_the_loss_on_its_own_batch():
 
 @pytest.mark.parametrize('per_example', [False, True])
 def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
-    net, variables = mobilenet.network(SPACE), trained_variables()
+    net, variables = mobilenet.network(GRAPH), trained_variables()
     images = jnp.asarray(examples(24).images)
-    one = jnp.asarray(SPACE.to_widths(random_choices(0)))
+    one = jnp.asarray(GRAPH.to_widths(random_choices(0)))
 
     @jax.jit
     def recalibrated(x):
         widths = jnp.tile(one, (x.shape[1], 1)) if per_example else one
         return steps.recalibrate(net, variables, widths, x, MEAN, STD)['batch_stats']
 
-    several, joined = (recalibrated(images.reshape(n, -1, *SPACE.input_shape)) for n in (3, 1))
+    several, joined = (recalibrated(images.reshape(n, -1, *GRAPH.input_shape)) for n in (3, 1))
     close(several['layer_00']['norm'], joined['layer_00']['norm'])
 
 
 def test_many_subnets_are_recalibrated_and_evaluated_by_one_program_as_if_cut_out():
-    net, variables = mobilenet.network(SPACE), trained_variables()
+    net, variables = mobilenet.network(GRAPH), trained_variables()
     held = [jnp.asarray(part) for part in examples(23)]
-    images = jnp.asarray(examples(24).images).reshape(2, 12, *SPACE.input_shape)
+    images = jnp.asarray(examples(24).images).reshape(2, 12, *GRAPH.input_shape)
 
     def measure(net, variables, widths):
         fitted = steps.recalibrate(net, variables, widths, images, MEAN, STD)
         return steps.evaluate(net, fitted, widths, *held, MEAN, STD, batch=10)
 
     masked = jax.jit(lambda widths: measure(net, variables, widths))
-    configurations = [SPACE.to_widths(random_choices(seed)) for seed in range(5)]
+    configurations = [GRAPH.to_widths(random_choices(seed)) for seed in range(5)]
     found = [masked(widths) for widths in configurations[:1]]
     with compilations() as compiled:
         found += [masked(widths) for widths in configurations[1:]]
     assert not compiled
     for widths, result in zip(configurations[:2], found, strict=False):
-        cut = slice_variables(variables, SPACE, widths)
-        alone = jax.jit(lambda v, w=widths: measure(mobilenet.network(SPACE, w), v, None))(cut)
+        cut = slice_variables(variables, GRAPH, widths)
+        alone = jax.jit(lambda v, w=widths: measure(mobilenet.network(GRAPH, w), v, None))(cut)
         np.testing.assert_allclose(result, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_counts_every_example_once_whatever_the_batch():
-    net, variables, some = mobilenet.network(SPACE), trained_variables(), examples(23)
+    net, variables, some = mobilenet.network(GRAPH), trained_variables(), examples(23)
     results = [
         jax.jit(lambda x, y, b=b: steps.evaluate(net, variables, None, x, y, MEAN, STD, batch=b))(*some)
         for b in (5, 23, 100)
