@@ -27,6 +27,8 @@ def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
+    if config.latency.runtime == 'onnx' and config.latency.dtype != 'float32':
+        raise Usage(f"runtime 'onnx' times float32, not {config.latency.dtype}: take runtime 'xla' for it")
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     space = space_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)

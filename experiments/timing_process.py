@@ -84,7 +84,9 @@ def _runtime(request: Request, request_file: str):
         from jcw.space import SearchSpace
 
         space = SearchSpace.from_json(request.space)
-        return OnnxRuntime(lambda widths: deploy.onnx_model(space, widths, batch=request.batch))
+        return OnnxRuntime(
+            lambda widths: deploy.onnx_model(space, widths, batch=request.batch), dtype=request.dtype
+        )
     from jcw.latency.runtimes import ahead, xla
 
     if not set(request.compile_cores) - set(request.cores):
