@@ -92,9 +92,10 @@ def run(
         _sigterm(listen=not together) as stopping,
         _Recorder(folder, num_steps, batch, report, loss_limit) as recorder,
     ):
-        start = checkpoints.latest_step or 0
-        if start:
-            carry, _ = checkpoints.restore(carry)
+        start = 0
+        if checkpoints.any():
+            carry, meta = checkpoints.restore(carry)
+            start = meta['step']
         recorder.begin(start)
         unfinite = _unfinite(carry)
         pending: tuple[int, Any] | None = None
