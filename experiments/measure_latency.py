@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import progress
 from experiments.config import Config
+from experiments.locks import exclusive
 from experiments.presets import parse
 from experiments.run_folder import Usage, claim, space_of
 from experiments.timing_process import Request
@@ -51,12 +52,13 @@ def time_networks(
       Usage: the process failed; its own words are above.
     """
     first = config.run / 'latency' / SAMPLES
-    if not path.exists() and first.exists():
-        samples.create(path, samples.read(first).header)
     wanted = [[int(w) for w in widths] for widths in networks]
-    held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
-    if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
-        _run(config, space, wanted, path, title, held & {tuple(widths) for widths in wanted})
+    with exclusive(path.parent, 'timing'):
+        if not path.exists() and first.exists():
+            samples.create(path, samples.read(first).header)
+        held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
+        if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
+            _run(config, space, wanted, path, title, held & {tuple(widths) for widths in wanted})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 

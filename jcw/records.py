@@ -16,16 +16,24 @@ SUM = 'sha256'
 """The key under which a record states the checksum of all its other values."""
 
 
-def parse(text: bytes | str) -> Any:
+def parse(text: bytes | str, *, finite: bool = True) -> Any:
     """Read one JSON value; stricter than Python's own reader.
 
+    Args:
+      text: in UTF-8.
+      finite: whether NaN and infinity, which Python's JSON knows, are refused.
+
     Raises:
-      ValueError: it is not JSON in UTF-8, a key comes twice, a number is not finite, or values are nested too deep.
+      ValueError: it is not JSON in UTF-8, a key comes twice, a number is too large, or values are nested too deep.
     """
     try:
         text = text.decode('utf-8') if isinstance(text, bytes) else text
         value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_number if finite else float,
+            parse_float=_finite,
+            parse_int=_whole,
         )
         if SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # half a character could not be written again

@@ -203,4 +203,4 @@ def _kind(leaf: Any) -> str:
 def _sum(leaf: Any) -> str:
     """Sum an array as it comes back: in a type that JAX keeps."""
     array = np.ascontiguousarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
-    return hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()

@@ -13,7 +13,7 @@ from jcw.latency.runtimes.protocol import RuntimeFailure
 Build = Callable[[Sequence[int]], bytes]
 
 
-DTYPES = {
+DTYPES: dict[str, Any] = {
     'tensor(uint8)': np.uint8,
     'tensor(int8)': np.int8,
     'tensor(float16)': np.float16,
@@ -101,8 +101,8 @@ def _random(tensor: Any) -> np.ndarray:
     if not all(isinstance(size, int) and size > 0 for size in tensor.shape):
         raise ValueError(f'input {tensor.name} has shape {tensor.shape}: fix its sizes, the batch included')
     rng = np.random.default_rng(0)
-    dtype = np.dtype(DTYPES[tensor.type])
-    if dtype.kind == 'f':
+    dtype = DTYPES[tensor.type]
+    if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(tensor.shape, np.float32).astype(dtype)
     limits = np.iinfo(dtype)
     return rng.integers(limits.min, limits.max, tensor.shape, dtype, endpoint=True)
