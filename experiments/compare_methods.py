@@ -8,10 +8,8 @@ processes share the trainings among them.
 """
 
 import dataclasses
-import fcntl
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +29,7 @@ from experiments import (
 )
 from experiments.comparison import Widths
 from experiments.config import Config
+from experiments.locks import alone, if_free
 from experiments.presets import parse
 from experiments.run_folder import budget_name, claim, read_json, save_json, graph_of
 from experiments.training import forget_programs, load_data
@@ -61,7 +60,7 @@ def main(config: Config) -> None:
     if accuracies is None:
         progress.console.print('Other processes still train the rest; call again for the table.')
         return
-    with _alone(config.run / 'preparing.lock'):
+    with alone(config.run / 'preparing.lock'):
         times = train_subnet.measured(config, setting.graph, [list(widths) for widths in networks])
     rows = comparison.table_of(setting.table, chosen, accuracies, times)
     folder = config.run / 'comparison'
@@ -80,7 +79,7 @@ def main(config: Config) -> None:
 
 def _prepare(config: Config) -> Setting:
     dataset = load_data(config)
-    with _alone(config.run / 'preparing.lock'):
+    with alone(config.run / 'preparing.lock'):
         measure_latency.measure(config)
         table = fit_latency.fit(config)
         progress.console.print(fit_latency.describe(config.run / 'latency'), highlight=False)
@@ -109,7 +108,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
     found: dict[str, Widths] = {}
     for name in config.compare.methods:
         path = folder / f'{name}.json'
-        with _alone(config.run / 'preparing.lock'):
+        with alone(config.run / 'preparing.lock'):
             if not path.exists():
                 save_json(path, _chosen(name, setting))
         stated = read_json(path)
@@ -139,7 +138,7 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     """Return the widths that hold the measured budget, of every method that has such; the others are named."""
     config = setting.config
     path = folder / 'measured' / f'{"-".join(sorted(found))}.json'
-    with _alone(config.run / 'preparing.lock'):
+    with alone(config.run / 'preparing.lock'):
         claim(path.parent, repair=config.repair)
         if not path.exists():
             held = repair_widths.hold(
@@ -232,7 +231,7 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
         if (folder / 'result.json').exists():
             train_subnet.claim_for(dataclasses.replace(setting.config, seed=seed), list(widths), folder)
             continue
-        with _if_free(folder / 'training.lock') as free:
+        with if_free(folder / 'training.lock') as free:
             if free:
                 title = f'Network {place + 1} of {len(jobs)}'
                 train_subnet.train(
@@ -248,28 +247,6 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
 
 def _final_folder(config: Config, widths: Widths, seed: int) -> Path:
     return config.run / 'finals' / '-'.join(map(str, widths)) / f'seed_{seed}'
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in here; a process that dies leaves."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _if_free(path: Path) -> Iterator[bool]:
-    """Say whether no other process is in here, and keep others out meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
 """What a comparison of methods shows: its table, its arithmetic, its plots."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import plots
+from experiments.run_folder import read_lines
 from jcw.latency.samples import Sample
 from jcw.latency.table import LatencyTable, flops_table
 
@@ -113,7 +113,7 @@ def draw_narrowing(metrics: dict[float, Path]) -> Any:
     """Draw the entropy of the draws over the training of adaptive supernets, a line per budget's `metrics.jsonl`."""
     figure, axes = plots.axes(5, 3.5)
     for budget, path in metrics.items():
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = list(read_lines(path))
         axes.plot(
             [line['step'] for line in lines],
             [line['entropy'] for line in lines],

@@ -1,27 +1,38 @@
 """Fit the latency table to the timed networks, and say how wrong it is on networks it has not seen."""
 
+import dataclasses
 from pathlib import Path
 
 from experiments import progress
 from experiments.config import Config
+from experiments.locks import exclusive
 from experiments.presets import parse
 from experiments.run_folder import Usage, read_json, save_json
 from jcw.latency import samples
 from jcw.latency.report import compare
 from jcw.latency.table import LatencyTable, fit_samples, flops_table
 
+DIGEST = 'samples_digest'  # of the file that a table was fitted to
+
 
 def fit(config: Config) -> LatencyTable:
-    """Fit and save the table with its held-out predictions; reuse it while the samples are the same."""
+    """Fit and save the table with its held-out predictions; reuse it while the samples are the same, to the byte."""
     folder = config.run / 'latency'
     path = folder / 'samples.jsonl'
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.measure_latency first')
-    timed = samples.read(path)
+    with exclusive(folder, 'fitting'):
+        return _fit(folder, samples.read(path), samples.digest(path))
+
+
+def _fit(folder: Path, timed: samples.Samples, digest: str) -> LatencyTable:
     table_file, report_file = folder / 'table.json', folder / 'fit.json'
-    if table_file.exists() and report_file.exists() and read_json(report_file)['samples'] == len(timed.timed):
-        return LatencyTable.load(table_file)
+    if table_file.exists() and report_file.exists():
+        table = LatencyTable.load(table_file)
+        if digest == table.provenance.get(DIGEST) == read_json(report_file).get(DIGEST):
+            return table
     table, result = fit_samples(timed)
+    table = dataclasses.replace(table, provenance={**table.provenance, DIGEST: digest})
     measured = timed.latency_ms
     flops = flops_table(table.graph).predict(timed.widths)
     found = compare(measured, result.predicted, table.predict_std(timed.widths), flops)
@@ -29,6 +40,7 @@ def fit(config: Config) -> LatencyTable:
     save_json(
         report_file,
         {
+            DIGEST: digest,
             'samples': len(timed.timed),
             'held_out': result.held_out._asdict(),
             'flops': found.flops._asdict(),

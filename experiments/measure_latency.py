@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import progress
 from experiments.config import Config
+from experiments.locks import exclusive
 from experiments.presets import parse
 from experiments.run_folder import Usage, claim, graph_of
 from experiments.timing_process import Request
@@ -27,6 +28,8 @@ def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
+    if config.latency.runtime == 'onnx' and config.latency.dtype != 'float32':
+        raise Usage(f"runtime 'onnx' times float32, not {config.latency.dtype}: take runtime 'xla' for it")
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
@@ -49,12 +52,13 @@ def time_networks(
       Usage: the process failed; its own words are above.
     """
     first = config.run / 'latency' / SAMPLES
-    if not path.exists() and first.exists():
-        samples.create(path, samples.read(first).header)
     wanted = [[int(w) for w in widths] for widths in networks]
-    held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
-    if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
-        _run(config, graph, wanted, path, title, held & {tuple(widths) for widths in wanted})
+    with exclusive(path.parent, 'timing'):
+        if not path.exists() and first.exists():
+            samples.create(path, samples.read(first).header)
+        held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
+        if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
+            _run(config, graph, wanted, path, title, held & {tuple(widths) for widths in wanted})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 

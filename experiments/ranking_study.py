@@ -155,8 +155,8 @@ def _losses(
             for each in widths:
                 values.append(float(measure(each).loss))
                 update(len(values), '')
-        save_json(folder / 'result.json', values)
-    return np.array(read_json(folder / 'result.json'))
+        save_json(folder / 'result.json', {'losses': values})
+    return np.array(read_json(folder / 'result.json')['losses'])
 
 
 def _scores(field: Field, choices: np.ndarray) -> np.ndarray:

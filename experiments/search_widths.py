@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from experiments.subnet_loss import SubnetLoss
 from experiments.train_supernet import Supernet, train
 from experiments.train_supernet import folder_of as supernet_folder
 from experiments.training import load_data
-from jcw import budget, data
-from jcw.field import Field, independent
+from jcw import budget, data, records
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines, greedy, ows, stats
 from jcw.graph import Graph
@@ -203,11 +202,11 @@ class Losses:
     def __init__(self, path: Path, loss: Callable[[np.ndarray], float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._loss = path, loss
-        text = path.read_text() if path.exists() else ''
-        whole = text[: text.rfind('\n') + 1]
+        text = path.read_bytes() if path.exists() else b''
+        whole = text[: text.rfind(b'\n') + 1]
         if whole != text:
-            os.truncate(path, len(whole.encode()))  # a line that was being written when the process died
-        self._known = {tuple(choices): value for choices, value in map(json.loads, whole.splitlines())}
+            os.truncate(path, len(whole))  # a line that was being written when the process died
+        self._known = dict(self._read(whole.split(b'\n')[:-1]))
 
     def __len__(self) -> int:
         return len(self._known)
@@ -222,8 +221,18 @@ class Losses:
                 )
             self._known[key] = value
             with self._path.open('a') as file:
-                file.write(f'[{list(key)}, {self._known[key]}]\n')
+                file.write(json.dumps(records.summed({'choices': key, 'loss': value})) + '\n')
         return self._known[key]
+
+    def _read(self, lines: list[bytes]) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Yield what the lines remember; what a damaged one did is asked for again."""
+        for number, line in enumerate(lines, 1):
+            try:
+                record = records.checked(records.parse(line))
+            except ValueError as error:
+                progress.console.print(f'{self._path}, line {number} is damaged ({error}): taken anew')
+                continue
+            yield tuple(record['choices']), record['loss']
 
 
 def main(config: Config) -> None:

@@ -6,6 +6,7 @@ makes it the worker that compiles ahead on other cores.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -84,7 +85,9 @@ def _runtime(request: Request, request_file: str):
         from jcw.graph import Graph
 
         graph = Graph.from_json(request.space)
-        return OnnxRuntime(lambda widths: deploy.onnx_model(graph, widths, batch=request.batch))
+        return OnnxRuntime(
+            lambda widths: deploy.onnx_model(graph, widths, batch=request.batch), dtype=request.dtype
+        )
     from jcw.latency.runtimes import ahead, xla
 
     if not set(request.compile_cores) - set(request.cores):
@@ -99,6 +102,10 @@ def _time_or_say_why_not(request: Request, request_file: str) -> None:
 
     try:
         _time(request, request_file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(json.dumps({'refused': f'the disk is full: {error}'}), flush=True)
     except (RuntimeFailure, ValueError) as error:
         reference = 'the reference network cannot be timed: ' if isinstance(error, RuntimeFailure) else ''
         print(json.dumps({'refused': f'{reference}{error}'}), flush=True)

@@ -9,12 +9,20 @@ import jax
 
 from experiments import launch, progress
 from experiments.config import Config
+from experiments.locks import exclusive
 from experiments.presets import parse
 from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json, graph_of
 from experiments.search_widths import folder_of
 from experiments.train_supernet import train as read_supernet
-from experiments.training import batches, calibration_images, load_data, optimiser_of, steps_per_epoch
+from experiments.training import (
+    batches,
+    calibration_images,
+    load_data,
+    optimiser_of,
+    read_back,
+    steps_per_epoch,
+)
 from jcw import data
 from jcw.latency import samples
 from jcw.nets.mobilenet import Network, Variables, network
@@ -22,7 +30,6 @@ from jcw.nets.slicing import slice_variables
 from jcw.graph import Graph
 from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
-from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import TrainState, init_state, start_from
 
 
@@ -53,7 +60,11 @@ def train(
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
     if not (folder / 'result.json').exists():
-        with batches(config, dataset, settings.batch) as batch_of, progress.bar(title, num_steps) as update:
+        with (
+            exclusive(folder, 'training'),
+            batches(config, dataset, settings.batch) as batch_of,
+            progress.bar(title, num_steps) as update,
+        ):
             carry = loop.run(
                 carry,
                 _step(config, dataset, graph, widths, optimiser, batch_of),
@@ -66,8 +77,7 @@ def train(
             )
         final = _final(config, dataset, net, jax.device_get(carry))
         save_json(folder / 'result.json', _test(dataset, net, final))
-    with Checkpoints(folder / 'checkpoints') as checkpoints:
-        state, _ = checkpoints.restore(carry)
+    state = read_back(folder, carry, num_steps)
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
 

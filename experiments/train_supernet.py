@@ -10,10 +10,11 @@ import optax
 
 from experiments import launch, progress
 from experiments.config import Config
+from experiments.locks import exclusive
 from experiments.presets import parse
 from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, graph_of
 from experiments.subnet_loss import SubnetLoss
-from experiments.training import batches, load_data, optimiser_of, steps_per_epoch
+from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
 from jcw.latency.table import LatencyTable
 from jcw.nets import switching, trunk
@@ -22,7 +23,6 @@ from jcw.search import aows, stats
 from jcw.graph import Graph
 from jcw.train import loop, mutation, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
-from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import TrainState, init_state
 
 Carry = tuple[TrainState, stats.WidthStats, aows.Draws]
@@ -66,6 +66,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     folder = claim(folder_of(config), **wanted)
     if not (folder / 'result.json').exists():
         with (
+            exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
             progress.bar('Training the supernet', num_steps) as update,
         ):
@@ -81,8 +82,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
             )
         variables = jax.device_get(carry[0].variables)
         save_json(folder / 'result.json', _validate(config, dataset, graph, variables))
-    with Checkpoints(folder / 'checkpoints') as checkpoints:
-        (state, width_stats, _), _ = checkpoints.restore(carry)
+    state, width_stats, _ = read_back(folder, carry, num_steps)
     return Supernet(state.variables, width_stats)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from jcw import records
 from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime
 from jcw.latency.samples import Header, Sample
@@ -164,5 +165,8 @@ def _in_flight(path: Path) -> set[Widths]:
     if not _mark_file(path).exists():
         return set()
     recorded = {sample.widths: sample.attempt for sample in samples.read(path).samples}
-    marked = [(tuple(widths), attempt) for widths, attempt in json.loads(_mark_file(path).read_text())]
+    try:
+        marked = [(tuple(w), attempt) for w, attempt in records.parse(_mark_file(path).read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{_mark_file(path)} is damaged ({error}): remove it to go on') from None
     return {widths for widths, attempt in marked if recorded.get(widths, 0) < attempt}

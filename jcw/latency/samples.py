@@ -1,6 +1,7 @@
 """Timed networks on disk: a header and one JSON line per network, appended, resumed and merged."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,6 +142,12 @@ def repair(path: str | Path) -> None:
     """Cut off what an interrupted writer left of its last line."""
     complete = Path(path).read_bytes().rfind(b'\n') + 1
     os.truncate(path, complete)
+
+
+def digest(path: str | Path) -> str:
+    """Return a checksum of a file's bytes, by which a table knows the samples it was fitted to."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def read(path: str | Path) -> Samples:

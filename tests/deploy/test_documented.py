@@ -15,6 +15,7 @@ import pytest
 
 from jcw.field import Field, independent
 from jcw.latency.table import LatencyTable, flops_table
+from tests.closeness import assert_close
 from tests.deploy.conftest import GRAPH, WIDTHS
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def folder(trained, exported, tmp_path, monkeypatch) -> Path:
 
 
 def assert_same(logits, trained) -> None:
-    np.testing.assert_allclose(logits, trained.logits, atol=1e-4, rtol=0)
+    assert_close(logits, trained.logits)
     np.testing.assert_array_equal(np.argmax(logits, -1), trained.logits.argmax(-1))
 
 

@@ -13,12 +13,11 @@ from jcw.deploy import convolve
 from jcw.nets.mobilenet import network
 from jcw.nets.slicing import slice_variables
 from jcw.train import steps
-
-TOLERANCE = 1e-4
+from tests.closeness import assert_close
 
 
 def assert_same(logits, expected) -> None:
-    np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
+    assert_close(logits, expected)
     np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(expected, -1))
 
 
@@ -108,8 +107,8 @@ def test_rectangular_images_and_odd_sizes_agree_in_all_forms():
     session = onnxruntime.InferenceSession(
         deploy.onnx_model(GRAPH, widths, folded), providers=['CPUExecutionProvider']
     )
-    np.testing.assert_allclose(shifted, native, atol=1e-5)
-    np.testing.assert_allclose(session.run(None, {'images': images})[0], native, atol=1e-5)
+    assert_close(shifted, native)
+    assert_close(session.run(None, {'images': images})[0], native)
 
 
 @pytest.mark.parametrize('size', [1, 3, 5])
@@ -123,7 +122,7 @@ def test_every_cpu_form_of_inference_is_the_native_convolution(size, stride, cha
     )
     for function, kernel in [(convolve.depthwise, deep), (convolve.dense, full)]:
         native, by_hand = (function(x, kernel, stride, form) for form in ('native', 'cpu'))
-        np.testing.assert_allclose(by_hand, native, atol=1e-5)
+        assert_close(by_hand, native)
 
 
 def test_one_compilation_serves_all_calls_of_a_batch_size(trained, exported):

@@ -9,6 +9,7 @@ import pytest
 
 from jcw import deploy
 from jcw.deploy import storage
+from tests.closeness import assert_close
 
 
 def test_a_batch_of_wrong_shape_or_type_is_refused_with_what_was_expected(trained, exported):
@@ -89,7 +90,7 @@ def test_narrow_weights_are_the_same_in_every_form(trained, tmp_path):
     folder = trained.export(tmp_path / 'int8', weights='int8')
     called = jax_export.deserialize(bytearray((folder / 'network.stablehlo').read_bytes()))
     images = trained.digits.test.images[:9]
-    np.testing.assert_allclose(called.call(images), deploy.load(folder)(images), atol=1e-4)
+    assert_close(called.call(images), deploy.load(folder)(images))
 
 
 def test_bfloat16_activations_stay_near(trained, exported):

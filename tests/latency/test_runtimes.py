@@ -185,3 +185,25 @@ def test_onnx_runtime_opens_a_chain_written_by_hand(tmp_path):
     assert all(sample.ms > 0 for sample in found)
     with pytest.raises(RuntimeFailure, match='could not open'):
         OnnxRuntime(lambda widths: b'no model').open([8])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'message'),
+    [
+        ('FLOAT', ['batch', 4], 'fix its sizes, the batch included'),
+        ('STRING', [2, 4], r'is a tensor\(string\)'),
+    ],
+)
+def test_onnx_inputs_that_cannot_be_made_up_are_named(kind, shape, message):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    ends = [
+        onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), shape)
+        for name in ('images', 'same')
+    ]
+    node = onnx.helper.make_node('Identity', ['images'], ['same'])
+    graph = onnx.helper.make_graph([node], 'nothing', ends[:1], ends[1:])
+    opset = [onnx.helper.make_opsetid('', 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    with pytest.raises(RuntimeFailure, match=message):
+        OnnxRuntime(lambda widths: model).open([8])
