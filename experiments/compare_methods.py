@@ -31,14 +31,15 @@ from experiments.comparison import Widths
 from experiments.config import Config
 from experiments.locks import alone, if_free
 from experiments.presets import parse
-from experiments.run_folder import budget_name, claim, read_json, save_json, graph_of
+from experiments.run_folder import budget_name, claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
 from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines
-from jcw.graph import Graph
 
 
 class Setting(NamedTuple):
@@ -100,7 +101,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
     folder = claim(
         config.run / 'chosen' / budget_name(config),
         data=config.data,
-        space=config.space,
+        space=settings_of(config, setting.graph),
         supernet=config.supernet,
         search=config.search,
         seed=config.seed,
@@ -229,7 +230,8 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
         widths, seed = jobs[index]
         folder = _final_folder(setting.config, widths, seed)
         if (folder / 'result.json').exists():
-            train_subnet.claim_for(dataclasses.replace(setting.config, seed=seed), list(widths), folder)
+            varied = dataclasses.replace(setting.config, seed=seed)
+            train_subnet.claim_for(varied, setting.graph, list(widths), folder)
             continue
         with if_free(folder / 'training.lock') as free:
             if free:

@@ -29,15 +29,19 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpaceConfig:
-    """Widths to choose from, as multiples of MobileNet v1's."""
+    """The network, and the widths to choose from, as multiples of its usual ones."""
 
+    network: str = 'mobilenet_v1'
+    """Of the zoo (docs/networks.md), or `FILE.py:function`."""
     base_multiplier: float = 1.0
     min_multiplier: float = 0.2
     max_multiplier: float = 1.5
     levels: int = 14
     divisor: int = 8
     strides: tuple[int, ...] | None = None
-    """One per layer, 14 in all; by default the published ones, made for 224x224."""
+    """Of the network's stages; by default the published ones, made for 224x224."""
+    drop_blocks: bool = False
+    """Let widths inside residual branches be 0, which drops the branch: depth is searched, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +78,8 @@ class SupernetConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
-    mutation: Literal['one', 'layer', 'all', 'together'] = 'one'
-    """Which layers' widths are redrawn: one, one that is the same for the whole step, all, or all alike."""
-    group: int = 1
-    """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
-    form: Literal['masked', 'switched'] = 'masked'
-    """Whether a group computes all channels and masks, or, by `lax.switch`, little more than its live ones."""
+    mutation: Literal['site', 'example'] = 'site'
+    """Whether one site is mutated for a whole step, each in its turn, or one of each example's own."""
     distillation: bool = True
     """Whether the smallest and the mutated network learn from the largest; if not, from the labels."""
     accumulate: int = 1
@@ -90,8 +90,6 @@ class SupernetConfig:
     """Of a reward's weight in the width statistics, as a fraction of the run."""
     adaptive: bool = False
     """Narrow the draws to configurations that can still win at the budget (AOWS)."""
-    joint_draws: bool = True
-    """With `adaptive`: draw from the field as a whole instead of from its marginals layer by layer."""
     adaptive_warmup: float = 0.4
     """With `adaptive`: fraction of the run with even draws."""
     hottest: float = 2.0

@@ -5,13 +5,13 @@ from pathlib import Path
 from experiments import progress
 from experiments.config import Config
 from experiments.presets import parse
-from experiments.run_folder import graph_of
 from experiments.search_widths import folder_of
+from experiments.space import graph_of
 from experiments.train_subnet import found, subnet_folder, timed, train
 from experiments.training import load_data
 from jcw import data, deploy
-from jcw.latency.table import LatencyTable
 from jcw.graph import Graph
+from jcw.latency.table import LatencyTable
 
 
 def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'joint') -> Path:

@@ -14,12 +14,13 @@ from experiments import progress
 from experiments.config import Config
 from experiments.locks import exclusive
 from experiments.presets import parse
-from experiments.run_folder import Usage, claim, graph_of
+from experiments.run_folder import Usage, claim
+from experiments.space import graph_of, settings_of
 from experiments.timing_process import Request
 from jcw import data
+from jcw.graph import Graph
 from jcw.latency import design, drift, samples, supervise
 from jcw.latency.measure import Protocol, pending
-from jcw.graph import Graph
 
 SAMPLES = 'samples.jsonl'
 
@@ -33,7 +34,9 @@ def measure(config: Config) -> Path:
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
-    folder = claim(config.run / 'latency', space=config.space, latency=settings, seed=config.seed)
+    folder = claim(
+        config.run / 'latency', space=settings_of(config, graph), latency=settings, seed=config.seed
+    )
     networks = design.sequence(jax.random.key(config.seed), graph, config.latency.networks)
     path = folder / SAMPLES
     time_networks(config, graph, networks, path, 'Timing networks')
@@ -72,7 +75,7 @@ def _run(
 ) -> None:
     settings = config.latency
     request = Request(
-        space=graph.to_json(),
+        graph=graph.to_json(),
         networks=networks,
         path=str(path),
         runtime=settings.runtime,

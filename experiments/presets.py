@@ -100,7 +100,7 @@ PRESETS = {
 
 COUNTS = (
     *('latency.networks', 'latency.batch', 'latency.attempts'),
-    *('supernet.batch', 'supernet.group', 'supernet.accumulate', 'supernet.refreshes'),
+    *('supernet.batch', 'supernet.accumulate', 'supernet.refreshes'),
     *('supernet.recalibration_images', 'subnet.batch', 'subnet.accumulate'),
     *('search.frontier', 'search.greedy_images', 'repair.candidates', 'ranking.random', 'ranking.standalone'),
 )

@@ -20,7 +20,8 @@ from experiments import (
 from experiments.config import Config
 from experiments.presets import parse
 from experiments.progress import console
-from experiments.run_folder import save_json, graph_of
+from experiments.run_folder import save_json
+from experiments.space import graph_of
 from experiments.training import load_data
 
 

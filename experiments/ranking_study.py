@@ -15,29 +15,22 @@ from scipy import stats as scipy_stats
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig
 from experiments.presets import parse
-from experiments.run_folder import claim, read_json, save_json, graph_of
+from experiments.run_folder import claim, read_json, save_json
+from experiments.space import graph_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import forget_programs, load_data
 from jcw import data
 from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency.table import flops_table
 from jcw.search import ows, stats
-from jcw.graph import Graph
-
-GROUP = 16
 
 VARIATIONS: dict[str, Callable[[SupernetConfig], SupernetConfig]] = {
-    'one layer, per example': lambda s: dataclasses.replace(s, mutation='one', group=1),
-    'one layer, the same in a step': lambda s: dataclasses.replace(s, mutation='layer', group=1),
-    'one layer, labels instead of distillation': lambda s: dataclasses.replace(
-        s, mutation='one', group=1, distillation=False
+    'one site, the same in a step': lambda s: dataclasses.replace(s, mutation='site'),
+    'one site, per example': lambda s: dataclasses.replace(s, mutation='example'),
+    'one site, labels instead of distillation': lambda s: dataclasses.replace(
+        s, mutation='site', distillation=False
     ),
-    'all layers, per example': lambda s: dataclasses.replace(s, mutation='all', group=1),
-    f'all layers, groups of {GROUP}': lambda s: dataclasses.replace(s, mutation='all', group=GROUP),
-    f'all layers, groups of {GROUP}, labels': lambda s: dataclasses.replace(
-        s, mutation='all', group=GROUP, distillation=False
-    ),
-    f'all together, groups of {GROUP}': lambda s: dataclasses.replace(s, mutation='together', group=GROUP),
 }
 
 
@@ -73,7 +66,9 @@ def main(config: Config) -> None:
     dataset = load_data(config)
     graph = graph_of(config, dataset)
     rng = np.random.default_rng(config.seed + 5)
-    drawn = (rng.random((config.ranking.random, graph.num_sites)) * graph.num_choices).astype(np.int32)
+    drawn = graph.settled(
+        (rng.random((config.ranking.random, graph.num_sites)) * graph.num_choices).astype(np.int32)
+    )
     widths = graph.to_widths(drawn)
     accuracy = standalone(config, dataset, graph, widths[: config.ranking.standalone])
     flops = np.array([float(flops_table(graph).predict(w)) for w in widths])

@@ -16,16 +16,17 @@ from experiments import progress
 from experiments.config import Config
 from experiments.measure_latency import time_networks
 from experiments.presets import parse
-from experiments.run_folder import Usage, claim, read_json, save_json, graph_of
+from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.search_widths import field_of, folder_of, losses_of, search, slim
+from experiments.space import graph_of
 from experiments.train_supernet import Supernet, train
 from experiments.training import load_data
 from jcw import data
 from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines
 from jcw.search import repair as measured
-from jcw.graph import Graph
 
 Widths = tuple[int, ...]
 At = Callable[[float], np.ndarray]

@@ -13,8 +13,8 @@ from experiments.repair_widths import describe, result_file
 from experiments.run_folder import read_json
 from experiments.search_widths import describe_drivers, folder_of
 from jcw.data import Dataset
-from jcw.latency.table import LatencyTable, flops_table, params_table
 from jcw.graph import Graph
+from jcw.latency.table import LatencyTable, flops_table, params_table
 
 
 def rows_of(graph: Graph, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

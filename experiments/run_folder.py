@@ -14,8 +14,6 @@ import numpy as np
 from experiments import launch
 from experiments.config import Config
 from jcw import records
-from jcw.data import Dataset
-from jcw.graph import Graph, mobilenet_v1
 from jcw.train import memory
 from jcw.train.loop import Diverged, Interrupted
 
@@ -24,12 +22,6 @@ FULL = os.strerror(errno.ENOSPC)
 
 class Usage(Exception):
     """A wrong request, whose message is all the user needs to see."""
-
-
-def graph_of(config: Config, dataset: Dataset) -> Graph:
-    """Build the search space of a run."""
-    settings = dataclasses.asdict(config.space)
-    return mobilenet_v1(dataset.input_shape, dataset.num_classes, **settings)
 
 
 def budget_name(config: Config) -> str:

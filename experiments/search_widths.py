@@ -11,15 +11,16 @@ import numpy as np
 from experiments import progress
 from experiments.config import Config
 from experiments.presets import parse
-from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, graph_of
+from experiments.run_folder import Usage, budget_name, claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.train_supernet import Supernet, train
 from experiments.train_supernet import folder_of as supernet_folder
 from experiments.training import load_data
 from jcw import budget, data, records
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines, greedy, ows, stats
-from jcw.graph import Graph
 
 
 def budget_ms(config: Config, table: LatencyTable) -> float:
@@ -41,8 +42,7 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
 
 
 def _least(table: LatencyTable) -> float:
-    present = np.where(table.graph.width_table > 0, 0.0, -np.inf)
-    return float(budget.solve(independent(present), table.to_cost(), 0.0).cost)
+    return float(budget.solve(ows.flat(table.graph), table.to_cost(), 0.0).cost)
 
 
 def field_of(config: Config, supernet: Supernet, graph: Graph) -> Field:
@@ -63,7 +63,7 @@ def search(
     folder = claim(
         folder_of(config),
         data=config.data,
-        space=config.space,
+        space=settings_of(config, graph),
         supernet=config.supernet,
         search=config.search,
         seed=config.seed,
@@ -118,9 +118,7 @@ def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.n
         return {}
 
 
-def explain(
-    graph: Graph, utility: Field, cost: Field, limit: float, choices: np.ndarray
-) -> dict[str, Any]:
+def explain(graph: Graph, utility: Field, cost: Field, limit: float, choices: np.ndarray) -> dict[str, Any]:
     """Return what drives the solution: each layer's part, the price of a millisecond, and the next-best change."""
     found = budget.explain(utility, cost, limit, choices)
     layer, widths = found.next_site, graph.to_widths(choices)

@@ -9,9 +9,9 @@ import numpy as np
 from experiments.config import Config
 from experiments.training import calibration_images
 from jcw import data
-from jcw.nets import switching
-from jcw.nets.mobilenet import Variables
 from jcw.graph import Graph
+from jcw.nets import switched
+from jcw.nets.axes import Variables
 from jcw.train import steps
 
 
@@ -43,7 +43,7 @@ class SubnetLoss:
         return jax.tree.map(float, evaluation)
 
 
-@functools.partial(jax.jit, static_argnames=('space', 'mean', 'std'))
+@functools.partial(jax.jit, static_argnames=('graph', 'mean', 'std'))
 def _evaluate(
     variables: Variables,
     widths: jax.Array,
@@ -56,7 +56,7 @@ def _evaluate(
     std: tuple[float, ...],
 ) -> steps.Evaluation:
     """Evaluate one subnet; compiled once for a space and numbers of images, whoever asks."""
-    net = switching.network(graph)
+    net = switched.network(graph)
     if images is not None:
         variables = steps.recalibrate(net, variables, widths, images, mean, std)
     return steps.evaluate(net, variables, widths, held_images, held_labels, mean, std)

@@ -18,7 +18,7 @@ from typing import Any
 class Request:
     """What to time, and where its samples go."""
 
-    space: dict[str, Any]
+    graph: dict[str, Any]
     networks: list[list[int]]
     path: str
     runtime: str
@@ -62,7 +62,7 @@ def _build(request: Request):
     from jcw import deploy
     from jcw.graph import Graph
 
-    graph = Graph.from_json(request.space)
+    graph = Graph.from_json(request.graph)
     return lambda widths: deploy.build(graph, widths, request.batch, request.dtype)
 
 
@@ -81,10 +81,10 @@ def _runtime(request: Request, request_file: str):
         return CommandRuntime(shlex.split(request.command or ''), device=request.device)
     if request.runtime == 'onnx':
         from jcw import deploy
-        from jcw.latency.runtimes.onnx import OnnxRuntime
         from jcw.graph import Graph
+        from jcw.latency.runtimes.onnx import OnnxRuntime
 
-        graph = Graph.from_json(request.space)
+        graph = Graph.from_json(request.graph)
         return OnnxRuntime(
             lambda widths: deploy.onnx_model(graph, widths, batch=request.batch), dtype=request.dtype
         )
@@ -112,10 +112,10 @@ def _time_or_say_why_not(request: Request, request_file: str) -> None:
 
 
 def _time(request: Request, request_file: str) -> None:
-    from jcw.latency.measure import measure
     from jcw.graph import Graph
+    from jcw.latency.measure import measure
 
-    graph = Graph.from_json(request.space)
+    graph = Graph.from_json(request.graph)
     runtime = _runtime(request, request_file)
     try:
         for sample in measure(

@@ -12,8 +12,9 @@ from experiments.config import Config
 from experiments.locks import exclusive
 from experiments.presets import parse
 from experiments.repair_widths import result_file
-from experiments.run_folder import Usage, claim, read_json, save_json, graph_of
+from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.search_widths import folder_of
+from experiments.space import graph_of, settings_of
 from experiments.train_supernet import train as read_supernet
 from experiments.training import (
     batches,
@@ -24,10 +25,10 @@ from experiments.training import (
     steps_per_epoch,
 )
 from jcw import data
-from jcw.latency import samples
-from jcw.nets.mobilenet import Network, Variables, network
-from jcw.nets.slicing import slice_variables
 from jcw.graph import Graph
+from jcw.latency import samples
+from jcw.nets.axes import Variables, slice_variables
+from jcw.nets.training import Network, network
 from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import TrainState, init_state, start_from
@@ -52,8 +53,8 @@ def train(
     optimiser, num_steps = optimiser_of(settings, dataset)
     if settings.ema:
         optimiser = optim.with_average(optimiser, settings.ema)
-    claim_for(config, widths, folder)
-    net = network(graph, widths)
+    claim_for(config, graph, widths, folder)
+    net = network(graph.fixed(widths))
     if settings.from_supernet:
         supernet = read_supernet(run, dataset, graph)
         carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
@@ -81,9 +82,10 @@ def train(
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
 
-def claim_for(config: Config, widths: list[int], folder: Path) -> None:
+def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> None:
     """Make the folder of a network's training, or see that it was made under the same settings."""
-    claim(folder, data=config.data, space=config.space, subnet=config.subnet, widths=widths, seed=config.seed)
+    graph = settings_of(config, graph)
+    claim(folder, data=config.data, space=space, subnet=config.subnet, widths=widths, seed=config.seed)
 
 
 def _step(config: Config, dataset: data.Dataset, graph: Graph, widths: list[int], optimiser, batch_of):
@@ -94,7 +96,7 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, widths: list[int]
         Augmentation(config.data.crop_padding, config.data.flip, settings.mixup),
         settings.label_smoothing,
     )
-    net = network(graph, widths, axis_name=parallel.AXIS)
+    net = network(graph.fixed(widths), axis_name=parallel.AXIS)
     spread = parallel.data_parallel(
         steps.plain_step(net, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
         batch_args=(False, False, True, True),
@@ -163,9 +165,7 @@ def measured(
     return times
 
 
-def timed(
-    config: Config, graph: Graph, methods: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def timed(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what is known of every method's network with its measured latency; repair has measured it already."""
     if all('measured_ms' in method for method in methods.values()):
         return methods

@@ -12,16 +12,18 @@ from experiments import launch, progress
 from experiments.config import Config
 from experiments.locks import exclusive
 from experiments.presets import parse
-from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, graph_of
+from experiments.run_folder import Usage, budget_name, claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
-from jcw.latency.table import LatencyTable
-from jcw.nets import switching, trunk
-from jcw.nets.mobilenet import Network, Variables, network
-from jcw.search import aows, stats
 from jcw.graph import Graph
-from jcw.train import loop, mutation, parallel, sandwich, steps
+from jcw.latency.table import LatencyTable
+from jcw.nets import segments
+from jcw.nets.axes import Variables
+from jcw.nets.training import network
+from jcw.search import aows, stats
+from jcw.train import loop, mutation, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import TrainState, init_state
 
@@ -58,7 +60,12 @@ def folder_of(config: Config) -> Path:
 def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     """Train, or continue, or read back, the run's supernet."""
     settings = config.supernet
-    wanted = {'data': config.data, 'space': config.space, 'supernet': settings, 'seed': config.seed}
+    wanted = {
+        'data': config.data,
+        'space': settings_of(config, graph),
+        'supernet': settings,
+        'seed': config.seed,
+    }
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
         wanted['ridge'] = config.search.ridge
@@ -93,34 +100,33 @@ def start_of(
     settings = config.supernet
     optimiser, num_steps = optimiser_of(settings, dataset)
     state = init_state(jax.random.key(config.seed), network(graph), optimiser)
-    present = graph.width_table > 0
-    return (state, stats.empty(*present.shape), aows.uniform(present)), optimiser, num_steps
+    return (state, stats.empty(*graph.present.shape), aows.uniform(graph)), optimiser, num_steps
 
 
 def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_steps: int, batch_of):
     """Return the loop's step: a batch by its number, the sandwich on all devices, then the statistics."""
     settings = config.supernet
     parts = jax.device_count() * settings.accumulate
-    if settings.batch % (settings.group * parts):
+    if settings.batch % parts:
         raise Usage(
-            f'supernet.batch {settings.batch} in {parts} parts, on {jax.device_count()} devices, '
-            f'does not divide into groups of {settings.group}'
+            f'supernet.batch {settings.batch} does not divide into {parts} parts, on {jax.device_count()} devices'
         )
-    whole, smallest = (network(graph, w, axis_name=parallel.AXIS) for w in (graph.largest, graph.smallest))
+    form = segments.network if settings.mutation == 'site' else network
+    supernet = form(graph, axis_name=parallel.AXIS)
+    smallest = network(graph.fixed(graph.smallest), axis_name=parallel.AXIS)
     recipe = steps.Recipe(
         dataset.mean,
         dataset.std,
         Augmentation(config.data.crop_padding, config.data.flip),
         settings.label_smoothing,
     )
-    draw = mutation.per_group(_draw(config, graph), settings.group)
     sandwich_step = steps.supernet_step(
-        _mutated(config, graph, whole),
+        supernet,
         smallest,
         graph,
         optimiser,
         recipe,
-        draw,
+        mutation.draw_of(graph, settings.mutation),
         parallel.AXIS,
         accumulate=settings.accumulate,
         distil=settings.distillation,
@@ -142,32 +148,14 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_st
         state, width_stats, draws = carry
         draws = narrow(index, width_stats, draws)
         images, labels = batch_of(index)
-        layer = np.int32(mutation.turn(config.seed, index, graph.num_sites))
+        site = np.int32(mutation.turn(config.seed, index, graph.num_sites))
         state, metrics, rewards = spread(
-            state, jax.random.fold_in(key, index), images, labels, (draws, layer)
+            state, jax.random.fold_in(key, index), images, labels, (draws.probabilities, site)
         )
         logged = Metrics(**metrics._asdict(), entropy=draws.entropy, price=draws.price)
         return (state, collect(width_stats, *rewards), draws), logged
 
     return step
-
-
-def _mutated(config: Config, graph: Graph, whole: Network) -> Network:
-    """Return the supernet that trains mutated widths in the form and the groups of the settings."""
-    size = config.supernet.group
-    if config.supernet.mutation == 'layer' and size > 1:
-        raise Usage(
-            "supernet.mutation 'layer' shares the largest network's batch statistics: leave supernet.group at 1"
-        )
-    if config.supernet.form == 'masked':
-        if config.supernet.mutation == 'layer':
-            return trunk.network(graph, axis_name=parallel.AXIS)
-        return mutation.grouped(whole, network(graph), size)
-    if size == 1:
-        raise Usage(
-            "supernet.form 'switched' is for groups: give supernet.group, the examples that share widths"
-        )
-    return mutation.mutated_by(whole, switching.network(graph, group=size))
 
 
 def _score(config: Config, dataset: data.Dataset, graph: Graph):
@@ -182,17 +170,6 @@ def _score(config: Config, dataset: data.Dataset, graph: Graph):
     return score
 
 
-def _draw(config: Config, graph: Graph) -> sandwich.Draw:
-    """Return the draw of the settings; its inputs are `aows.Draws`, even unless the run is adaptive, and a layer."""
-    settings = config.supernet
-    if settings.adaptive and settings.joint_draws and settings.mutation in ('all', 'together'):
-        return lambda keys, inputs: aows.jointly(keys, inputs[0])
-    draw = mutation.independent(graph, settings.mutation)
-    if settings.mutation == 'layer':
-        return lambda keys, inputs: draw(keys, (inputs[0].probabilities, inputs[1]))
-    return lambda keys, inputs: draw(keys, inputs[0].probabilities)
-
-
 def _narrowing(config: Config, graph: Graph, num_steps: int):
     """Return `(index, stats, draws) -> draws`, which follows the statistics every so many steps.
 
@@ -205,7 +182,7 @@ def _narrowing(config: Config, graph: Graph, num_steps: int):
     if not path.exists():
         raise Usage(f'an adaptive supernet needs {path}: run experiments.fit_latency first')
     table = LatencyTable.load(path)
-    limit, cost, live = budget_ms(config, table), table.to_cost(), graph.width_table > 0
+    limit, cost = budget_ms(config, table), table.to_cost()
     schedule = aows.Schedule(settings.adaptive_warmup, settings.hottest, settings.coldest, settings.floor)
     every = max(num_steps // settings.refreshes, 1)
 
@@ -213,7 +190,7 @@ def _narrowing(config: Config, graph: Graph, num_steps: int):
         if index % every or index / num_steps < schedule.warmup or index == 0:
             return draws
         unary = stats.to_unary(width_stats, graph.num_choices, config.search.ridge)
-        return aows.refreshed(unary, live, cost, limit, index / num_steps, schedule)
+        return aows.refreshed(unary, graph, cost, limit, index / num_steps, schedule)
 
     return narrow
 

@@ -239,7 +239,9 @@ class Graph:
         found: dict[tuple[int, int], None] = {}
         for op in self.operations[1:]:
             ends = (self.operations[op.reads[0]].out, op.inner if op.kind == 'gate' else op.out)
-            first, second = sorted(self.site_index.get(end, -1) if isinstance(end, str) else -1 for end in ends)
+            first, second = sorted(
+                self.site_index.get(end, -1) if isinstance(end, str) else -1 for end in ends
+            )
             if first >= 0 and first != second:
                 found[first, second] = None
         return tuple(sorted(found))
@@ -255,9 +257,11 @@ class Graph:
         groups: dict[frozenset[int], list[int]] = {}
         for index, site in enumerate(self.sites):
             if site.choices[0] == 0:
-                ends = {p for p, op in enumerate(self.operations) if op.kind == 'add' and any(
-                    site.name in self.drops[read] for read in op.reads
-                )}
+                ends = {
+                    p
+                    for p, op in enumerate(self.operations)
+                    if op.kind == 'add' and any(site.name in self.drops[read] for read in op.reads)
+                }
                 groups.setdefault(frozenset(ends), []).append(index)
         return tuple(tuple(group) for group in groups.values())
 
@@ -266,7 +270,9 @@ class Graph:
         choices = np.array(choices)
         for block in self.blocks:
             where = list(block)
-            choices[..., where] = np.where((choices[..., where] == 0).any(-1, keepdims=True), 0, choices[..., where])
+            choices[..., where] = np.where(
+                (choices[..., where] == 0).any(-1, keepdims=True), 0, choices[..., where]
+            )
         return choices
 
     def fixed(self, widths: Sequence[int] | np.ndarray) -> 'Graph':
@@ -366,9 +372,7 @@ class Builder:
         """Append a convolution, batch normalisation and an activation."""
         return self._append('conv', (x,), out, kernel=kernel, stride=stride, activation=activation)
 
-    def depthwise(
-        self, x: int, *, kernel: int = 3, stride: int = 1, activation: str | None = 'relu'
-    ) -> int:
+    def depthwise(self, x: int, *, kernel: int = 3, stride: int = 1, activation: str | None = 'relu') -> int:
         """Append a convolution of every channel by itself, batch normalisation and an activation."""
         return self._append('depthwise', (x,), kernel=kernel, stride=stride, activation=activation)
 
@@ -472,7 +476,9 @@ def build(
     )
     graph = builder.graph(network(builder))
     if not graph.sites:
-        raise ValueError('the network has no site: declare the widths to be searched with g.site(name, width)')
+        raise ValueError(
+            'the network has no site: declare the widths to be searched with g.site(name, width)'
+        )
     return _with_dropped_blocks(graph) if drop_blocks else graph
 
 
@@ -520,8 +526,15 @@ def _check_sites(graph: Graph) -> None:
         widths = site.choices
         whole = all(isinstance(w, int) and not isinstance(w, bool) for w in (*widths, site.base))
         if not widths or not whole:
-            raise ValueError(f'site {site.name!r} has no choice of whole widths: {widths}, base {site.base!r}')
-        if widths[0] < 0 or widths[-1] < 1 or any(a >= b for a, b in itertools.pairwise(widths)) or site.base < 1:
+            raise ValueError(
+                f'site {site.name!r} has no choice of whole widths: {widths}, base {site.base!r}'
+            )
+        if (
+            widths[0] < 0
+            or widths[-1] < 1
+            or any(a >= b for a, b in itertools.pairwise(widths))
+            or site.base < 1
+        ):
             raise ValueError(
                 f'widths of site {site.name!r} must be strictly increasing and its base positive, '
                 f'got {widths} and {site.base}'
@@ -555,25 +568,35 @@ def _check_operation(graph: Graph, place: int, known: set[str]) -> None:
     if op.kind not in KINDS[1:]:
         raise ValueError(f'operation {name!r} is of unknown kind {op.kind!r}: known are {KINDS[1:]}')
     if not all(isinstance(r, int) and 0 <= r < place for r in op.reads):
-        raise ValueError(f'operation {name!r} reads {op.reads}: only operations before it, so that there is no cycle')
+        raise ValueError(
+            f'operation {name!r} reads {op.reads}: only operations before it, so that there is no cycle'
+        )
     wanted = (1, 2) if op.kind == 'add' else (1,)
     if len(op.reads) not in wanted:
         raise ValueError(f'operation {name!r} must read {wanted[-1]} operations, got {len(op.reads)}')
     for end in (op.out, *((op.inner,) if op.kind == 'gate' else ())):
         if isinstance(end, str) and end not in known:
-            raise ValueError(f'operation {name!r} has the width {end!r}, which is no site: declare it with g.site')
+            raise ValueError(
+                f'operation {name!r} has the width {end!r}, which is no site: declare it with g.site'
+            )
         if not isinstance(end, str) and (not isinstance(end, int) or isinstance(end, bool) or end < 1):
             raise ValueError(f'operation {name!r} needs a site or a positive number of channels, got {end!r}')
     if not all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride)) or op.kernel % 2 == 0:
-        raise ValueError(f'operation {name!r} needs an odd kernel and a positive stride, got {op.kernel} and {op.stride}')
+        raise ValueError(
+            f'operation {name!r} needs an odd kernel and a positive stride, got {op.kernel} and {op.stride}'
+        )
     if op.kind not in ('conv', 'depthwise', 'max_pool') and (op.kernel, op.stride) != (1, 1):
         raise ValueError(f'operation {name!r} takes no kernel and no stride')
     if op.activation not in (None, *ACTIVATIONS) or (op.kind in ('max_pool', 'mean') and op.activation):
-        raise ValueError(f'operation {name!r}: activation must be one of {ACTIVATIONS} or none, got {op.activation!r}')
+        raise ValueError(
+            f'operation {name!r}: activation must be one of {ACTIVATIONS} or none, got {op.activation!r}'
+        )
     reads = [graph.operations[r] for r in op.reads]
     for read in reads:
         if (read.kind in MAPS) == (op.kind == 'dense'):
-            raise ValueError(f'operation {name!r} cannot read {read.name!r}: a dense layer follows the mean, and only it')
+            raise ValueError(
+                f'operation {name!r} cannot read {read.name!r}: a dense layer follows the mean, and only it'
+            )
     if op.kind not in WRITES and any(read.out != op.out for read in reads):
         widths = ' and '.join(f'{read.name!r} of {read.out!r}' for read in reads)
         raise ValueError(f'operation {name!r} of width {op.out!r} must read that width, got {widths}')

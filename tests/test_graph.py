@@ -125,7 +125,10 @@ REFUSED = {
         lambda g: g.classify(g.conv(g.conv(g.images, g.site('a', 8)), g.site('a', 8))),
         "site 'a' is declared twice",
     ),
-    'what is not there yet': (lambda g: g.classify(g.conv(7, 8)), "'001_conv' reads 7, which is no operation"),
+    'what is not there yet': (
+        lambda g: g.classify(g.conv(7, 8)),
+        "'001_conv' reads 7, which is no operation",
+    ),
     'an even kernel': (lambda g: g.classify(conv(g, kernel=2)), "'001_conv' needs an odd kernel"),
     'an unknown activation': (lambda g: g.classify(conv(g, activation='tanh')), 'activation must be one of'),
     'a dense layer of maps': (lambda g: g.dense(conv(g), 10), 'a dense layer follows the mean'),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcw.latency.table import LatencyTable
-from jcw.graph import mobilenet_v1
+from tests.tiny_graph import mobilenet_v1
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
@@ -17,7 +17,7 @@ def table_of_flops(path: Path) -> None:
     """Save a stand-in for a measured table: a millisecond per ten million FLOPs."""
     from jcw.latency.table import flops_table
 
-    space = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
+    graph = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
     path.parent.mkdir(parents=True)
     LatencyTable(graph, flops_table(graph).entries / 1e7, base=0.1).save(path)
 
@@ -32,7 +32,7 @@ def test_a_network_of_ones_own_becomes_a_graph():
 def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table_of_flops(tmp_path / 'runs' / 'mine' / 'latency' / 'table.json')
-    space = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
+    graph = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
     rng = np.random.default_rng(0)
     choices = rng.integers(0, graph.num_choices, (4000, graph.num_sites)).astype(np.int32)
     rewards = -0.1 * (graph.num_choices - choices).sum(1) + rng.normal(size=len(choices))

@@ -1,9 +1,12 @@
 """Graphs small enough to compile in seconds: a chain with ragged choices, random ones of every kind of operation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcw import zoo
 from jcw.graph import Builder, Graph, build
 from jcw.nets import axes
 from jcw.zoo import basic_block, bottleneck, inverted_residual
@@ -23,13 +26,33 @@ GRAPH = build(_chain, (8, 7, 3), 5)
 def _residual(g: Builder) -> int:
     x = g.conv(g.images, g.site('stream', 6, (2, 4, 6)), kernel=3)
     x = inverted_residual(g, x, 'stream', g.site('expand', 8, (4, 8)), activation='relu6')
-    x = bottleneck(g, x, g.site('wide', 8, (3, 5, 8)), g.site('first', 4, (2, 4)), g.site('second', 4, (2, 4)), 2)
+    x = bottleneck(
+        g, x, g.site('wide', 8, (3, 5, 8)), g.site('first', 4, (2, 4)), g.site('second', 4, (2, 4)), 2
+    )
     x = basic_block(g, x, 'wide', g.site('inner', 6, (3, 6)), 1)
     return g.classify(x)
 
 
 RESIDUAL = build(_residual, (8, 7, 3), 5, drop_blocks=True)
 """Every kind of residual block, each of which may be dropped."""
+
+
+def chain(layers, input_shape, num_classes, **settings) -> Graph:
+    """Build a chain of `(kind, width, kernel, stride)`: 'conv', or 'separable' for a depthwise one before it."""
+
+    def net(g: Builder) -> int:
+        x = g.images
+        for number, (kind, width, kernel, stride) in enumerate(layers):
+            if kind == 'separable':
+                x, kernel, stride = g.depthwise(x, kernel=kernel, stride=stride), 1, 1
+            x = g.conv(x, g.site(f'site_{number}', width), kernel=kernel, stride=stride)
+        return g.classify(x)
+
+    return build(net, input_shape, num_classes, **settings)
+
+
+def mobilenet_v1(input_shape, num_classes, strides=None, **settings) -> Graph:
+    return build(functools.partial(zoo.mobilenet_v1, strides=strides), input_shape, num_classes, **settings)
 
 
 def random_graph(seed: int) -> Graph:

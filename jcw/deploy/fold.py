@@ -71,7 +71,9 @@ def shapes(graph: Graph) -> Folded:
         if leaves:
             tree[op.name] = {name: sizes(graph, axes, graph.largest) for name, axes in leaves.items()}
     return jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, np.float32), tree, is_leaf=lambda leaf: isinstance(leaf, tuple)
+        lambda shape: jax.ShapeDtypeStruct(shape, np.float32),
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
 
 

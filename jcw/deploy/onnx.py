@@ -36,7 +36,9 @@ def onnx_model(
     try:
         import onnx
     except ImportError:
-        raise ValueError("ONNX needs the package onnx: pip install onnx onnxruntime, or the extra 'onnx'") from None
+        raise ValueError(
+            "ONNX needs the package onnx: pip install onnx onnxruntime, or the extra 'onnx'"
+        ) from None
     from onnx import TensorProto, helper
 
     fixed = graph.fixed(widths)
@@ -89,7 +91,9 @@ class _Model:
         return x if activation is None else ACTIVATIONS[activation](self, x)
 
     def product(self, x: str, name: str, kernel: Any, bias: Any) -> str:
-        return self.append('Gemm', x, self.constant(f'{name}/kernel', kernel), self.constant(f'{name}/bias', bias))
+        return self.append(
+            'Gemm', x, self.constant(f'{name}/kernel', kernel), self.constant(f'{name}/bias', bias)
+        )
 
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
         from onnx import numpy_helper
@@ -127,7 +131,9 @@ def _gate(model: _Model, place: int, x: str) -> str:
     inner = model.activated(inner, op.activation)
     opened = model.product(inner, f'{op.name}/expand', own['expand_kernel'], own['expand_bias'])
     opened = model.append('HardSigmoid', opened, alpha=1 / 6, beta=0.5)
-    return model.append('Mul', x, model.append('Unsqueeze', opened, model.constant('positions', [2, 3], np.int64)))
+    return model.append(
+        'Mul', x, model.append('Unsqueeze', opened, model.constant('positions', [2, 3], np.int64))
+    )
 
 
 def _max_pool(model: _Model, place: int, x: str) -> str:

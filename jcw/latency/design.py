@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jcw.graph import Graph
 from jcw.latency import prior, uncertainty
 from jcw.latency.entries import Entries
-from jcw.graph import Graph
 from jcw.trellis import PRNGKey, max_sum
 
 Networks = Int[np.ndarray, 'networks sites']
@@ -132,9 +132,7 @@ def sequence(key: PRNGKey, graph: Graph, count: int) -> Networks:
     return np.concatenate([first, further])
 
 
-def _distinct(
-    networks: Networks, known: Int[np.ndarray, 'known sites']
-) -> Int[np.ndarray, 'distinct sites']:
+def _distinct(networks: Networks, known: Int[np.ndarray, 'known sites']) -> Int[np.ndarray, 'distinct sites']:
     """Leave out what is known, and repetitions."""
     found = dict.fromkeys(map(tuple, networks.tolist()))
     for widths in map(tuple, known.tolist()):

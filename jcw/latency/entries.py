@@ -149,7 +149,9 @@ class Entries:
         choices = self.graph.settled(choices)
         none = np.zeros((*choices.shape[:-1], 1), choices.dtype)
         padded = np.concatenate([choices, none], -1)
-        places = np.array([[self.graph.site_index.get(end, -1) for end in layer.ends] for layer in self.layers])
+        places = np.array(
+            [[self.graph.site_index.get(end, -1) for end in layer.ends] for layer in self.layers]
+        )
         return self.index[np.arange(len(self.layers)), padded[..., places[:, 0]], padded[..., places[:, 1]]]
 
     def incidence(self, choices: Choices) -> Float[np.ndarray, 'samples signatures']:
@@ -178,7 +180,10 @@ class Entries:
         """How many operations of each kind every entry has, but for the classifier's, of which there is one."""
         layers = [layer for layer, _, _ in self._examples]
         kinds = ('conv', 'depthwise', 'add', 'gate', 'max_pool')
-        counts = [[sum(self.graph.operations[p].kind == k for p in layer.operations) for k in kinds] for layer in layers]
+        counts = [
+            [sum(self.graph.operations[p].kind == k for p in layer.operations) for k in kinds]
+            for layer in layers
+        ]
         return np.array(counts, np.float64)
 
     @cached_property
@@ -201,9 +206,13 @@ class Entries:
         factors = {scope: number for number, scope in enumerate(graph.scopes)}
         tables = np.zeros((len(factors), most, most))
         for layer, table in zip(self.layers, values, strict=True):
-            first, second = (graph.site_index.get(end, -1) if isinstance(end, str) else -1 for end in layer.ends)
+            first, second = (
+                graph.site_index.get(end, -1) if isinstance(end, str) else -1 for end in layer.ends
+            )
             if first >= 0 and second >= 0 and first != second:
-                tables[factors[min(first, second), max(first, second)]] += table if first < second else table.T
+                tables[factors[min(first, second), max(first, second)]] += (
+                    table if first < second else table.T
+                )
             elif first == second and first >= 0:
                 unary[first] += np.diag(table)
             elif max(first, second) >= 0:

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jcw import records
+from jcw.graph import Graph
 from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime
 from jcw.latency.samples import Header, Sample
 from jcw.latency.timing import Conveyor, Protocol, time_reference
-from jcw.graph import Graph
 
 __all__ = ['Protocol', 'measure', 'pending']
 

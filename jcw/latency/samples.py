@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcw.latency.location import Visits, locate
 from jcw.graph import Graph
+from jcw.latency.location import Visits, locate
 
 UNIT = 'ms per call'
 VERSION = 3

@@ -14,9 +14,9 @@ from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency import prior, uncertainty
 from jcw.latency.drift import corrected
+from jcw.latency.entries import Entries, Signature
 from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
-from jcw.latency.entries import Entries, Signature
 
 VERSION = 2
 
@@ -80,9 +80,7 @@ class LatencyTable:
         predicted = self.predict(widths)
         if self.evidence is None:
             return np.zeros_like(predicted)
-        incidence = self.layout.incidence(
-            self.graph.to_choices(widths).reshape(-1, self.graph.num_sites)
-        )
+        incidence = self.layout.incidence(self.graph.to_choices(widths).reshape(-1, self.graph.num_sites))
         of_entries = uncertainty.variance(self.covariance, incidence).reshape(np.shape(predicted))
         return np.sqrt(of_entries + (self.evidence.noise * predicted) ** 2)
 

@@ -69,7 +69,10 @@ def map_axes(function: Callable[..., Any], graph: Graph, *trees: Any) -> Any:
             missing = [name for name in axes if name not in node]
             if missing:
                 raise ValueError(f'the variables have no {path}{missing[0]}: they are of another network')
-        return {name: walk(part, tuple(node[name] for node in nodes), f'{path}{name}/') for name, part in axes.items()}
+        return {
+            name: walk(part, tuple(node[name] for node in nodes), f'{path}{name}/')
+            for name, part in axes.items()
+        }
 
     axes = axes_of(graph)
     chosen = {name: axes[name] for name in axes if not trees or name in trees[0]}

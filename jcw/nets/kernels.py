@@ -182,7 +182,9 @@ def window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: in
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
     padded = pad(x, size, stride)
-    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in live_taps(size, x.shape, stride)]
+    terms = [
+        window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in live_taps(size, x.shape, stride)
+    ]
     return functools.reduce(jnp.add, terms)
 
 

@@ -64,7 +64,9 @@ def _pair(
         first = _first_mutated(graph, entries, len(segments), widths, axis_name)
         params = [segment.own(variables['params']) for segment in segments]
         logits, moments, mutated = _chain(segments, params, images.astype(dtype), first, masks)
-        stats = {name: {'mean': m.mean, 'variance': m.variance} for seen in moments for name, m in seen.items()}
+        stats = {
+            name: {'mean': m.mean, 'variance': m.variance} for seen in moments for name, m in seen.items()
+        }
         return logits, stats, mutated
 
     return pair
@@ -177,7 +179,11 @@ class _Segment(NamedTuple):
             elif half.part == 'linear' and isinstance(values[half.reads[0]], tuple):
                 before, given = values[half.reads[0]]
                 values[index], moments[before.name] = masking.normalise_into(
-                    functools.partial(_linear, self, op), own['kernel'], *given, self.axis_name, before.activation
+                    functools.partial(_linear, self, op),
+                    own['kernel'],
+                    *given,
+                    self.axis_name,
+                    before.activation,
                 )
             else:
                 x = forms.linear(op, own, *(values[read] for read in half.reads))
@@ -253,9 +259,7 @@ def _chain(
             if 0 < index < last:
                 mutated, gate = _gated_vjp(index, first <= index, stage, own, mutated, stage.relevant(masks))
                 gates.append(gate)
-        mutated, pull = jax.vjp(
-            functools.partial(stages[last].mutated, masks=masks), params[last], mutated
-        )
+        mutated, pull = jax.vjp(functools.partial(stages[last].mutated, masks=masks), params[last], mutated)
         # Under `vmap` over widths JAX would sum the gradient of a result that does not depend on them twice.
         x = x + (0 * first).astype(x.dtype)
         return (x, moments, mutated), (first, pulls, gates, pull)

@@ -61,11 +61,18 @@ def network(
         def normalise(op: Operation, x: jax.Array, mask: jax.Array) -> jax.Array:
             own = variables['params'][op.name]
             if train:
-                y, seen = masking.normalise_train(x, own['scale'], own['bias'], mask, axis_name, op.activation)
+                y, seen = masking.normalise_train(
+                    x, own['scale'], own['bias'], mask, axis_name, op.activation
+                )
                 moments[op.name] = {'mean': seen.mean, 'variance': seen.variance}
                 return y
             return masking.normalise_eval(
-                x, own['scale'], own['bias'], **variables['batch_stats'][op.name], mask=mask, activation=op.activation
+                x,
+                own['scale'],
+                own['bias'],
+                **variables['batch_stats'][op.name],
+                mask=mask,
+                activation=op.activation,
             )
 
         forms = Forms(graph, dtype, implementation, masks_of(graph, widths))

@@ -26,10 +26,7 @@ def uniform(graph: Graph, cost: Field, budget: float) -> Choices:
       ValueError: no multiplier is.
     """
     ladder = np.unique(
-        [
-            graph.to_choices(graph.nearest(m * graph.base))
-            for m in MULTIPLIERS
-        ],
+        [graph.to_choices(graph.nearest(m * graph.base)) for m in MULTIPLIERS],
         axis=0,
     )
     within = ladder[evaluate(cost, ladder) <= budget]

@@ -7,13 +7,13 @@ One step trains the largest network on labels, and the smallest and a randomly m
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jcw.graph import Graph
 from jcw.nets.axes import Variables
 from jcw.nets.training import Network
 from jcw.train import losses
+
 
 class Rewards(NamedTuple):
     """What one step says of the widths it tried."""

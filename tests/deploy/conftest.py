@@ -8,24 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcw import data, deploy
-from jcw.nets.mobilenet import network
-from jcw.nets.variables import Variables
-from jcw.graph import LayerSpec, Graph
+from jcw import data, deploy, zoo
+from jcw.graph import Graph, build
+from jcw.nets.axes import Variables
+from jcw.nets.training import network
 from jcw.train import optim, steps
 from jcw.train.state import init_state
 
-GRAPH = Graph(
-    layers=(
-        LayerSpec('conv', 8, stride=1),
-        LayerSpec('separable', 16, stride=2),
-        LayerSpec('separable', 16, kernel=5, stride=2),
-    ),
-    input_shape=(8, 8, 1),
-    num_classes=10,
-    width_choices=((4, 8, 12), (8, 16), (8, 12, 16)),
-)
-WIDTHS = (8, 16, 12)
+
+def _net(g):
+    x = g.conv(g.images, g.site('stem', 8, (4, 8, 12)), kernel=3)
+    x = zoo.inverted_residual(g, x, 'stem', g.site('inner', 16, (8, 16)))
+    x = g.conv(g.depthwise(x, stride=2), g.site('middle', 16, (8, 16)))
+    return g.classify(g.conv(g.depthwise(x, kernel=5, stride=2), g.site('last', 16, (8, 12, 16))))
+
+
+GRAPH = build(_net, (8, 8, 1), 10)
+WIDTHS = (8, 16, 16, 12)
 
 
 class Trained(NamedTuple):

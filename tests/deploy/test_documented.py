@@ -47,7 +47,7 @@ def field() -> Field:
 def test_export_and_load_as_shown(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = trained.digits.test.images
-    names = {'variables': trained.variables, 'space': GRAPH, 'widths': WIDTHS, 'images': images}
+    names = {'variables': trained.variables, 'graph': GRAPH, 'widths': WIDTHS, 'images': images}
     exec(EXPORT, names)
     assert names['logits'].shape == (len(images), 10)
     assert names['names'] == [str(index) for index in np.argmax(names['logits'], -1)]
@@ -69,7 +69,7 @@ def test_repair_as_shown(monkeypatch):
 
     budget = float(truth.predict(WIDTHS))
     names = {
-        'space': GRAPH,
+        'graph': GRAPH,
         'utility': field(),
         'cost': table.to_cost(),
         'budget': budget,
@@ -88,7 +88,7 @@ def test_many_devices_as_shown(tmp_path, monkeypatch, capsys):
     for name, ms in scale.items():
         entries = flops.entries / float(flops.predict(WIDTHS)) * ms
         LatencyTable(GRAPH, entries).save(tmp_path / 'tables' / f'{name}.json')
-    names = {'space': GRAPH, 'utility': field()}
+    names = {'graph': GRAPH, 'utility': field()}
     exec(MANY, names)
     assert all(best.feasible for best in (*names['answer'].each.values(), names['answer'].together))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] != ' '] == [
@@ -144,7 +144,7 @@ with np.load('variables.npz') as arrays:
         for part in parts:
             inner = inner.setdefault(part, {})
         inner[last] = arrays[name]
-graph = Graph.from_json(said['space'])
+graph = Graph.from_json(said['graph'])
 deploy.export('again', tree, graph, said['widths'], mean=said['mean'], std=said['std'])
 logits = deploy.load('again')(images)
 assert 'flax' not in sys.modules
@@ -166,7 +166,7 @@ def write_variables(trained, folder: Path) -> None:
         **{'/'.join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves},
     )
     mean, std = list(trained.digits.mean), list(trained.digits.std)
-    said = {'space': GRAPH.to_json(), 'widths': WIDTHS, 'mean': mean, 'std': std}
+    said = {'graph': GRAPH.to_json(), 'widths': WIDTHS, 'mean': mean, 'std': std}
     (folder / 'said.json').write_text(json.dumps(said))
 
 

@@ -10,8 +10,8 @@ from jax import export as jax_export
 
 from jcw import deploy
 from jcw.deploy import convolve
-from jcw.nets.mobilenet import network
-from jcw.nets.slicing import slice_variables
+from jcw.nets.axes import slice_variables
+from jcw.nets.training import network
 from jcw.train import steps
 from tests.closeness import assert_close
 
@@ -27,16 +27,16 @@ def test_the_network_has_learned_something(trained):
 
 def test_the_sliced_network_answers_as_the_trained_one(trained):
     digits = trained.digits
-    sliced = slice_variables(trained.variables, trained.space, trained.widths)
+    sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     images = steps.normalise(jnp.asarray(digits.test.images), digits.mean, digits.std)
-    logits, _ = network(trained.space, trained.widths).apply(sliced, images)
+    logits, _ = network(trained.graph, trained.widths).apply(sliced, images)
     assert_same(logits, trained.logits)
 
 
 @pytest.mark.parametrize('implementation', ['cpu', 'native'])
 def test_the_folded_network_answers_as_the_trained_one(trained, implementation):
-    sliced = slice_variables(trained.variables, trained.space, trained.widths)
-    folded = deploy.fold(sliced, trained.space, trained.digits.mean, trained.digits.std)
+    sliced = slice_variables(trained.variables, trained.graph, trained.widths)
+    folded = deploy.fold(sliced, trained.graph, trained.digits.mean, trained.digits.std)
     strides = tuple(layer.stride for layer in trained.graph.layers)
     folded = jax.tree.map(jnp.asarray, folded)
     logits = deploy.forward(
@@ -52,7 +52,7 @@ def test_the_reloaded_network_answers_as_the_trained_one(trained, exported):
 
 
 def test_exporting_the_sliced_network_gives_the_same_weights(trained, exported, tmp_path):
-    sliced = slice_variables(trained.variables, trained.space, trained.widths)
+    sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     again = trained._replace(variables=sliced).export(tmp_path / 'again')
     same = jax.tree.map(np.array_equal, deploy.load(again).folded, deploy.load(exported).folded)
     assert all(jax.tree.leaves(same))

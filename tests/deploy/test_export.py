@@ -51,7 +51,7 @@ def test_export_refuses_what_does_not_fit_and_writes_nothing(trained, tmp_path, 
 
 
 def test_export_refuses_widths_and_statistics_that_do_not_fit(trained, tmp_path):
-    arguments = (tmp_path / 'network', trained.variables, trained.space)
+    arguments = (tmp_path / 'network', trained.variables, trained.graph)
     with pytest.raises(ValueError, match='expected 3 widths, got 2'):
         deploy.export(*arguments, (4, 8), mean=(0.5,), std=(0.2,))
     with pytest.raises(ValueError, match='too few for'):
@@ -129,8 +129,8 @@ def test_random_weights_have_the_shapes_of_the_folded_ones(trained, exported):
         return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
     folded = deploy.load(exported).folded
-    assert shapes(deploy.random(trained.space, trained.widths)) == shapes(folded)
-    assert shapes(deploy.shapes(trained.space, trained.widths)) == shapes(folded)
+    assert shapes(deploy.random(trained.graph, trained.widths)) == shapes(folded)
+    assert shapes(deploy.shapes(trained.graph, trained.widths)) == shapes(folded)
 
 
 def test_onnx_says_what_to_install_where_it_is_missing(monkeypatch, trained):
@@ -138,4 +138,4 @@ def test_onnx_says_what_to_install_where_it_is_missing(monkeypatch, trained):
 
     monkeypatch.setitem(sys.modules, 'onnx', None)
     with pytest.raises(ValueError, match=r"pip install 'jcw\[onnx\]'"):
-        deploy.onnx_model(trained.space, trained.widths)
+        deploy.onnx_model(trained.graph, trained.widths)

@@ -36,7 +36,7 @@ def test_the_description_says_what_the_network_is(trained, exported):
     assert said['format'] == 1
     assert said['architecture'] == 'mobilenet'
     assert said['widths'] == list(trained.widths)
-    assert said['space'] == json.loads(json.dumps(trained.graph.to_json()))
+    assert said['graph'] == json.loads(json.dumps(trained.graph.to_json()))
     assert (said['input_shape'], said['input_dtype']) == ([8, 8, 1], 'uint8')
     assert said['mean'] == pytest.approx(list(trained.digits.mean))
     assert said['std'] == pytest.approx(list(trained.digits.std))

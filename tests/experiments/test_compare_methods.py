@@ -12,7 +12,7 @@ from experiments.config import CompareConfig, RepairConfig
 from experiments.presets import DIGITS
 from jcw.field import independent
 from jcw.latency.table import flops_table
-from jcw.graph import mobilenet_v1
+from tests.tiny_graph import mobilenet_v1
 
 GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
 

@@ -9,7 +9,7 @@ from experiments import launch, train_supernet, training
 from experiments.config import Config, LaunchConfig, SupernetConfig
 from experiments.run_folder import Usage, run_stage
 from jcw import data
-from jcw.nets import mobilenet
+from jcw.nets import training
 from jcw.train.loop import Diverged, Interrupted
 from tests.tiny_graph import GRAPH
 
@@ -58,7 +58,7 @@ def test_checkpoints_are_written_every_epoch_but_not_too_often(epoch, chosen, ex
 
 
 def test_the_switched_form_wants_groups():
-    whole = mobilenet.network(GRAPH)
+    whole = training.network(GRAPH)
     with pytest.raises(Usage, match=r'give supernet\.group'):
         train_supernet._mutated(supernet(form='switched'), GRAPH, whole)
     assert train_supernet._mutated(supernet(), GRAPH, whole) is whole

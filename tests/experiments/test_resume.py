@@ -22,7 +22,7 @@ from jcw.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
-    *('digits', '--graph.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
+    *('digits', '--space.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
     *('--supernet.epochs', '6', '--supernet.batch', '32', '--supernet.warmup-epochs', '0'),
     *(
         '--supernet.adaptive',

@@ -15,7 +15,6 @@ from experiments.measure_latency import measure
 from experiments.run_folder import Usage
 from jcw.latency import samples
 from jcw.latency.runtimes import Runtime
-from tests.tiny_space import SPACE
 
 ROOT = Path(__file__).parents[2]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []

@@ -12,18 +12,15 @@ from experiments.config import SubnetConfig
 from experiments.presets import DIGITS
 from experiments.train_supernet import Supernet
 from experiments.training import load_data
-from jcw.nets.mobilenet import network
-from jcw.nets.slicing import slice_variables
-from jcw.graph import LayerSpec, Graph
+from jcw.nets.axes import slice_variables
+from jcw.nets.training import network
 from jcw.train import optim, steps
 from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import init_state
+from tests.tiny_graph import chain
 
-GRAPH = Graph(
-    layers=(LayerSpec('conv', 4, stride=2), LayerSpec('separable', 8, stride=2)),
-    input_shape=(8, 8, 1),
-    num_classes=10,
-    width_choices=((4, 8), (8, 12)),
+GRAPH = chain(
+    [('conv', 8, 3, 2), ('separable', 8, 3, 2)], (8, 8, 1), 10, min_multiplier=0.5, levels=3, divisor=4
 )
 WIDTHS = [4, 8]
 SHORT = SubnetConfig(epochs=0.05, batch=128, warmup_epochs=0, label_smoothing=0, mixup=0)
@@ -47,7 +44,7 @@ def test_the_average_of_the_weights_takes_their_place(averaged):
     config, _, (variables, _) = averaged
     subnet = config.subnet
     optimiser = optim.with_average(optim.sgd(1.0, 5, momentum=subnet.momentum), subnet.ema)
-    like = init_state(jax.random.key(0), network(GRAPH, WIDTHS), optimiser)
+    like = init_state(jax.random.key(0), network(GRAPH.fixed(WIDTHS)), optimiser)
     with Checkpoints(config.run / 'subnet' / 'checkpoints') as checkpoints:
         state, _ = checkpoints.restore(like)
     same = jax.tree.map(np.array_equal, variables['params'], state.opt_state.average)
@@ -58,7 +55,7 @@ def test_the_average_of_the_weights_takes_their_place(averaged):
 
 def test_accuracies_are_those_of_the_average_with_batch_statistics_of_its_own(averaged):
     config, dataset, (variables, accuracy) = averaged
-    net, mean, std = network(GRAPH, WIDTHS), dataset.mean, dataset.std
+    net, mean, std = network(GRAPH.fixed(WIDTHS)), dataset.mean, dataset.std
     batch = config.subnet.batch
     count = config.supernet.recalibration_images // batch * batch
     images = jnp.asarray(dataset.train.take(slice(count)).images.reshape(-1, batch, *GRAPH.input_shape))

@@ -175,11 +175,11 @@ def test_training_timing_and_fitting_each_refuse_a_folder_in_use(tmp_path):
     (tmp_path / 'latency').mkdir()
     timed_file(tmp_path / 'latency' / 'samples.jsonl', 2)
     dataset = training.load_data(config)
-    space = run_folder.space_of(config, dataset)
+    graph = graph_of(config, dataset)
     stages = {
-        'supernet/training': lambda: train_supernet.train(config, dataset, space),
+        'supernet/training': lambda: train_supernet.train(config, dataset, graph),
         'latency/timing': lambda: measure_latency.time_networks(
-            config, space, [space.base], tmp_path / 'latency' / 'finals.jsonl', ''
+            config, graph, [graph.base], tmp_path / 'latency' / 'finals.jsonl', ''
         ),
         'latency/fitting': lambda: fit_latency.fit(config),
     }

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jcw.graph import Graph
+from jcw.latency.entries import Entries
 from jcw.latency.prior import roofline
 from jcw.latency.runtimes import RuntimeFailure
-from jcw.latency.entries import Entries
-from jcw.graph import LayerSpec, Graph
+from tests.tiny_graph import chain
 
 VERSIONS = {'simulation': '1'}
 
@@ -17,12 +18,10 @@ def small_graph() -> Graph:
     """A space in which two layers share signatures."""
     widths = (16, 32, 64, 64, 64, 128)
     strides = (1, 1, 2, 1, 1, 2)
-    layers = tuple(
-        LayerSpec('separable' if i else 'conv', width, stride=stride)
-        for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
-    )
-    choices = tuple(tuple(width // 4 * step for step in (2, 3, 4, 5, 6)) for width in widths)
-    return Graph(layers, (16, 16, 3), 10, choices)
+    layers = [
+        ('separable' if i else 'conv', *layer) for i, layer in enumerate(zip(widths, (3,) * 6, strides))
+    ]
+    return chain(layers, (16, 16, 3), 10, min_multiplier=0.5, max_multiplier=1.5, levels=5, divisor=4)
 
 
 def true_table(graph: Graph, seed: int = 0, roughness: float = 0.1) -> np.ndarray:

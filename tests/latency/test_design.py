@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
+from jcw.graph import Graph
 from jcw.latency import design, prior, uncertainty
 from jcw.latency.entries import Entries
-from jcw.graph import Graph
 from tests.latency.simulated import small_graph
 
 GRAPH = small_graph()

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from jcw.latency import design, prior, uncertainty
+from jcw.latency.entries import Entries
 from jcw.latency.fit import _precision, default_strengths, fit_table
 from jcw.latency.metrics import errors
-from jcw.latency.entries import Entries
 from tests.latency.simulated import small_graph, true_table
 
 GRAPH = small_graph()

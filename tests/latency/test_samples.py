@@ -9,7 +9,7 @@ from tests.latency.simulated import small_graph
 
 GRAPH = small_graph()
 HEADER = Header(
-    space=GRAPH,
+    graph=GRAPH,
     device='paper',
     runtime='simulated',
     dtype='float32',

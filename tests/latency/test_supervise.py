@@ -54,7 +54,7 @@ def test_a_limit_that_is_no_limit_is_refused():
 
 @pytest.mark.slow
 def test_networks_that_crash_or_hang_the_process_cost_only_themselves(tmp_path):
-    space = small_graph()
+    graph = small_graph()
     wanted = random_networks(jax.random.key(0), graph, 8).tolist()
     request = json.dumps([str(tmp_path / 's'), wanted[2], wanted[5], wanted])
     heard = list(supervise.lines(program(TIMING, request), silence_s=6.0))

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from jcw.field import score
+from jcw.graph import Signature
 from jcw.latency import design, samples
+from jcw.latency.entries import Entries, work_of
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.metrics import errors
-from jcw.latency.entries import Entries, work_of
 from jcw.latency.table import LatencyTable, activations_table, fit_samples, flops_table, params_table
-from jcw.graph import Signature
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
 GRAPH = small_graph()
@@ -141,9 +141,9 @@ def test_work_of_strided_layers_rounds_up():
 
 
 def test_peak_activations_are_what_the_greatest_operation_reads_and_writes():
-    from jcw.graph import mobilenet_v1
+    from tests.tiny_graph import mobilenet_v1
 
-    space = mobilenet_v1((32, 32, 3), 10)
+    graph = mobilenet_v1((32, 32, 3), 10)
     cost, choices = activations_table(graph).to_cost(), graph.to_choices(graph.base)
     parts = [cost.unary[0, choices[0]], *cost.tables[np.arange(13), choices[:-1], choices[1:]]]
     stem = 32 * 32 * 3 + 16 * 16 * 32  # its stride is 2

@@ -25,7 +25,15 @@ from tests.tiny_graph import (
 )
 
 TINY = {'chain': GRAPH, 'residual': RESIDUAL, **{f'random {seed}': random_graph(seed) for seed in range(4)}}
-ZOO = ('mobilenet_v1', 'mobilenet_v2', 'mobilenet_v3', 'efficientnet_lite0', 'resnet18', 'resnet20', 'resnet50')
+ZOO = (
+    'mobilenet_v1',
+    'mobilenet_v2',
+    'mobilenet_v3',
+    'efficientnet_lite0',
+    'resnet18',
+    'resnet20',
+    'resnet50',
+)
 TOLERANCE = 1e-4  # of the greatest logit
 
 
@@ -53,7 +61,9 @@ def assert_forms_agree(graph, seed):
         deploy.onnx_model(graph, widths, folded), providers=['CPUExecutionProvider']
     )
     forms = {
-        'switched': jax.jit(switched.network(graph, extents=2).apply)(variables, normalised, jnp.asarray(widths))[0],
+        'switched': jax.jit(switched.network(graph, extents=2).apply)(
+            variables, normalised, jnp.asarray(widths)
+        )[0],
         'sliced': jax.jit(training.network(fixed).apply)(sliced, normalised)[0],
         'folded': jax.jit(lambda f, x: deploy.forward(f, x, fixed))(folded, images),
         'native': jax.jit(lambda f, x: deploy.forward(f, x, fixed, implementation='native'))(folded, images),
@@ -94,7 +104,10 @@ def logits_and_gradients(network, variables, images, widths, train):
 def assert_masked_is_sliced(graph, seeds, tolerance=1e-9):
     with jax.enable_x64(True):
         supernet = training.network(graph, dtype=jnp.float64)
-        variables, images = random_variables(1, np.float64, graph=graph), random_images(2, 4, np.float64, graph)
+        variables, images = (
+            random_variables(1, np.float64, graph=graph),
+            random_images(2, 4, np.float64, graph),
+        )
         masked = jax.jit(lambda w: logits_and_gradients(supernet, variables, images, w, True))
         for seed in seeds:
             widths = graph.to_widths(random_choices(seed, graph=graph))
@@ -104,7 +117,9 @@ def assert_masked_is_sliced(graph, seeds, tolerance=1e-9):
             expected = jax.jit(lambda v, n=alone: logits_and_gradients(n, v, images, None, True))(sliced)
             live = slice_variables({'params': gradients, 'batch_stats': moments}, graph, widths)
             assert_close((logits, live['params'], live['batch_stats']), expected, tolerance)
-            assert nonzeros(gradients) == nonzeros(live['params']) > 0  # those of dead channels are exactly zero
+            assert (
+                nonzeros(gradients) == nonzeros(live['params']) > 0
+            )  # those of dead channels are exactly zero
 
 
 def nonzeros(tree):
@@ -126,7 +141,10 @@ def test_masked_training_of_the_zoo_is_sliced_training(name):
 def test_switched_is_masked_in_training_compiled_once(name):
     graph = TINY[name]
     with jax.enable_x64(True):
-        variables, images = random_variables(1, np.float64, graph=graph), random_images(2, 4, np.float64, graph)
+        variables, images = (
+            random_variables(1, np.float64, graph=graph),
+            random_images(2, 4, np.float64, graph),
+        )
         masked, other = (
             jax.jit(lambda w, n=form(graph): logits_and_gradients(n, variables, images, w, True))
             for form in (
@@ -145,7 +163,9 @@ def test_switched_is_masked_in_training_compiled_once(name):
 
 def test_new_widths_compile_nothing():
     variables, images = random_variables(0), random_images(0, 4)
-    apply = jax.jit(chex.assert_max_traces(lambda w: training.network(GRAPH).apply(variables, images, w, True)[0], n=1))
+    apply = jax.jit(
+        chex.assert_max_traces(lambda w: training.network(GRAPH).apply(variables, images, w, True)[0], n=1)
+    )
     results = [apply(jnp.asarray(GRAPH.to_widths(random_choices(seed)))) for seed in range(8)]
     assert len({float(r.sum()) for r in results}) > 4
 
@@ -174,7 +194,9 @@ def test_bfloat16_keeps_parameters_gradients_and_moments_in_float32(form):
 
     def run(dtype):
         net = form(GRAPH, dtype=dtype)
-        return jax.jit(lambda: logits_and_gradients(net, random_variables(1), random_images(2, 6), widths, True))()
+        return jax.jit(
+            lambda: logits_and_gradients(net, random_variables(1), random_images(2, 6), widths, True)
+        )()
 
     half, full = run(jnp.bfloat16), run(jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype('float32')}
@@ -206,9 +228,13 @@ def test_a_narrow_subnet_runs_a_branch_of_fewer_operations():
     """The greatest and the least branch of the compiled program, by the sizes of the products in them."""
     graph = build(lambda g: g.classify(g.conv(g.images, g.site('only', 64))), (8, 8, 16), 4, levels=4)
     net, variables = switched.network(graph), random_variables(0, graph=graph)
-    jaxpr = jax.make_jaxpr(net.apply)(variables, random_images(0, 2, graph=graph), jnp.asarray(graph.smallest))
+    jaxpr = jax.make_jaxpr(net.apply)(
+        variables, random_images(0, 2, graph=graph), jnp.asarray(graph.smallest)
+    )
     branches = max((eqn.params['branches'] for eqn in jaxpr.eqns if eqn.primitive.name == 'cond'), key=len)
-    sizes = [max(np.prod(eqn.outvars[0].aval.shape) for eqn in _all(b.jaxpr) if _is_product(eqn)) for b in branches]
+    sizes = [
+        max(np.prod(eqn.outvars[0].aval.shape) for eqn in _all(b.jaxpr) if _is_product(eqn)) for b in branches
+    ]
     assert sizes == sorted(sizes)
     assert sizes[0] < 0.5 * sizes[-1]
 

@@ -99,9 +99,9 @@ def test_a_gate_computes_what_it_returns_and_nothing_else():
     calls: list[int] = []
     for run, expected in ((True, np.sin(2.0)), (False, 7.0)):
         calls.clear()
-        value = jax.jit(lambda run: segments.once(run, lambda _, x: visible(x), jnp.array(7.0), jnp.array(2.0)))(
-            run
-        )
+        value = jax.jit(
+            lambda run: segments.once(run, lambda _, x: visible(x), jnp.array(7.0), jnp.array(2.0))
+        )(run)
         jax.effects_barrier()
         assert (float(value), len(calls)) == (pytest.approx(expected), int(run))
 

@@ -7,9 +7,9 @@ import pytest
 
 from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search.repair import correction, repair
-from jcw.graph import LayerSpec, with_multipliers
+from tests.tiny_graph import chain
 
-GRAPH = with_multipliers([LayerSpec('separable', 32) for _ in range(4)], (8, 8, 8), 5, levels=5)
+GRAPH = chain([('separable', 32, 3, 1)] * 4, (8, 8, 8), 5, levels=5)
 EVERY = np.array(list(itertools.product(*(range(n) for n in GRAPH.num_choices))), np.int32)
 
 

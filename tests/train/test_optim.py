@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcw.nets import mobilenet
+from jcw.nets import training
 from jcw.train import optim
 from tests.tiny_graph import GRAPH
 
@@ -39,7 +39,7 @@ def test_decay_reaches_kernels_only():
 
 
 def test_all_kernels_of_the_network_decay_and_no_normalisation_or_bias():
-    shapes = jax.eval_shape(mobilenet.network(GRAPH).init, jax.random.key(0))['params']
+    shapes = jax.eval_shape(training.network(GRAPH).init, jax.random.key(0))['params']
     marked = jax.tree_util.tree_leaves_with_path(optim.is_kernel(shapes))
     decaying = {path[-1].key for path, kernel in marked if kernel}
     assert decaying == {'kernel', 'depthwise', 'pointwise'}

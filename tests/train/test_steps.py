@@ -10,11 +10,11 @@ import optax
 import pytest
 
 from jcw.nets import mobilenet, trunk
-from jcw.nets.slicing import slice_variables
+from jcw.nets.axes import slice_variables
 from jcw.train import losses, mutation, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import start_from
-from tests.train.tiny_run import BATCH, RECIPE, GRAPH, build_step, examples
+from tests.train.tiny_run import BATCH, GRAPH, RECIPE, build_step, examples
 
 KEY = jax.random.key(3)
 PROBABILITIES = np.asarray(sandwich.uniform_probabilities(GRAPH))
@@ -33,7 +33,7 @@ def random_choices(seed, *shape):
 
 def trained_variables():
     """Return variables off their initial values."""
-    variables = jax.jit(mobilenet.network(GRAPH).init)(KEY)
+    variables = jax.jit(training.network(GRAPH).init)(KEY)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(0.2 * rng.random(a.shape), a.dtype), variables)
 
@@ -128,7 +128,7 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_refused(spread):
 
 def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them():
     """The largest learns from labels, the smallest and the mutated from the largest, whose teaching is not undone."""
-    net, thin = mobilenet.network(GRAPH), mobilenet.network(GRAPH, GRAPH.smallest)
+    net, thin = training.network(GRAPH), mobilenet.network(GRAPH, GRAPH.smallest)
     variables = trained_variables()
     images = jnp.asarray(np.random.default_rng(1).standard_normal((6, *GRAPH.input_shape)), jnp.float32)
     labels, choices = jnp.arange(6) % GRAPH.num_classes, jnp.asarray(random_choices(2, 6))
@@ -152,7 +152,7 @@ def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them
         full = {'params': params, 'batch_stats': variables['batch_stats']}
         thin_variables = slice_variables(full, GRAPH, GRAPH.smallest)
         return sandwich.sandwich_loss(
-            full, thin_variables, images, targets, labels, choices, supernet=net, smallest=thin, space=GRAPH
+            full, thin_variables, images, targets, labels, choices, supernet=net, smallest=thin, graph=GRAPH
         )
 
     (loss, (_, rewards, metrics)), gradient = jax.jit(jax.value_and_grad(obtained, has_aux=True))(
@@ -220,7 +220,7 @@ def test_a_plain_step_lowers_the_loss_on_its_own_batch():
 
 @pytest.mark.parametrize('per_example', [False, True])
 def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
-    net, variables = mobilenet.network(GRAPH), trained_variables()
+    net, variables = training.network(GRAPH), trained_variables()
     images = jnp.asarray(examples(24).images)
     one = jnp.asarray(GRAPH.to_widths(random_choices(0)))
 
@@ -234,7 +234,7 @@ def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
 
 
 def test_many_subnets_are_recalibrated_and_evaluated_by_one_program_as_if_cut_out():
-    net, variables = mobilenet.network(GRAPH), trained_variables()
+    net, variables = training.network(GRAPH), trained_variables()
     held = [jnp.asarray(part) for part in examples(23)]
     images = jnp.asarray(examples(24).images).reshape(2, 12, *GRAPH.input_shape)
 
@@ -255,7 +255,7 @@ def test_many_subnets_are_recalibrated_and_evaluated_by_one_program_as_if_cut_ou
 
 
 def test_evaluation_counts_every_example_once_whatever_the_batch():
-    net, variables, some = mobilenet.network(GRAPH), trained_variables(), examples(23)
+    net, variables, some = training.network(GRAPH), trained_variables(), examples(23)
     results = [
         jax.jit(lambda x, y, b=b: steps.evaluate(net, variables, None, x, y, MEAN, STD, batch=b))(*some)
         for b in (5, 23, 100)

@@ -17,18 +17,14 @@ import jax
 import numpy as np
 
 from jcw import data
-from jcw.nets import mobilenet
-from jcw.graph import Graph
-from jcw.train import loop, optim, parallel, sandwich, steps
+from jcw.nets import training
+from jcw.train import loop, mutation, optim, parallel, steps
 from jcw.train.state import TrainState, init_state
-from tests import tiny_graph
+from tests.tiny_graph import chain
 
-# Two layers, since a step of more takes longer to compile than all else.
-GRAPH = Graph(
-    tiny_graph.GRAPH.layers[:2],
-    tiny_graph.GRAPH.input_shape,
-    tiny_graph.GRAPH.num_classes,
-    tiny_graph.GRAPH.width_choices[:2],
+# Two sites, since a step of more takes longer to compile than all else.
+GRAPH = chain(
+    [('conv', 6, 3, 1), ('separable', 8, 3, 2)], (8, 7, 3), 5, min_multiplier=0.5, levels=3, divisor=2
 )
 BATCH, SAVE_EVERY = 16, 4
 RECIPE = steps.Recipe((0.5,) * 3, (0.25,) * 3, steps.Augmentation(1, True, 0.2), 0.1)
@@ -41,7 +37,7 @@ def examples(count=80) -> data.Examples:
 
 
 def draw(keys, probabilities):
-    return sandwich.mutate(keys, probabilities, GRAPH, 'one')
+    return mutation.draw_of(GRAPH, 'example')(keys, (probabilities, np.int32(0)))
 
 
 def build_step(
@@ -49,7 +45,7 @@ def build_step(
 ):
     """Return the start and the supernet step of a device."""
     largest, smallest = (
-        mobilenet.network(GRAPH, w, axis_name=axis_name) for w in (GRAPH.largest, GRAPH.smallest)
+        training.network(graph, axis_name=axis_name) for graph in (GRAPH, GRAPH.fixed(GRAPH.smallest))
     )
     optimiser = optimiser or optim.sgd(0.05, num_steps, warmup_steps=3)
     state = jax.jit(lambda key: init_state(key, largest, optimiser))(jax.random.key(0))
@@ -64,7 +60,7 @@ def loop_step(step, pause=0.0):
     spread = parallel.data_parallel(
         step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
     )
-    train, probabilities = examples(), np.asarray(sandwich.uniform_probabilities(GRAPH))
+    train, probabilities = examples(), np.asarray(mutation.uniform_probabilities(GRAPH))
     share = BATCH // jax.process_count()
     first = share * jax.process_index()
 

@@ -1,0 +1,74 @@
+"""The graph of a run: a network of the zoo, or a function in a file of one's own, and the widths its sites may take."""
+
+import hashlib
+import importlib.util
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Config
+from jcw.data import Dataset
+from jcw.graph import Graph, build
+from jcw.zoo import NETWORKS, Network
+
+
+def graph_of(config: Config, dataset: Dataset) -> Graph:
+    """Build the graph of a run.
+
+    Raises:
+      ValueError: there is no such network, it cannot be expressed, or it takes no strides.
+    """
+    settings = config.space
+    network = network_of(settings.network)
+    if settings.strides is not None:
+        if 'strides' not in inspect.signature(network).parameters:
+            raise ValueError(f'space.strides: {settings.network} takes none, its function decides them')
+        network = partial(network, strides=settings.strides)
+    return build(
+        network,
+        dataset.input_shape,
+        dataset.num_classes,
+        base_multiplier=settings.base_multiplier,
+        min_multiplier=settings.min_multiplier,
+        max_multiplier=settings.max_multiplier,
+        levels=settings.levels,
+        divisor=settings.divisor,
+        drop_blocks=settings.drop_blocks,
+    )
+
+
+def network_of(name: str) -> Network:
+    """Return a network of the zoo by its name, or a function from `FILE.py:function`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    path, colon, function = name.rpartition(':')
+    if not colon:
+        if name not in NETWORKS:
+            raise ValueError(
+                f'space.network: no network {name!r}; take FILE.py:function or one of {", ".join(NETWORKS)}'
+            )
+        return NETWORKS[name]
+    if not Path(path).is_file():
+        raise ValueError(f'space.network: there is no file {path}')
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f'space.network: {path} is no Python file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f'space.network: {path} cannot be run: {type(error).__name__}: {error}') from error
+    if not callable(getattr(module, function, None)):
+        raise ValueError(f'space.network: {path} has no function {function!r}')
+    found: Network = getattr(module, function)
+    return found
+
+
+def settings_of(config: Config, graph: Graph) -> dict[str, Any]:
+    """Return what results depend on: the settings, and the graph's digest, so that a changed file is another run."""
+    digest = hashlib.sha256(json.dumps(graph.to_json()).encode()).hexdigest()
+    return {**vars(config.space), 'graph': digest}
