@@ -39,7 +39,7 @@ class SpaceConfig:
     levels: int = 14
     divisor: int = 8
     strides: tuple[int, ...] | None = None
-    """Of the network's stages; by default the published ones, made for 224x224."""
+    """Of the network's stages; by default the published ones, the earliest left out for images below 224x224."""
     drop_blocks: bool = False
     """Let widths inside residual branches be 0, which drops the branch: depth is searched, too."""
 

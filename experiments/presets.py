@@ -1,5 +1,6 @@
 """Presets, the starting points of runs, each with its lab record; and the command line, which reads them."""
 
+import dataclasses
 import operator
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,10 @@ def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
     if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
         args = ['digits', *args]
     config = tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
+    preset = PRESETS.get(args[0], ('', config))[1].space
+    if config.space.network != preset.network and config.space.strides == preset.strides:
+        space = dataclasses.replace(config.space, strides=None)  # the preset's are its own network's
+        config = dataclasses.replace(config, space=space)
     for name in COUNTS:
         if (value := operator.attrgetter(name)(config)) < 1:
             sys.exit(f'--{name.replace("_", "-")} must be at least 1, got {value}')

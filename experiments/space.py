@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.config import Config
 from jcw.data import Dataset
 from jcw.graph import Graph, build
@@ -22,10 +24,12 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     """
     settings = config.space
     network = network_of(settings.network)
-    if settings.strides is not None:
-        if 'strides' not in inspect.signature(network).parameters:
-            raise ValueError(f'space.strides: {settings.network} takes none, its function decides them')
-        network = partial(network, strides=settings.strides)
+    published = inspect.signature(network).parameters.get('strides')
+    if published is not None:
+        strides = settings.strides or fitting(published.default, min(dataset.input_shape[:2]))
+        network = partial(network, strides=strides)
+    elif settings.strides is not None:
+        raise ValueError(f'space.strides: {settings.network} takes none, its function decides them')
     return build(
         network,
         dataset.input_shape,
@@ -37,6 +41,19 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
         divisor=settings.divisor,
         drop_blocks=settings.drop_blocks,
     )
+
+
+def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
+    """Return published strides, made for 224x224, for images of another side: the earliest are left out.
+
+    The last map keeps a side of 4 to 7 where the image allows.
+    """
+    excess = sum(stride > 1 for stride in strides) - max(int(np.log2(max(side, 4) / 4)), 0)
+    fitted = list(strides)
+    for place, stride in enumerate(strides):
+        if stride > 1 and excess > 0:
+            fitted[place], excess = 1, excess - 1
+    return tuple(fitted)
 
 
 def network_of(name: str) -> Network:

@@ -381,7 +381,7 @@ class Builder:
         return self._append('add', (x, y), activation=activation)
 
     def gate(self, x: int, inner: Width, *, activation: str | None = 'relu') -> int:
-        """Append squeeze and excitation: `x * hard_sigmoid(B act(A mean(x)))` (Hu et al., 2018; Howard et al., 2019)."""
+        """Append squeeze and excitation: `x * hard_sigmoid(B act(A mean(x)))` (Howard et al., 2019)."""
         return self._append('gate', (x,), activation=activation, inner=inner)
 
     def max_pool(self, x: int, *, kernel: int, stride: int) -> int:
@@ -412,9 +412,9 @@ class Builder:
             unused = f': operation {after[0].name!r} is unused' if after else ''
             raise ValueError(f'the network must return its last operation, the logits{unused}')
         order = {end: None for op in self._operations for end in (op.inner, op.out) if isinstance(end, str)}
-        unused = [name for name in self._sites if name not in order]
-        if unused:
-            raise ValueError(f'site {unused[0]!r} is declared and never used')
+        idle = [name for name in self._sites if name not in order]
+        if idle:
+            raise ValueError(f'site {idle[0]!r} is declared and never used')
         sites = [self._sites[name] for name in order if name in self._sites]
         return Graph(tuple(sites), tuple(self._operations), self.input_shape)
 
@@ -472,7 +472,7 @@ def build(
         return tuple(sorted({round_width(base * m, divisor) for m in multipliers} | {base}))
 
     builder = Builder(
-        tuple(input_shape), num_classes, lambda base: round_width(base * base_multiplier, divisor), choices_of
+        input_shape, num_classes, lambda base: round_width(base * base_multiplier, divisor), choices_of
     )
     graph = builder.graph(network(builder))
     if not graph.sites:

@@ -12,12 +12,12 @@ Network = Callable[..., int]
 """`(builder, *, strides) -> logits`."""
 
 
-def mobilenet_v1(g: Builder, strides: Sequence[int] | None = None) -> int:
+def mobilenet_v1(g: Builder, strides: Sequence[int] = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)) -> int:
     """Append MobileNet v1: a 3x3 stem and 13 depthwise-separable blocks (Howard et al., 2017). 14 strides."""
     widths = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-    steps = _strides((2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1), strides)
-    x = g.conv(g.images, g.site('stem', widths[0]), kernel=3, stride=steps[0])
-    for index, (width, stride) in enumerate(zip(widths[1:], steps[1:], strict=True), 1):
+    _check_strides(strides, 14)
+    x = g.conv(g.images, g.site('stem', widths[0]), kernel=3, stride=strides[0])
+    for index, (width, stride) in enumerate(zip(widths[1:], strides[1:], strict=True), 1):
         x = g.conv(g.depthwise(x, stride=stride), g.site(f'block_{index}', width))
     return g.classify(x)
 
@@ -42,14 +42,15 @@ def inverted_residual(
     return g.add(x, y) if stride == 1 and g.width(x) == out else y
 
 
-def mobilenet_v2(g: Builder, strides: Sequence[int] | None = None) -> int:
+def mobilenet_v2(g: Builder, strides: Sequence[int] = (2, 1, 2, 2, 2, 1, 2, 1)) -> int:
     """Append MobileNet v2 (Sandler et al., 2018). 8 strides: of the stem and of 7 stages."""
     stages = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
-    steps = _strides((2, 1, 2, 2, 2, 1, 2, 1), strides)
-    return _inverted_residuals(g, steps, stages, (3,) * 7, stem=32, head=1280)
+    return _inverted_residuals(g, strides, stages, (3,) * 7, stem=32, head=1280)
 
 
-def efficientnet_lite(g: Builder, strides: Sequence[int] | None = None, *, version: int = 0) -> int:
+def efficientnet_lite(
+    g: Builder, strides: Sequence[int] = (2, 1, 2, 2, 2, 1, 2, 1), *, version: int = 0
+) -> int:
     """Append EfficientNet-lite 0 to 4 (Tan and Le, 2019, without gates, with ReLU6). 8 strides: stem and 7 stages."""
     wider, deeper = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))[version]
     usual = ((1, 16, 1), (6, 24, 2), (6, 40, 2), (6, 80, 3), (6, 112, 3), (6, 192, 4), (6, 320, 1))
@@ -57,11 +58,12 @@ def efficientnet_lite(g: Builder, strides: Sequence[int] | None = None, *, versi
     stages = tuple(
         (t, _round_to_8(width * wider), n) for (t, width, _), n in zip(usual, repeats, strict=True)
     )
-    steps = _strides((2, 1, 2, 2, 2, 1, 2, 1), strides)
-    return _inverted_residuals(g, steps, stages, (3, 3, 5, 3, 5, 5, 3), stem=32, head=1280)
+    return _inverted_residuals(g, strides, stages, (3, 3, 5, 3, 5, 5, 3), stem=32, head=1280)
 
 
-def mobilenet_v3(g: Builder, strides: Sequence[int] | None = None) -> int:
+def mobilenet_v3(
+    g: Builder, strides: Sequence[int] = (2, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1)
+) -> int:
     """Append MobileNet v3 large: gates and hard-swish (Howard et al., 2019). 16 strides: of the stem and 15 blocks."""
     blocks = (  # kernel, expansion, output, gate, activation
         (3, None, 16, False, 'relu'),
@@ -80,11 +82,11 @@ def mobilenet_v3(g: Builder, strides: Sequence[int] | None = None) -> int:
         (5, 960, 160, True, 'hard_swish'),
         (5, 960, 160, True, 'hard_swish'),
     )
-    steps = _strides((2, 1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1), strides)
-    x = g.conv(g.images, g.site('stem', 16), kernel=3, stride=steps[0], activation='hard_swish')
+    _check_strides(strides, 16)
+    x = g.conv(g.images, g.site('stem', 16), kernel=3, stride=strides[0], activation='hard_swish')
     stream, last = g.width(x), 16
     for index, ((kernel, expand, width, gated, activation), stride) in enumerate(
-        zip(blocks, steps[1:], strict=True), 1
+        zip(blocks, strides[1:], strict=True), 1
     ):
         if width != last:
             stream, last = g.site(f'stream_{index}', width), width
@@ -112,6 +114,7 @@ def _inverted_residuals(
     head: int,
 ) -> int:
     """Append stages of (expansion, width, blocks), the stem before and the last 1x1 convolution after them."""
+    _check_strides(strides, 8)
     x = g.conv(g.images, g.site('stem', stem), kernel=3, stride=strides[0], activation='relu6')
     width = stem
     for stage, ((expansion, out, count), kernel) in enumerate(zip(stages, kernels, strict=True), 1):
@@ -140,28 +143,27 @@ def _shortcut(g: Builder, x: int, out: Width, stride: int) -> int:
     return x if same else g.conv(x, out, stride=stride, activation=None)
 
 
-def resnet(g: Builder, strides: Sequence[int] | None = None, *, depth: int = 50) -> int:
+def resnet(g: Builder, strides: Sequence[int], *, depth: int) -> int:
     """Append a residual network (He et al., 2016): 18, 34 or 50 layers, or 20 or 56 for images of 32x32.
 
-    5 strides: of the stem and of 4 stages, and 4 for the small ones. A max pool follows a stem of stride 2.
+    5 strides: of the stem and of 4 stages; 4 for the small ones. A max pool follows a stem of stride 2.
     """
-    if depth in (20, 56):
-        counts, widths, usual = ((depth - 2) // 6,) * 3, (16, 32, 64), (1, 1, 2, 2)
-    elif depth in (18, 34, 50):
-        counts = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
-        widths, usual = (64, 128, 256, 512), (2, 1, 2, 2, 2)
-    else:
+    if depth not in (18, 34, 50, 20, 56):
         raise ValueError(f'depth must be 18, 34, 50, 20 or 56, got {depth}')
-    steps = _strides(usual, strides)
+    counts: tuple[int, ...] = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    if depth in (20, 56):
+        counts, widths = ((depth - 2) // 6,) * 3, (16, 32, 64)
+    _check_strides(strides, 1 + len(counts))
     small = len(widths) == 3
-    x = g.conv(g.images, g.site('stem', widths[0]), kernel=3 if small else 7, stride=steps[0])
-    if not small and steps[0] > 1:
+    x = g.conv(g.images, g.site('stem', widths[0]), kernel=3 if small else 7, stride=strides[0])
+    if not small and strides[0] > 1:
         x = g.max_pool(x, kernel=3, stride=2)
     for stage, (width, count) in enumerate(zip(widths, counts, strict=True), 1):
         same = depth != 50 and stage == 1  # the stem's stream goes on
         stream = g.width(x) if same else g.site(f'stream_{stage}', 4 * width if depth == 50 else width)
         for block in range(1, count + 1):
-            stride, name = steps[stage] if block == 1 else 1, f'{stage}_{block}'
+            stride, name = strides[stage] if block == 1 else 1, f'{stage}_{block}'
             if depth == 50:
                 inner = g.site(f'first_{name}', width), g.site(f'second_{name}', width)
                 x = bottleneck(g, x, stream, *inner, stride)
@@ -170,10 +172,9 @@ def resnet(g: Builder, strides: Sequence[int] | None = None, *, depth: int = 50)
     return g.classify(x)
 
 
-def _strides(usual: Sequence[int], given: Sequence[int] | None) -> tuple[int, ...]:
-    if given is not None and len(given) != len(usual):
-        raise ValueError(f'this network takes {len(usual)} strides, got {len(given)}')
-    return tuple(usual if given is None else given)
+def _check_strides(strides: Sequence[int], count: int) -> None:
+    if len(strides) != count:
+        raise ValueError(f'this network takes {count} strides, got {len(strides)}')
 
 
 def _round_to_8(width: float) -> int:
@@ -187,6 +188,7 @@ NETWORKS: dict[str, Network] = {
     'mobilenet_v2': mobilenet_v2,
     'mobilenet_v3': mobilenet_v3,
     **{f'efficientnet_lite{version}': partial(efficientnet_lite, version=version) for version in range(5)},
-    **{f'resnet{depth}': partial(resnet, depth=depth) for depth in (18, 20, 34, 50, 56)},
+    **{f'resnet{depth}': partial(resnet, strides=(1, 1, 2, 2), depth=depth) for depth in (20, 56)},
+    **{f'resnet{depth}': partial(resnet, strides=(2, 1, 2, 2, 2), depth=depth) for depth in (18, 34, 50)},
 }
 """By name."""

@@ -149,9 +149,7 @@ class Entries:
         choices = self.graph.settled(choices)
         none = np.zeros((*choices.shape[:-1], 1), choices.dtype)
         padded = np.concatenate([choices, none], -1)
-        places = np.array(
-            [[self.graph.site_index.get(end, -1) for end in layer.ends] for layer in self.layers]
-        )
+        places = np.array([[self._site(end) for end in layer.ends] for layer in self.layers])
         return self.index[np.arange(len(self.layers)), padded[..., places[:, 0]], padded[..., places[:, 1]]]
 
     def incidence(self, choices: Choices) -> Float[np.ndarray, 'samples signatures']:
@@ -206,9 +204,7 @@ class Entries:
         factors = {scope: number for number, scope in enumerate(graph.scopes)}
         tables = np.zeros((len(factors), most, most))
         for layer, table in zip(self.layers, values, strict=True):
-            first, second = (
-                graph.site_index.get(end, -1) if isinstance(end, str) else -1 for end in layer.ends
-            )
+            first, second = (self._site(end) for end in layer.ends)
             if first >= 0 and second >= 0 and first != second:
                 tables[factors[min(first, second), max(first, second)]] += (
                     table if first < second else table.T
@@ -220,6 +216,10 @@ class Entries:
             else:
                 unary[0] += table[0, 0]
         return Field(unary, tables, graph.scopes)
+
+    def _site(self, end: Width) -> int:
+        """Return the place of a site, -1 for a number."""
+        return self.graph.site_index[end] if isinstance(end, str) else -1
 
     def _widths(self, end: Width) -> tuple[int, ...]:
         return self.graph.sites[self.graph.site_index[end]].choices if isinstance(end, str) else (end,)

@@ -44,7 +44,8 @@ def kernels_of(graph: Graph, op: Operation) -> dict[str, Axes]:
 
 def axes_of(graph: Graph) -> dict[str, dict[str, dict[str, Axes]]]:
     """Return the tree of a graph's variables, a tuple of axes for each leaf."""
-    params, stats = {}, {}
+    params: dict[str, dict[str, Axes]] = {}
+    stats: dict[str, dict[str, Axes]] = {}
     for op in graph.operations:
         own = kernels_of(graph, op)
         if op.kind in NORMALISED:

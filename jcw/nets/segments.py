@@ -177,13 +177,16 @@ class _Segment(NamedTuple):
                     y, moments[op.name] = masking.normalise_train(*given, self.axis_name, op.activation)
                     values[index] = y
             elif half.part == 'linear' and isinstance(values[half.reads[0]], tuple):
-                before, given = values[half.reads[0]]
+                before, (raw, scale, bias, mask) = values[half.reads[0]]
                 values[index], moments[before.name] = masking.normalise_into(
                     functools.partial(_linear, self, op),
                     own['kernel'],
-                    *given,
-                    self.axis_name,
-                    before.activation,
+                    raw,
+                    scale,
+                    bias,
+                    mask,
+                    axis_name=self.axis_name,
+                    activation=before.activation,
                 )
             else:
                 x = forms.linear(op, own, *(values[read] for read in half.reads))

@@ -180,5 +180,11 @@ def _gate(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax
     return (x * opened[:, None, None, :]).astype(x.dtype)
 
 
-WHOLE = {'add': _add, 'max_pool': _max_pool, 'mean': _mean, 'dense': _dense, 'gate': _gate}
+WHOLE: dict[str, Callable[..., jax.Array]] = {
+    'add': _add,
+    'max_pool': _max_pool,
+    'mean': _mean,
+    'dense': _dense,
+    'gate': _gate,
+}
 """The kinds that are not a convolution and its normalisation."""
