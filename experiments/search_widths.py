@@ -18,6 +18,7 @@ from experiments.train_supernet import Supernet, train
 from experiments.train_supernet import folder_of as supernet_folder
 from experiments.training import load_data
 from jcw import budget, data, records
+from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines, greedy, ows, stats

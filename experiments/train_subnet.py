@@ -84,7 +84,7 @@ def train(
 
 def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> None:
     """Make the folder of a network's training, or see that it was made under the same settings."""
-    graph = settings_of(config, graph)
+    space = settings_of(config, graph)
     claim(folder, data=config.data, space=space, subnet=config.subnet, widths=widths, seed=config.seed)
 
 
