@@ -15,26 +15,21 @@ VERSIONS = {'simulation': '1'}
 
 
 def small_graph() -> Graph:
-    """A space in which two layers share signatures."""
-    widths = (16, 32, 64, 64, 64, 128)
-    strides = (1, 1, 2, 1, 1, 2)
-    layers = [
-        ('separable' if i else 'conv', *layer) for i, layer in enumerate(zip(widths, (3,) * 6, strides))
-    ]
+    """A chain in which two layers share signatures."""
+    kinds = ('conv', *('separable',) * 5)
+    layers = list(zip(kinds, (16, 32, 64, 64, 64, 128), (3,) * 6, (1, 1, 2, 1, 1, 2), strict=True))
     return chain(layers, (16, 16, 3), 10, min_multiplier=0.5, max_multiplier=1.5, levels=5, divisor=4)
 
 
 def true_table(graph: Graph, seed: int = 0, roughness: float = 0.1) -> np.ndarray:
     """Entries in ms: a roofline, times effects of every output width and of every pair."""
-    signatures = Entries(graph)
-    features = roofline(signatures).features
+    entries = Entries(graph)
+    features = roofline(entries).features
     rng = np.random.default_rng(seed)
     coefficients = rng.uniform(0.05, 0.5, features.shape[1])
-    outputs = {key: rng.normal() for key in sorted({(*s[:5], s.out_channels) for s in signatures.all})}
-    effects = np.array([outputs[(*s[:5], s.out_channels)] for s in signatures.all])
-    return (
-        features @ coefficients * np.exp(roughness * (effects + 0.2 * rng.standard_normal(len(signatures))))
-    )
+    outputs = {key: rng.normal() for key in sorted({(*s[:3], s.out_channels) for s in entries.all})}
+    effects = np.array([outputs[(*s[:3], s.out_channels)] for s in entries.all])
+    return features @ coefficients * np.exp(roughness * (effects + 0.2 * rng.standard_normal(len(entries))))
 
 
 @dataclasses.dataclass
@@ -42,7 +37,7 @@ class SimulatedRuntime:
     """Time networks on paper.
 
     Attributes:
-      space: of the networks.
+      graph: of the networks.
       table: true entries, ms.
       base: true time beside the layers, ms.
       noise: of a call, relative.
@@ -75,8 +70,8 @@ class SimulatedRuntime:
 
     def true_ms(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
         """What a noiseless device would show, [... sites] -> [...]."""
-        entries = Entries(self.graph).entries(self.graph.to_choices(widths))
-        return self.table[entries].sum(-1) + self.base
+        used = Entries(self.graph).used(self.graph.to_choices(widths))
+        return np.append(self.table, 0.0)[used].sum(-1) + self.base
 
     def open(self, widths: Sequence[int]) -> 'SimulatedProgram':
         key = tuple(int(w) for w in widths)

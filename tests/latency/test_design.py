@@ -6,23 +6,24 @@ from jcw.graph import Graph
 from jcw.latency import design, prior, uncertainty
 from jcw.latency.entries import Entries
 from tests.latency.simulated import small_graph
+from tests.tiny_graph import RESIDUAL, chain, random_graph
 
 GRAPH = small_graph()
-SIGNATURES = Entries(GRAPH)
+ENTRIES = Entries(GRAPH)
 
 
-def uses(widths: np.ndarray) -> np.ndarray:
-    return SIGNATURES.incidence(GRAPH.to_choices(widths)).sum(0)
+def uses(widths: np.ndarray, graph: Graph = GRAPH) -> np.ndarray:
+    return Entries(graph).incidence(graph.to_choices(widths)).sum(0)
 
 
 def expected_error(timed: np.ndarray) -> float:
     """Root mean posterior variance of likely networks, relative to their times."""
-    believed = prior.roofline(SIGNATURES)
-    scale = design.equal_shares(believed, SIGNATURES)
+    believed = prior.roofline(ENTRIES)
+    scale = design.equal_shares(believed, ENTRIES)
     before = uncertainty.covariance(believed, np.array(design.VARIANCES))
-    incidence = SIGNATURES.incidence(GRAPH.to_choices(timed))
+    incidence = ENTRIES.incidence(GRAPH.to_choices(timed))
     after = uncertainty.posterior(before, scale, incidence, incidence @ scale, 0.01)
-    targets = SIGNATURES.incidence(GRAPH.to_choices(design.likely_networks(jax.random.key(99), GRAPH, 200)))
+    targets = ENTRIES.incidence(GRAPH.to_choices(design.likely_networks(jax.random.key(99), GRAPH, 200)))
     return float(np.sqrt((uncertainty.variance(after, targets) / (targets @ scale) ** 2).mean()))
 
 
@@ -31,6 +32,19 @@ def test_coverage_uses_every_pair_of_widths_with_the_fewest_networks():
     assert uses(chosen).min() >= 1
     assert len(chosen) <= 1.3 * 5 * 5
     assert uses(design.coverage(jax.random.key(0), GRAPH, visits=2)).min() >= 2
+
+
+@pytest.mark.parametrize('graph', [RESIDUAL, random_graph(0), random_graph(1)], ids=['residual', 'a', 'b'])
+def test_coverage_of_any_graph_uses_every_entry_and_drops_blocks_as_a_whole(graph):
+    chosen = design.coverage(jax.random.key(0), graph)
+    assert uses(chosen, graph).min() >= 1
+    for draw in (design.random_networks, design.networks_of_all_sizes):
+        chosen = np.concatenate([chosen, draw(jax.random.key(1), graph, 200)])
+    for block in graph.blocks:
+        zero = chosen[:, list(block)] == 0
+        np.testing.assert_array_equal(zero.any(1), zero.all(1))
+        assert zero.any()
+        assert not zero.all()
 
 
 def test_random_networks_would_need_many_more_to_cover_all_pairs():
@@ -51,7 +65,7 @@ def test_networks_of_all_sizes_reach_where_random_ones_do_not():
     assert sizes.mean(1).std() > 2 * random.mean(1).std()
 
 
-def test_widths_of_networks_of_all_sizes_are_uniform_in_each_layer():
+def test_widths_of_networks_of_all_sizes_are_uniform_in_each_site():
     chosen = GRAPH.to_choices(design.networks_of_all_sizes(jax.random.key(0), GRAPH, 4000))
     counts = np.apply_along_axis(np.bincount, 0, chosen, minlength=5)
     assert (np.abs(counts / 4000 - 0.2) < 0.04).all()
@@ -90,7 +104,8 @@ def test_a_sequence_covers_first_and_never_repeats_a_choice_of_the_pool():
 
 
 def test_no_network_is_chosen_twice():
-    graph = Graph(GRAPH.layers[:2], GRAPH.input_shape, 10, GRAPH.width_choices[:2])
+    layers = [('conv', 16, 3, 1), ('separable', 32, 3, 1)]
+    graph = chain(layers, (16, 16, 3), 10, min_multiplier=0.5, levels=5, divisor=4)
     chosen = design.sequence(jax.random.key(0), graph, 60)
     assert len(chosen) == len(np.unique(chosen, axis=0)) == 25
 

@@ -99,7 +99,7 @@ def test_files_merge_in_units_of_the_median_reference(tmp_path):
         ({'device': 'ink'}, "device 'ink' instead of 'paper'"),
         ({'versions': {'simulation': '2'}}, 'versions'),
         ({'warmup': 3}, 'warmup'),
-        ({'space': dataclasses.replace(GRAPH, input_shape=(8, 8, 3))}, 'input_shape'),
+        ({'graph': dataclasses.replace(GRAPH, input_shape=(8, 8, 3))}, 'input_shape'),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path, change, message):
@@ -112,7 +112,7 @@ def test_a_foreign_header_is_refused(tmp_path, change, message):
     ('line', 'message'),
     [
         (b'{"widths": [1, 2]}\n', 'expected 6 widths'),
-        (b'{"widths": [9, 16, 32, 32, 32, 64]}\n', 'width 9 of layer 0'),
+        (b'{"widths": [9, 16, 32, 32, 32, 64]}\n', "width 9 of site 'site_0'"),
         (b'not json\n', 'line 2: not JSON'),
         (b'[1]\n', 'expected a JSON object'),
         (b'{"latency": 3}\n', 'not a latency sample'),
@@ -140,7 +140,7 @@ def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
     with pytest.raises(ValueError, match='does not begin with a header'):
         samples.read(tmp_path / 'empty')
     path = write(tmp_path / 's')
-    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":9'))
+    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":9'))
     with pytest.raises(ValueError, match='version 9'):
         samples.read(path)
 
