@@ -5,6 +5,7 @@ What is stored narrow is widened once, when a network is loaded: files shrink, t
 
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,6 +39,29 @@ def _pack(part: dict[str, Any], weights: str) -> dict[str, Any]:
     scale = np.abs(kernel).max(tuple(range(kernel.ndim - 1))) / 127
     steps = kernel / np.where(scale > 0, scale, 1)
     return {**part, 'kernel': np.rint(steps).astype(np.int8), 'scale': scale.astype(np.float32)}
+
+
+def packed(shapes: Folded, weights: str) -> Folded:
+    """Return the shapes and types that `pack` makes of weights, from theirs.
+
+    Raises:
+      ValueError: an unknown format.
+    """
+    if weights not in FORMATS:
+        raise ValueError(f'weights are stored as one of {FORMATS}, got {weights!r}')
+    return {name: _packed(part, weights) for name, part in shapes.items()}
+
+
+def _packed(part: dict[str, Any], weights: str) -> dict[str, Any]:
+    if 'depthwise' in part:
+        return {name: _packed(inner, weights) for name, inner in part.items()}
+    if 'kernel' not in part or weights == 'float32':
+        return dict(part)
+    kernel = part['kernel']
+    narrow = jax.ShapeDtypeStruct(kernel.shape, weights)
+    if weights == 'bfloat16':
+        return {**part, 'kernel': narrow}
+    return {**part, 'kernel': narrow, 'scale': jax.ShapeDtypeStruct(kernel.shape[-1:], np.float32)}
 
 
 def unpack(stored: Folded) -> Folded:
