@@ -5,6 +5,7 @@ What is stored narrow is widened once, when a network is loaded: files shrink, t
 
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -40,6 +41,27 @@ def _pack(part: dict[str, Any], weights: str) -> dict[str, Any]:
         packed[name] = np.rint(kernel / np.where(scale > 0, scale, 1)).astype(np.int8)
         packed[f'{name}_scale'] = scale.astype(np.float32)
     return packed
+
+
+def packed(shapes: Folded, weights: str) -> Folded:
+    """Return the shapes and types that `pack` makes of weights, from theirs.
+
+    Raises:
+      ValueError: an unknown format.
+    """
+    if weights not in FORMATS:
+        raise ValueError(f'weights are stored as one of {FORMATS}, got {weights!r}')
+    return {name: _packed(part, weights) for name, part in shapes.items()}
+
+
+def _packed(part: dict[str, Any], weights: str) -> dict[str, Any]:
+    shapes = dict(part)
+    for name, leaf in part.items():
+        if name.endswith('kernel') and weights != 'float32':
+            shapes[name] = jax.ShapeDtypeStruct(leaf.shape, weights)
+            if weights == 'int8':
+                shapes[f'{name}_scale'] = jax.ShapeDtypeStruct(leaf.shape[-1:], np.float32)
+    return shapes
 
 
 def unpack(stored: Folded) -> Folded:
