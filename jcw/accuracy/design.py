@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jcw.accuracy.table import AccuracyTable
+from jcw.accuracy.table import AccuracyTable, refit
 
 Choices = Int[np.ndarray, 'networks sites']
 Solve = Callable[[Float[np.ndarray, 'sites choices'], float], Int[np.ndarray, ' sites']]
@@ -15,6 +15,13 @@ Solve = Callable[[Float[np.ndarray, 'sites choices'], float], Int[np.ndarray, ' 
 
 DRAWS = 128
 """Fields drawn in a round before it is said that no optimum is new."""
+
+
+FIRST = 8
+"""Networks of the first round, under the prior alone."""
+
+EACH = 4
+"""Networks of a later round."""
 
 
 def propose(
@@ -56,6 +63,50 @@ def propose(
             if len(chosen) == count:
                 break
     return np.array(chosen, np.int64).reshape(-1, len(table.sites))
+
+
+class Found(NamedTuple):
+    """What a search knows after a round."""
+
+    choices: Choices  # trained, in order
+    utility: Float[np.ndarray, ' networks']
+    table: AccuracyTable
+
+
+def search(
+    key: Array,
+    before: AccuracyTable,
+    train: Callable[[Choices], Float[np.ndarray, ' networks']],
+    solve: Solve,
+    budgets: Sequence[float],
+    trainings: int,
+    *,
+    first: int | None = None,
+    each: int | None = None,
+) -> Iterator[Found]:
+    """Train in rounds and yield after each; end when no draw's optimum is new or the trainings are used up.
+
+    Args:
+      key: of the draws.
+      before: what is believed before anything is trained (`table.untrained`).
+      train: trains networks and tells their utilities.
+      solve: exact maximiser under a budget.
+      budgets: of which networks are wanted.
+      trainings: at most.
+      first: networks of the first round; by default `FIRST`, and one per budget at least.
+      each: networks of every later round; by default `EACH`.
+    """
+    first = max(FIRST, len(budgets)) if first is None else first
+    each = EACH if each is None else each
+    choices, utility, table = np.zeros((0, len(before.sites)), np.int64), np.zeros(0), before
+    while len(choices) < trainings:
+        count = min(each if len(choices) else first, trainings - len(choices))
+        new = propose(jax.random.fold_in(key, len(choices)), table, solve, budgets, count, trained=choices)
+        if not len(new):
+            return
+        choices, utility = np.concatenate([choices, new]), np.concatenate([utility, train(new)])
+        table = refit(before, choices, utility)
+        yield Found(choices, utility, table)
 
 
 def winner(

@@ -206,25 +206,25 @@ def untrained(
     return AccuracyTable(tuple(sites), tuple(map(tuple, widths)), believed, nothing, strength, mode, unit)
 
 
-def fit_table(
-    sites: Sequence[str],
-    widths: Sequence[Sequence[int]],
+def refit(
+    before: AccuracyTable,
     choices: Int[np.ndarray, 'samples sites'],
     utility: Float[np.ndarray, ' samples'],
     *,
-    believed: Prior | None = None,
     strengths: Strengths | None = None,
-    unit: str = UNITS[0],
     provenance: Mapping[str, Any] | None = None,
 ) -> AccuracyTable:
-    """Fit a table to trained networks, one row for each training.
+    """Fit a table of the same sites, prior and unit to trained networks, one row for each training.
 
     Raises:
       ValueError: see `fit.gather` and `fit.fit`.
     """
-    believed = prior.log_width(widths) if believed is None else believed
     evidence = gather(choices, utility)
-    found = fit(evidence, believed, strengths)
-    return AccuracyTable(
-        tuple(sites), tuple(map(tuple, widths)), believed, evidence, found.strength, found.mode, unit, provenance or {}
+    found = fit(evidence, before.prior, strengths)
+    return dataclasses.replace(
+        before,
+        evidence=evidence,
+        strength=found.strength,
+        mode=found.mode,
+        provenance=dict(before.provenance if provenance is None else provenance),
     )
