@@ -109,9 +109,7 @@ def search(
         yield Found(choices, utility, table)
 
 
-def winner(
-    table: AccuracyTable, candidates: Choices, holds: Sequence[bool] | np.ndarray
-) -> int:
+def winner(table: AccuracyTable, candidates: Choices, holds: Sequence[bool] | np.ndarray) -> int:
     """Return the index of the best candidate by the posterior mean, among those that hold the budget.
 
     Candidates are the trained networks, the optimum of the mean, and baselines.

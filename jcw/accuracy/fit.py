@@ -62,7 +62,9 @@ class Fit(NamedTuple):
 
     mode: Float[np.ndarray, ' parameters']
     strength: Strengths
-    scores: Float[np.ndarray, ' strengths']  # log density of each network given the others, plus the strengths' own
+    scores: Float[
+        np.ndarray, ' strengths'
+    ]  # log density of each network given the others, plus the strengths' own
     strengths: Strengths
 
 
@@ -74,9 +76,13 @@ def gather(choices: Int[np.ndarray, 'samples sites'], utility: Float[np.ndarray,
     """
     choices, utility = np.asarray(choices), np.asarray(utility, np.float64)
     if choices.ndim != 2 or utility.shape != choices.shape[:1]:
-        raise ValueError(f'expected choices [samples sites] and one utility each, got {choices.shape}, {utility.shape}')
+        raise ValueError(
+            f'expected choices [samples sites] and one utility each, got {choices.shape}, {utility.shape}'
+        )
     if not np.isfinite(utility).all():
-        raise ValueError(f'utility of sample {int(np.flatnonzero(~np.isfinite(utility))[0])} is not finite: leave it out')
+        raise ValueError(
+            f'utility of sample {int(np.flatnonzero(~np.isfinite(utility))[0])} is not finite: leave it out'
+        )
     distinct, inverse, counts = np.unique(choices, axis=0, return_inverse=True, return_counts=True)
     means = np.bincount(inverse.reshape(-1), utility, len(distinct)) / np.maximum(counts, 1)
     squares = float(((utility - means[inverse.reshape(-1)]) ** 2).sum())
@@ -107,7 +113,12 @@ def fit(evidence: Evidence, prior: Prior, strengths: Strengths | None = None) ->
     size = 4
     while size < len(evidence.utility):
         size *= 2  # a compilation for each power of two, not for each number of networks
-    data = _Data(*(_padded(part, size) for part in (_centred(evidence, prior), evidence.utility - evidence.centre, evidence.counts)))
+    data = _Data(
+        *(
+            _padded(part, size)
+            for part in (_centred(evidence, prior), evidence.utility - evidence.centre, evidence.counts)
+        )
+    )
     linear, left_out = _solve_all(data, _single(prior), _single(strengths), jnp.float32(evidence.scale))
     scores = np.asarray(left_out.log_density, np.float64).sum(1) + _belief(strengths, evidence)
     chosen = int(np.where(np.isfinite(scores), scores, -np.inf).argmax())
@@ -186,11 +197,19 @@ def _belief(strengths: Strengths, evidence: Evidence) -> Float[np.ndarray, ' str
     """Return log densities of strengths: weak log-normal ones, and that of the repeats' squares."""
     within = strengths.noise * np.sqrt(1 - strengths.own)
     repeats = -evidence.freedom * np.log(within) - 0.5 * evidence.squares / within**2
-    believed = ((strengths.noise / evidence.scale, NOISE), (strengths.spread, SPREAD), (strengths.deviation, DEVIATION))
-    return repeats - 0.5 * sum((np.log(value / median) / deviation) ** 2 for value, (median, deviation) in believed)
+    believed = (
+        (strengths.noise / evidence.scale, NOISE),
+        (strengths.spread, SPREAD),
+        (strengths.deviation, DEVIATION),
+    )
+    return repeats - 0.5 * sum(
+        (np.log(value / median) / deviation) ** 2 for value, (median, deviation) in believed
+    )
 
 
-def one_hot(choices: Int[np.ndarray, '*networks sites'], count: int) -> Float[np.ndarray, '*networks sites choices']:
+def one_hot(
+    choices: Int[np.ndarray, '*networks sites'], count: int
+) -> Float[np.ndarray, '*networks sites choices']:
     """Mark each site's choice."""
     return (np.asarray(choices)[..., None] == np.arange(count)).astype(np.float64)
 
@@ -213,11 +232,15 @@ def _check(evidence: Evidence, prior: Prior) -> None:
     sites, choices = prior.curves.shape
     known = evidence.choices
     if known.shape[1:] != (sites,) or (known < 0).any() or (known >= choices).any():
-        raise ValueError(f'choices of shape {known.shape} do not fit {sites} sites of up to {choices} choices')
+        raise ValueError(
+            f'choices of shape {known.shape} do not fit {sites} sites of up to {choices} choices'
+        )
     if not prior.present[np.arange(sites), known].all():
         raise ValueError('a trained network has a choice that its site does not have')
     if len(known) < 2:
-        raise ValueError(f'{len(known)} distinct networks say nothing about widths: train two or more, or use the prior')
+        raise ValueError(
+            f'{len(known)} distinct networks say nothing about widths: train two or more, or use the prior'
+        )
     if evidence.scale == 0:
         raise ValueError(
             f'all {len(known)} networks reach {evidence.utility[0]}: constant results say nothing about widths'

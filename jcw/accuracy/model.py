@@ -95,5 +95,3 @@ def _parts(theta: Any, prior: Prior, strength: Strengths) -> tuple[Any, Any, Any
 def _between(prior: Prior) -> Any:
     """Say where a curve bends: between its ends; below the least positive width it goes straight on."""
     return prior.curves > 0
-
-

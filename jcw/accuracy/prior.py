@@ -22,7 +22,9 @@ class Prior(NamedTuple):
     curves: Float[np.ndarray, 'sites choices']  # 0 where absent
     present: Bool[np.ndarray, 'sites choices']  # choices that the site has
     spans: Float[np.ndarray, ' sites']  # expected heights relative to the common one, mean 1
-    supernet: Float[np.ndarray, ' sites']  # logarithm of the supernet's heights relative to `spans`; 0 where not heard
+    supernet: Float[
+        np.ndarray, ' sites'
+    ]  # logarithm of the supernet's heights relative to `spans`; 0 where not heard
     heard: Bool[np.ndarray, ' sites']  # sites where the supernet's height is significant
 
 
@@ -68,7 +70,9 @@ def from_supernet(
     prior = log_width(widths)
     mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     if mean.shape != prior.curves.shape or std.shape != mean.shape:
-        raise ValueError(f'expected effects and errors of shape {prior.curves.shape}, got {mean.shape}, {std.shape}')
+        raise ValueError(
+            f'expected effects and errors of shape {prior.curves.shape}, got {mean.shape}, {std.shape}'
+        )
     if np.isnan(mean).any() or np.isnan(std).any() or (std < 0).any():
         raise ValueError('effects of the supernet must be numbers and their standard errors not negative')
     curves, heights = prior.curves.copy(), np.zeros(len(mean))
@@ -83,7 +87,9 @@ def from_supernet(
         own = slice(0, len(chosen))
         curve = (mean[site, own] - mean[site, least]) / height
         weight = SHAPE_DEVIATION**2 / (SHAPE_DEVIATION**2 + (std[site, own] / height) ** 2)
-        blend = np.where(np.isfinite(curve), weight * (np.where(np.isfinite(curve), curve, 0) - curves[site, own]), 0)
+        blend = np.where(
+            np.isfinite(curve), weight * (np.where(np.isfinite(curve), curve, 0) - curves[site, own]), 0
+        )
         curves[site, own] = concave(np.asarray(chosen, np.float64), curves[site, own] + blend, least)
     heard = heights > 0
     relative = np.log(np.where(heard, heights, 1) / np.where(prior.spans > 0, prior.spans, 1))
@@ -127,4 +133,6 @@ def _check(widths: Sequence[Sequence[int]]) -> None:
     for site, chosen in enumerate(widths):
         numbers = np.asarray(chosen)
         if not numbers.size or numbers.min() < 0 or numbers.max() <= 0 or (np.diff(numbers) <= 0).any():
-            raise ValueError(f'site {site}: widths must increase from 0 or more and end above 0, got {list(chosen)}')
+            raise ValueError(
+                f'site {site}: widths must increase from 0 or more and end above 0, got {list(chosen)}'
+            )

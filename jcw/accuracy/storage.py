@@ -106,7 +106,9 @@ def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f'strengths must be positive, own below 1: {strength}')
     part = value['evidence']
     count = len(part['utility'])
-    choices = _numbers(part, 'choices', (count, len(sites)), lambda x: (x >= 0) & (x < shape[1])).astype(np.int64)
+    choices = _numbers(part, 'choices', (count, len(sites)), lambda x: (x >= 0) & (x < shape[1])).astype(
+        np.int64
+    )
     if not prior.present[np.arange(len(sites)), choices].all():
         raise ValueError('a trained network has a choice that its site does not have')
     evidence = Evidence(
@@ -130,7 +132,11 @@ def _numbers(
     shape: tuple[int, ...],
     holds: Callable[[np.ndarray], Any] = lambda x: np.ones(x.shape, bool),
 ) -> np.ndarray:
-    array = np.array(record[name], np.float64).reshape(shape) if 0 in shape else np.array(record[name], np.float64)
+    array = (
+        np.array(record[name], np.float64).reshape(shape)
+        if 0 in shape
+        else np.array(record[name], np.float64)
+    )
     if array.shape != shape:
         raise ValueError(f'{name} has shape {array.shape}, expected {shape}')
     if not np.isfinite(array).all() or not np.all(holds(array)):

@@ -149,7 +149,9 @@ class AccuracyTable:
     def _rows(self, marks: np.ndarray) -> Float[np.ndarray, 'networks parameters']:
         """Return the derivatives of networks' utilities with respect to the parameters."""
         jacobian = self._linear.jacobian
-        rows = (marks - self._mean_choices).reshape(len(marks), jacobian[..., 0].size) @ jacobian.reshape(-1, jacobian.shape[-1])
+        rows = (marks - self._mean_choices).reshape(len(marks), jacobian[..., 0].size) @ jacobian.reshape(
+            -1, jacobian.shape[-1]
+        )
         rows[:, 0] += model.BASE_DEVIATION * self.evidence.scale
         return rows
 
@@ -158,7 +160,9 @@ class AccuracyTable:
         marks = one_hot(self.evidence.choices, self.prior.curves.shape[1])
         rows = self._rows(marks) / self._deviations[:, None]
         additive = self.base + (marks * self.effects).sum((1, 2))
-        return Linear(self.mode, rows, (self.evidence.utility - additive) / self._deviations + rows @ self.mode)
+        return Linear(
+            self.mode, rows, (self.evidence.utility - additive) / self._deviations + rows @ self.mode
+        )
 
     @cached_property
     def _gram(self) -> np.ndarray:
@@ -168,11 +172,15 @@ class AccuracyTable:
         choices = np.asarray(choices)
         sites, count = self.prior.curves.shape
         if choices.shape[-1:] != (sites,) or choices.dtype.kind not in 'iu':
-            raise ValueError(f'expected integer choices [... {sites} sites], got {choices.dtype} {choices.shape}')
+            raise ValueError(
+                f'expected integer choices [... {sites} sites], got {choices.dtype} {choices.shape}'
+            )
         flat = choices.reshape(-1, sites).astype(np.int64)
         inside = (flat >= 0) & (flat < count)
         if not (inside & self.prior.present[np.arange(sites), np.where(inside, flat, 0)]).all():
-            raise ValueError(f'a choice that its site does not have; sites have {self.prior.present.sum(1)} choices')
+            raise ValueError(
+                f'a choice that its site does not have; sites have {self.prior.present.sum(1)} choices'
+            )
         return choices.shape[:-1], flat
 
 
@@ -212,9 +220,10 @@ def refit(
     utility: Float[np.ndarray, ' samples'],
     *,
     strengths: Strengths | None = None,
+    unit: str | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> AccuracyTable:
-    """Fit a table of the same sites, prior and unit to trained networks, one row for each training.
+    """Fit a table of the same sites and prior to trained networks, one row for each training.
 
     Raises:
       ValueError: see `fit.gather` and `fit.fit`.
@@ -226,5 +235,6 @@ def refit(
         evidence=evidence,
         strength=found.strength,
         mode=found.mode,
+        unit=before.unit if unit is None else unit,
         provenance=dict(before.provenance if provenance is None else provenance),
     )
