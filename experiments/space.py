@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from experiments.config import Config
+from jcw.builder import build
 from jcw.data import Dataset
-from jcw.graph import Graph, build
+from jcw.graph import Graph
 from jcw.zoo import NETWORKS, Network
 
 

@@ -6,7 +6,8 @@ Each takes the strides of its stages, by default the published ones, made for im
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from jcw.graph import Builder, Width
+from jcw.builder import Builder
+from jcw.graph import Width
 
 Network = Callable[..., int]
 """`(builder, *, strides) -> logits`."""

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from jcw.graph import Graph, Operation, build
+from jcw.builder import build
+from jcw.graph import Graph, Operation
 from jcw.zoo import inverted_residual
 from tests.tiny_graph import GRAPH, RESIDUAL, random_choices, random_graph
 

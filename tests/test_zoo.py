@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jcw import zoo
-from jcw.graph import build
+from jcw.builder import build
 from jcw.latency.table import flops_table
 from jcw.nets.axes import count_parameters
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcw import zoo
-from jcw.graph import Builder, Graph, build
+from jcw.builder import Builder, build
+from jcw.graph import Graph
 from jcw.nets import axes
 from jcw.zoo import basic_block, bottleneck, inverted_residual
 

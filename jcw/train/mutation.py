@@ -7,7 +7,8 @@ Activations keep their scale, so that one set of batch statistics fits every exa
   example  a site for each example, drawn evenly: the method's first description.
 
 Both rank networks alike, and a step of the former takes 0.74 to 0.8 of the latter's time (docs/benchmarks.md).
-Redrawing all sites, groups of examples that share widths, and computing only live channels in training ranked no better or cost
+Redrawing all sites, groups of examples that share widths, and computing only live channels in training ranked no
+better or cost
 more, and are gone; docs/results/ranking keeps the table.
 """
 

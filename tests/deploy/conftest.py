@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jcw import data, deploy, zoo
-from jcw.graph import Graph, build
+from jcw.builder import build
+from jcw.graph import Graph
 from jcw.nets.axes import Variables
 from jcw.nets.training import network
 from jcw.train import optim, steps

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jcw.latency import report
-from jcw.latency.metrics import errors, spearman
+from jcw.latency.metrics import errors
 
 
 def times(error: float, count: int = 200) -> tuple[np.ndarray, ...]:

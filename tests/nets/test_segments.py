@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jcw import zoo
-from jcw.graph import build
+from jcw.builder import build
 from jcw.nets import segments, training
 from tests.tiny_graph import GRAPH, RESIDUAL, random_choices, random_graph, random_images, random_variables
 
