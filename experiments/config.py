@@ -105,6 +105,22 @@ class SupernetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AccuracyConfig:
+    """Short trainings of single networks, to which the accuracy field is fitted (docs/accuracy.md)."""
+
+    trainings: int = 16
+    """Networks to train; 0 to trust the supernet's rewards alone."""
+    epochs: float = 0.25
+    """Length of each, as a part of the final network's epochs."""
+    from_supernet: bool = False
+    """Start from the supernet's weights instead of from scratch."""
+    measure: Literal['accuracy', 'loss'] = 'accuracy'
+    """What of their validation is fitted."""
+    budgets: tuple[float, ...] = ()
+    """Budgets that share them, as fractions of the base network's latency; by default the search's alone."""
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchConfig:
     """What the found network may cost."""
 
@@ -221,6 +237,7 @@ class Config:
     space: SpaceConfig = SpaceConfig()
     latency: LatencyConfig = LatencyConfig()
     supernet: SupernetConfig = SupernetConfig()
+    accuracy: AccuracyConfig = AccuracyConfig()
     search: SearchConfig = SearchConfig()
     repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()

@@ -118,6 +118,18 @@ def initial(key: jax.Array, graph: Graph) -> Variables:
     return jax.tree.unflatten(tree, filled)
 
 
+def drawn_for(variables: Variables, graph: Graph, widths: Any) -> Variables:
+    """Scale initial kernels as if drawn for a configuration, whose products sum fewer channels; widths may be traced."""
+
+    def scale(axes: Axes, leaf: Any) -> Any:
+        if len(axes) < 2 or not isinstance(axes[-2], str):
+            return leaf
+        site = graph.site_index[axes[-2]]
+        return leaf * jnp.sqrt(int(graph.largest[site]) / jnp.maximum(widths[site], 1))
+
+    return {**variables, 'params': map_axes(scale, graph, {'params': variables['params'], 'batch_stats': variables['batch_stats']})['params']}
+
+
 def slice_variables(variables: Variables, graph: Graph, widths: Sequence[int] | np.ndarray) -> Variables:
     """Keep the first channels of every site, and no dropped block; differentiable, and exact for `graph.fixed(widths)`.
 

@@ -104,9 +104,9 @@ def plain_step(
     *,
     accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, PlainMetrics]]:
-    """Return `step(state, key, images, labels) -> (state, metrics)` for a network of one configuration.
+    """Return `step(state, key, images, labels, widths) -> (state, metrics)` for a network of one configuration.
 
-    `accumulate` is that of `supernet_step`.
+    `widths` mask the network to one; None for all of its channels. `accumulate` is that of `supernet_step`.
     """
 
     def step(
@@ -114,13 +114,14 @@ def plain_step(
         key: Key[Array, ''],
         images: UInt8[Array, 'batch height width channels'],
         labels: Int[Array, 'batch'],
+        widths: Int[Array, 'sites'] | None = None,
     ) -> tuple[TrainState, PlainMetrics]:
         x, targets, _ = _prepare(key, images, labels, recipe, graph.num_classes, axis_name)
 
         def part(x: jax.Array, targets: jax.Array, labels: jax.Array) -> tuple:
             def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
                 variables = {'params': params, 'batch_stats': state.batch_stats}
-                logits, moments = network.apply(variables, x, None, True)
+                logits, moments = network.apply(variables, x, widths, True)
                 mean_loss = losses.cross_entropy(logits, targets).mean()
                 return mean_loss, (moments, PlainMetrics(mean_loss, losses.correct(logits, labels).mean()))
 
