@@ -1,6 +1,6 @@
 """What users ask of configurations, as potentials of 0 and -inf: `field.add` them to a utility.
 
-`widths` are those of a search graph, padded: site `s` has the first `num_choices[s]` of row `s`. A width may be 0.
+`widths` are those of a graph, padded: site `s` has the first `num_choices[s]` of row `s`. A width may be 0.
 """
 
 import itertools

@@ -11,7 +11,7 @@ sites. Each works on one field; `vmap` over the leaves for a batch.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -185,41 +185,46 @@ def onward(value: Array, slot: Int[Array, ''], kinds: tuple[int, ...]) -> Array:
 
     No gather is needed: a choice that goes to a slot exchanges its axis for a new one, and another adds an axis.
     """
-    found = None
-    for kind in kinds:
-        one = value[None] if kind < 0 else jnp.expand_dims(jnp.moveaxis(value, kind, 0), kind + 1)
-        found = one if found is None else jnp.where(slot == kind, one, found)
-    return found
+
+    def look(kind):
+        return value[None] if kind < 0 else jnp.expand_dims(jnp.moveaxis(value, kind, 0), kind + 1)
+
+    return _of_kind(look, slot, kinds)
 
 
 def onward_at(value: Array, choice: Int[Array, ''], slot: Int[Array, ''], kinds: tuple[int, ...]) -> Array:
     """Look up the value of the next state for one choice, [*state rest] -> [*state rest] or 1 for some."""
-    found = None
-    for kind in kinds:
-        one = value if kind < 0 else lax.dynamic_index_in_dim(value, choice, kind)
-        found = one if found is None else jnp.where(slot == kind, one, found)
-    return found
+    return _of_kind(
+        lambda kind: value if kind < 0 else lax.dynamic_index_in_dim(value, choice, kind), slot, kinds
+    )
 
 
 def onward_from(
     value: Array, state: tuple[Array, ...], slot: Int[Array, ''], kinds: tuple[int, ...]
 ) -> Array:
     """Look up the value of the next state for some states, [*state rest] -> [choices states rest] or 1 for some."""
-    found = None
-    for kind in kinds:
+
+    def look(kind):
         if kind < 0:
-            one = value[state][None]
-        else:
-            others = state[:kind] + state[kind + 1 :]
-            moved = jnp.moveaxis(value, kind, 0)
-            one = moved[(slice(None), *others)] if others else moved[:, None]
-        found = one if found is None else jnp.where(slot == kind, one, found)
-    return found
+            return value[state][None]
+        others = state[:kind] + state[kind + 1 :]
+        moved = jnp.moveaxis(value, kind, 0)
+        return moved[(slice(None), *others)] if others else moved[:, None]
+
+    return _of_kind(look, slot, kinds)
 
 
 def advance(state: tuple[Array, ...], choice: Array, slot: Int[Array, '']) -> tuple[Array, ...]:
     """Return the next state."""
     return tuple(jnp.where(slot == place, choice, held) for place, held in enumerate(state))
+
+
+def _of_kind(look: Callable[[int], Array], slot: Int[Array, ''], kinds: tuple[int, ...]) -> Array:
+    """Return what `look` finds where the step's choice goes; kinds that no step has are not looked up."""
+    found = look(kinds[0])
+    for kind in kinds[1:]:
+        found = jnp.where(slot == kind, look(kind), found)
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

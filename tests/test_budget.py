@@ -258,8 +258,10 @@ def test_k_best_lists_different_configurations_in_order(scopes):
         assert len(np.unique(ranked.choices[ranked.feasible], axis=0)) == len(expected)
 
 
-@pytest.mark.parametrize('scopes', [None, (*RESIDUAL, (4, 3))])
-def test_under_jit_and_vmap_it_agrees_with_the_host_and_does_not_recompile(scopes):
+@pytest.mark.parametrize(
+    ('scopes', 'gap'), [(None, 1e-3), ((*RESIDUAL, (4, 3)), 1e-2)]
+)  # more states, same labels
+def test_under_jit_and_vmap_it_agrees_with_the_host_and_does_not_recompile(scopes, gap):
     traces = []
 
     @jax.jit
@@ -282,7 +284,7 @@ def test_under_jit_and_vmap_it_agrees_with_the_host_and_does_not_recompile(scope
             assert answers.feasible[i]
             assert cost_of(jax.tree.map(np.float64, cost), alone) <= limits[i]
             np.testing.assert_allclose(answers.utility[i], alone.utility, rtol=1e-5)
-            assert alone.utility <= answers.upper_bound[i] <= alone.utility + 1e-3
+            assert alone.utility <= answers.upper_bound[i] <= alone.utility + gap
     assert len(traces) == 1
 
 
@@ -320,7 +322,7 @@ def bad(part, entry, value, of='cost'):
         ((problem(0)[0], [], []), 'need at least one cost'),
         (
             (scaled(problem(0)[0], 1j), problem(0)[1], 1.0),
-            'utility.unary must hold real numbers, got complex128',
+            'utility.unary must hold real numbers, got complex',
         ),
         (
             (random_field(np.random.default_rng(0), 4, 2, CLIQUE), independent(np.ones((4, 2))), 1.0),

@@ -42,7 +42,7 @@ class Completion(NamedTuple):
 
 def complete(tables: Tables, prices: Float[Array, 'prices costs']) -> Completion:
     """Decode backwards at each of the prices."""
-    num_costs, num_choices, *state = (len(tables.spend), *tables.gain.shape[1:])
+    num_costs, (num_choices, *state) = len(tables.spend), tables.gain.shape[1:]
     kinds, dtype = tables.way.kinds, tables.gain.dtype
     nothing = jnp.zeros((*state, len(prices)), dtype)
     none_spent = jnp.zeros((num_costs, *state, len(prices)), dtype)
