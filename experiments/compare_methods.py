@@ -36,8 +36,8 @@ from experiments.run_folder import budget_name, claim, read_json, save_json, spa
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
+from jcw.field import Field
 from jcw.latency.table import LatencyTable, flops_table
-from jcw.mrf import ChainMRF
 from jcw.search import baselines
 from jcw.space import SearchSpace
 
@@ -169,11 +169,11 @@ def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Confi
     return dataclasses.replace(config, search=search, supernet=supernet)
 
 
-def _joint(setting: Setting) -> ChainMRF:
+def _joint(setting: Setting) -> Field:
     return search_widths.field_of(setting.config, setting.supernet(), setting.space)
 
 
-def _adaptive(setting: Setting) -> ChainMRF:
+def _adaptive(setting: Setting) -> Field:
     config = at_budget(setting.config, setting.config.search.budget, adaptive=True)
     supernet = train_supernet.train(config, setting.dataset, setting.space)
     return search_widths.field_of(config, supernet, setting.space)

@@ -19,8 +19,8 @@ from experiments.run_folder import claim, read_json, save_json, space_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import forget_programs, load_data
 from jcw import data
+from jcw.field import Field
 from jcw.latency.table import flops_table
-from jcw.mrf import ChainMRF
 from jcw.search import ows, stats
 from jcw.space import SearchSpace
 
@@ -159,7 +159,7 @@ def _losses(
     return np.array(read_json(folder / 'result.json'))
 
 
-def _scores(field: ChainMRF, choices: np.ndarray) -> np.ndarray:
+def _scores(field: Field, choices: np.ndarray) -> np.ndarray:
     values = np.asarray(field.unary)[np.arange(choices.shape[1]), choices].sum(1)
     return np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 1)
 

@@ -21,8 +21,8 @@ from experiments.search_widths import field_of, folder_of, losses_of, search, sl
 from experiments.train_supernet import Supernet, train
 from experiments.training import load_data
 from jcw import data
+from jcw.field import Field
 from jcw.latency.table import LatencyTable
-from jcw.mrf import ChainMRF
 from jcw.search import baselines
 from jcw.search import repair as measured
 from jcw.space import SearchSpace
@@ -79,7 +79,7 @@ def hold(
     space: SearchSpace,
     table: LatencyTable,
     budget_ms: float,
-    fields: dict[str, ChainMRF],
+    fields: dict[str, Field],
     at: 'dict[str, At]',
 ) -> Held:
     """Find every method's network within the measured budget.

@@ -17,8 +17,8 @@ from experiments.train_supernet import Supernet, train
 from experiments.train_supernet import folder_of as supernet_folder
 from experiments.training import load_data
 from jcw import budget, data
+from jcw.field import Field, independent
 from jcw.latency.table import LatencyTable
-from jcw.mrf import ChainMRF
 from jcw.search import baselines, greedy, ows, stats
 from jcw.space import SearchSpace
 
@@ -42,12 +42,11 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
 
 
 def _least(table: LatencyTable) -> float:
-    cost = table.to_cost()
     present = np.where(table.space.width_table > 0, 0.0, -np.inf)
-    return float(budget.solve(ChainMRF(present, np.zeros_like(cost.pairwise)), cost, 0.0).cost)
+    return float(budget.solve(independent(present), table.to_cost(), 0.0).cost)
 
 
-def field_of(config: Config, supernet: Supernet, space: SearchSpace) -> ChainMRF:
+def field_of(config: Config, supernet: Supernet, space: SearchSpace) -> Field:
     """Return the accuracy field, from the supernet's width statistics."""
     return ows.to_field(stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge), space)
 
@@ -121,11 +120,11 @@ def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.n
 
 
 def explain(
-    space: SearchSpace, utility: ChainMRF, cost: ChainMRF, limit: float, choices: np.ndarray
+    space: SearchSpace, utility: Field, cost: Field, limit: float, choices: np.ndarray
 ) -> dict[str, Any]:
     """Return what drives the solution: each layer's part, the price of a millisecond, and the next-best change."""
     found = budget.explain(utility, cost, limit, choices)
-    layer, widths = found.next_layer, space.to_widths(choices)
+    layer, widths = found.next_site, space.to_widths(choices)
     change = None
     if layer >= 0:
         changed = choices.copy()

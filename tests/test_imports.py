@@ -10,13 +10,15 @@ import jcw
 ROOT = Path(jcw.__file__).parent
 ALLOWED = {
     'space': set(),
-    'mrf': set(),
+    'field': set(),
+    'order': set(),
+    'trellis': {'field', 'order'},
     'data': set(),
-    'constraints': {'mrf'},
-    'budget': {'mrf'},
-    'latency': {'space', 'mrf'},
+    'constraints': {'field'},
+    'budget': {'field', 'trellis'},
+    'latency': {'space', 'field', 'trellis'},
     'nets': {'space'},
-    'search': {'mrf', 'budget', 'space'},
+    'search': {'field', 'trellis', 'budget', 'space'},
     'train': {'nets', 'space'},
     'deploy': {'nets', 'space'},
 }

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from jcw.latency import prior, uncertainty
 from jcw.latency.signatures import Signatures
-from jcw.mrf import PRNGKey, max_sum
 from jcw.space import SearchSpace
+from jcw.trellis import PRNGKey, max_sum
 
 Networks = Int[np.ndarray, 'networks layers']
 
@@ -58,7 +58,7 @@ def coverage(key: PRNGKey, space: SearchSpace, *, visits: int = 1) -> Networks:
     signatures = Signatures(space)
     wanted = np.full(len(signatures), visits)
     noise = np.asarray(jax.random.uniform(key, (len(signatures) * visits, len(signatures)))) * 0.01
-    solve = jax.jit(lambda mrf: max_sum(mrf)[1])
+    solve = jax.jit(lambda field: max_sum(field)[1])
     chosen: list[np.ndarray] = []
     while (wanted > 0).any():
         gain = np.sqrt(np.maximum(wanted, 0)) + noise[len(chosen)]

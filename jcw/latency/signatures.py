@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jcw.mrf import ChainMRF
+from jcw.field import Field, chain_scopes
 from jcw.space import LayerSignature, SearchSpace
 
 Choices = Int[np.ndarray, 'samples layers']
@@ -80,14 +80,14 @@ class Signatures:
         """Work of every entry, in the order of `Work`'s fields."""
         return np.array([work_of(signature) for signature in self.all], np.float64)
 
-    def to_cost(self, entries: Float[np.ndarray, ' signatures'], base: float) -> ChainMRF:
+    def to_cost(self, entries: Float[np.ndarray, ' signatures'], base: float) -> Field:
         """Arrange a table's entries as potentials of a chain whose score is `base` plus their sum."""
         space, most = self.space, int(self.space.num_choices.max())
         values = np.where(self.index >= 0, entries[self.index], 0.0)
         unary = np.where(np.arange(most) < space.num_choices[:, None], 0.0, -np.inf)
         unary[0] += values[0, 0] + base
         unary[-1] += values[-1, :, 0]
-        return ChainMRF(unary=unary, pairwise=values[1:-1])
+        return Field(unary, values[1:-1], chain_scopes(space.num_layers))
 
     @property
     def _channels(self) -> tuple[tuple[int, ...], ...]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jcw.field import Field
 from jcw.latency import prior, uncertainty
 from jcw.latency.drift import corrected
 from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
 from jcw.latency.signatures import Signatures, peak_activations
-from jcw.mrf import ChainMRF
 from jcw.space import LayerSignature, SearchSpace
 
 VERSION = 1
@@ -100,7 +100,7 @@ class LatencyTable:
         """Standard deviation of every entry alone; those of layers that go together are large and cancel."""
         return np.sqrt(np.maximum(np.diag(self.covariance), 0))
 
-    def to_cost(self, space: SearchSpace | None = None) -> ChainMRF:
+    def to_cost(self, space: SearchSpace | None = None) -> Field:
         """Arrange the table for the chain solvers; the score of a configuration is its predicted cost.
 
         Args:

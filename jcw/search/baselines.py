@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jcw import budget as budgets
-from jcw import mrf
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw import trellis
+from jcw.field import Field, evaluate, independent
 from jcw.search import aows
 from jcw.space import SearchSpace
 
@@ -20,7 +19,7 @@ NEAR = 0.9  # random search looks at configurations that use at least this share
 PROXY_BUDGETS = 400
 
 
-def uniform(space: SearchSpace, cost: ChainMRF, budget: float) -> Choices:
+def uniform(space: SearchSpace, cost: Field, budget: float) -> Choices:
     """Return the configuration of the largest width multiplier whose cost is within the budget.
 
     Raises:
@@ -43,7 +42,7 @@ def uniform(space: SearchSpace, cost: ChainMRF, budget: float) -> Choices:
 
 
 def random_within(
-    key: Key[Array, ''], space: SearchSpace, cost: ChainMRF, budget: float, count: int
+    key: Key[Array, ''], space: SearchSpace, cost: Field, budget: float, count: int
 ) -> Int[np.ndarray, 'networks layers']:
     """Draw different configurations that cost between `NEAR` of the budget and the budget.
 
@@ -55,9 +54,9 @@ def random_within(
     """
     if count < 1:
         raise ValueError(f'count must be positive, got {count}')
-    flat = ChainMRF(np.where(space.width_table > 0, 0.0, -np.inf), np.zeros_like(np.asarray(cost.pairwise)))
+    flat = independent(np.where(space.width_table > 0, 0.0, -np.inf))
     field = aows.narrowed(flat, cost, budget * (1 + NEAR) / 2, 1.0, floor=0.0).field
-    draw = jax.jit(jax.vmap(lambda k: mrf.sample(k, field)))
+    draw = jax.jit(jax.vmap(lambda k: trellis.sample(k, field)))
     found: dict[tuple[int, ...], None] = {}
     for batch in range(64):
         drawn = np.asarray(draw(jax.random.split(jax.random.fold_in(key, batch), 4 * max(count, 64))))
@@ -73,7 +72,7 @@ def random_search(
     key: Key[Array, ''],
     space: SearchSpace,
     loss: Callable[[Choices], float],
-    cost: ChainMRF,
+    cost: Field,
     budget: float,
     evaluations: int,
 ) -> Choices:
@@ -90,7 +89,7 @@ def random_search(
     return drawn[np.argmin([loss(choices) for choices in drawn])]
 
 
-def by_proxy(utility: ChainMRF, proxy: ChainMRF, cost: ChainMRF, budget: float) -> Choices:
+def by_proxy(utility: Field, proxy: Field, cost: Field, budget: float) -> Choices:
     """Return the joint optimum for a stand-in cost such as FLOPs, as large as the true cost allows.
 
     Of the best configurations at every budget of the proxy, it is the best one whose true cost is within the budget.

@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jcw.budget import k_best
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, evaluate, to_host
 from jcw.space import SearchSpace
 
 Measure = Callable[
@@ -58,8 +57,8 @@ class Repaired(NamedTuple):
 
 def repair(
     space: SearchSpace,
-    utility: ChainMRF,
-    cost: ChainMRF,
+    utility: Field,
+    cost: Field,
     budget: float,
     measure: Measure,
     *,
@@ -93,7 +92,7 @@ def repair(
             'need budget, k, spread and max_rounds > 0 and confidence >= 0, '
             f'got {budget}, {k}, {spread}, {max_rounds} and {confidence}'
         )
-    utility, cost = (ChainMRF(*(np.asarray(leaf, np.float64) for leaf in field)) for field in (utility, cost))
+    utility, cost = to_host(utility), to_host(cost)
     rounds: list[Round] = []
     timed = np.zeros((0, space.num_layers), np.int32)
     corrected = cost
@@ -108,7 +107,7 @@ def repair(
         residual = np.concatenate([r.measured - r.predicted for r in rounds])
         noise = np.concatenate([r.measured * r.error for r in rounds])
         shift = correction(timed, residual, noise, spread * budget, cost.unary.shape)
-        corrected = cost._replace(unary=cost.unary + shift)
+        corrected = cost.replace(unary=cost.unary + shift)
     left = candidates(corrected, rounds, timed)
     return _conclude(rounds, budget, confidence, complete=not len(left))
 
@@ -137,12 +136,12 @@ def correction(
 
 
 def _candidates(
-    utility: ChainMRF,
+    utility: Field,
     budget: float,
     confidence: float,
     k: int,
     most: int,
-    corrected: ChainMRF,
+    corrected: Field,
     rounds: list[Round],
     timed: Int[np.ndarray, 'networks layers'],
 ) -> Int[np.ndarray, 'candidates layers']:
@@ -166,9 +165,9 @@ def _candidates(
 
 def _time(
     space: SearchSpace,
-    utility: ChainMRF,
-    cost: ChainMRF,
-    corrected: ChainMRF,
+    utility: Field,
+    cost: Field,
+    corrected: Field,
     measure: Measure,
     choices: Int[np.ndarray, 'networks layers'],
 ) -> Round:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jcw.field import Field, independent
 from jcw.latency.table import LatencyTable, flops_table
-from jcw.mrf import ChainMRF
 from tests.deploy.conftest import SPACE, WIDTHS
 
 ROOT = Path(__file__).parents[2]
@@ -37,11 +37,10 @@ def assert_same(logits, trained) -> None:
     np.testing.assert_array_equal(np.argmax(logits, -1), trained.logits.argmax(-1))
 
 
-def field() -> ChainMRF:
+def field() -> Field:
     """A utility that rises with width."""
-    choices = SPACE.width_table.shape[1]
     gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), -np.inf)
-    return ChainMRF(gain, np.zeros((SPACE.num_layers - 1, choices, choices)))
+    return independent(gain)
 
 
 def test_export_and_load_as_shown(trained, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 from experiments import compare_methods, comparison, ranking_study, repair_widths
 from experiments.config import CompareConfig, RepairConfig
 from experiments.presets import DIGITS
+from jcw.field import independent
 from jcw.latency.table import flops_table
-from jcw.mrf import ChainMRF
 from jcw.space import mobilenet_v1
 
 SPACE = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
@@ -45,7 +45,7 @@ def setting(tmp_path, monkeypatch):
         DIGITS, run=tmp_path / 'run', compare=CompareConfig(methods=('joint', 'uniform', 'greedy'))
     )
     gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), -np.inf)
-    field = ChainMRF(gain, np.zeros((13, *2 * gain.shape[1:])))
+    field = independent(gain)
     timed: list[tuple[int, ...]] = []
     slower = [1.1]
 

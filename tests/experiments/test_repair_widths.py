@@ -11,8 +11,8 @@ from experiments.config import RepairConfig, SubnetConfig
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage, claim, read_json, save_json
 from jcw.budget import solve
+from jcw.field import independent
 from jcw.latency.table import flops_table
-from jcw.mrf import ChainMRF
 from jcw.search import baselines
 from jcw.space import mobilenet_v1
 
@@ -49,7 +49,7 @@ def run(tmp_path, monkeypatch):
     config = dataclasses.replace(DIGITS, run=tmp_path / 'run')
     widest = SPACE.width_table.max(1, keepdims=True)
     gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table / widest), -np.inf)
-    field = ChainMRF(gain, np.zeros((13, *2 * gain.shape[1:])))
+    field = independent(gain)
     limit = 0.5 * float(table.predict(SPACE.base))
 
     def loss(choices):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jcw import mrf
+from jcw.field import score
 from jcw.latency import design, samples
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.metrics import errors
@@ -55,7 +55,7 @@ def test_the_chains_score_is_the_prediction(table):
     cost = table.to_cost(SPACE)
     for widths in [SPACE.smallest, SPACE.base, SPACE.largest, *networks(5)]:
         expected = table.predict(widths)
-        assert float(mrf.score(cost, SPACE.to_choices(widths))) == pytest.approx(expected, rel=1e-5)
+        assert float(score(cost, SPACE.to_choices(widths))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_table_is_read_as_it_was_written(table, tmp_path):
@@ -72,7 +72,7 @@ def test_a_table_is_read_as_it_was_written(table, tmp_path):
 def test_a_narrower_space_is_served_and_a_foreign_one_refused(table):
     part = dataclasses.replace(SPACE, width_choices=tuple(w[1:3] for w in SPACE.width_choices))
     choices = np.ones(6, np.int32)
-    cost = float(mrf.score(table.to_cost(part), choices))
+    cost = float(score(table.to_cost(part), choices))
     assert cost == pytest.approx(table.predict(part.to_widths(choices)), rel=1e-5)
     with pytest.raises(ValueError, match='the table lacks'):
         table.to_cost(dataclasses.replace(SPACE, input_shape=(32, 32, 3)))
@@ -145,7 +145,7 @@ def test_peak_activations_are_what_the_greatest_operation_reads_and_writes():
 
     space = mobilenet_v1((32, 32, 3), 10)
     cost, choices = activations_table(space).to_cost(), space.to_choices(space.base)
-    parts = [cost.unary[0, choices[0]], *cost.pairwise[np.arange(13), choices[:-1], choices[1:]]]
+    parts = [cost.unary[0, choices[0]], *cost.tables[np.arange(13), choices[:-1], choices[1:]]]
     stem = 32 * 32 * 3 + 16 * 16 * 32  # its stride is 2
     first = 16 * 16 * max(32 + 32, 32 + 64)
     second = max(16 * 16 * 64 + 8 * 8 * 64, 8 * 8 * (64 + 128))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jcw import budget
-from jcw.mrf import ChainMRF
+from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search import aows, stats
 
 LIVE = np.array([[True] * 3, [True, True, False], [True] * 3])
@@ -16,15 +16,14 @@ CONFIGURATIONS = np.array(list(itertools.product(range(3), range(2), range(3))))
 
 def fields(seed=0):
     rng = np.random.default_rng(seed)
-    utility = ChainMRF(np.where(LIVE, np.sort(rng.normal(size=(3, 3)), 1), -np.inf), np.zeros((2, 3, 3)))
-    cost = ChainMRF(np.sort(rng.uniform(0, 1, (3, 3)), 1), np.sort(rng.uniform(0, 1, (2, 3, 3)), 2))
+    utility = independent(np.where(LIVE, np.sort(rng.normal(size=(3, 3)), 1), -np.inf))
+    tables = np.sort(rng.uniform(0, 1, (2, 3, 3)), 2)
+    cost = Field(np.sort(rng.uniform(0, 1, (3, 3)), 1), tables, chain_scopes(3))
     return utility, cost
 
 
 def sums(field):
-    x = CONFIGURATIONS
-    pairs = sum(field.pairwise[e, x[:, e], x[:, e + 1]] for e in range(2))
-    return field.unary[np.arange(3), x].sum(1) + pairs
+    return evaluate(field, CONFIGURATIONS)
 
 
 def gibbs(utility, cost, price, heat):

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from jcw import budget
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search import baselines
 from tests.tiny_space import SPACE
 
 RNG = np.random.default_rng(1)
 LIVE = SPACE.width_table > 0
 PAIRS = (SPACE.num_layers - 1, *LIVE.shape[1:] * 2)
-COST = ChainMRF(np.where(LIVE, SPACE.width_table + RNG.random(LIVE.shape), -np.inf), RNG.random(PAIRS))
-UTILITY = ChainMRF(np.where(LIVE, RNG.random(LIVE.shape), -np.inf), np.zeros(PAIRS))
+PRICED = np.where(LIVE, SPACE.width_table + RNG.random(LIVE.shape), -np.inf)
+COST = Field(PRICED, RNG.random(PAIRS), chain_scopes(SPACE.num_layers))
+UTILITY = independent(np.where(LIVE, RNG.random(LIVE.shape), -np.inf))
 EVERY = np.array(list(itertools.product(*(range(n) for n in SPACE.num_choices))))
 BUDGETS = np.quantile(evaluate(COST, EVERY), [0.2, 0.5, 0.9])
 
@@ -65,7 +65,7 @@ def test_the_true_cost_as_its_own_stand_in_gives_the_joint_optimum():
 
 @pytest.mark.parametrize('limit', BUDGETS)
 def test_a_stand_in_cost_holds_the_true_budget_and_is_no_better_than_the_optimum(limit):
-    proxy = ChainMRF(np.where(LIVE, SPACE.width_table**2.0, -np.inf), np.zeros(PAIRS))
+    proxy = independent(np.where(LIVE, SPACE.width_table**2.0, -np.inf))
     found = baselines.by_proxy(UTILITY, proxy, COST, limit)
     assert evaluate(COST, found[None])[0] <= limit
     assert evaluate(UTILITY, found[None])[0] <= budget.solve(UTILITY, COST, limit).utility

@@ -77,7 +77,7 @@ def test_a_field_keeps_unaries_and_has_no_pairs():
     unary = stats.Unary(np.where(SPACE.width_table > 0, HARM, -np.inf), np.ones(HARM.shape))
     field = ows.to_field(unary, SPACE)
     np.testing.assert_array_equal(field.unary, unary.mean)
-    assert not field.pairwise.any()
+    assert not field.scopes
 
 
 def test_a_layer_never_drawn_and_a_wrong_space_are_named():

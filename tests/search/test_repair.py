@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search.repair import correction, repair
 from jcw.space import LayerSpec, with_multipliers
 
@@ -14,25 +13,25 @@ SPACE = with_multipliers([LayerSpec('separable', 32) for _ in range(4)], (8, 8, 
 EVERY = np.array(list(itertools.product(*(range(n) for n in SPACE.num_choices))), np.int32)
 
 
-def fields(seed: int) -> tuple[ChainMRF, ChainMRF]:
+def fields(seed: int) -> tuple[Field, Field]:
     """Return a utility and the table's costs; both rise with width."""
     rng = np.random.default_rng(seed)
     shape = SPACE.width_table.shape
     edges = (shape[0] - 1, shape[1], shape[1])
-    utility = ChainMRF(rng.random(shape).cumsum(1), np.zeros(edges))
+    utility = independent(rng.random(shape).cumsum(1))
     pairs = rng.random(edges).cumsum(1).cumsum(2) / 5
-    return utility, ChainMRF(rng.random(shape).cumsum(1) / 5 + 0.2, pairs)
+    return utility, Field(rng.random(shape).cumsum(1) / 5 + 0.2, pairs, chain_scopes(shape[0]))
 
 
 class Device:
     """Times networks: the table's cost, off by a factor and by a part of every choice's own, with noise."""
 
     def __init__(
-        self, cost: ChainMRF, factor: float, own: float = 0.0, noise: float = 0.0, seed: int = 0
+        self, cost: Field, factor: float, own: float = 0.0, noise: float = 0.0, seed: int = 0
     ) -> None:
         self.rng = np.random.default_rng(seed)
         off = own * self.rng.standard_normal(cost.unary.shape)
-        self.cost = ChainMRF(factor * cost.unary + off, factor * cost.pairwise)
+        self.cost = Field(factor * cost.unary + off, factor * cost.tables, cost.scopes)
         self.noise = noise
         self.timed: list[tuple[int, ...]] = []
 
@@ -127,9 +126,9 @@ def test_the_correction_passes_through_exact_measurements_and_shrinks_noisy_ones
     residual = rng.standard_normal(4)
     layers, width = SPACE.width_table.shape
     fitted = correction(choices, residual, np.zeros(4), 1.0, (layers, width))
-    exact = ChainMRF(fitted, np.zeros((layers - 1, width, width)))
+    exact = independent(fitted)
     np.testing.assert_allclose(evaluate(exact, choices), residual, atol=1e-5)
-    noisy = exact._replace(unary=correction(choices, residual, np.full(4, 100.0), 1.0, (layers, width)))
+    noisy = exact.replace(unary=correction(choices, residual, np.full(4, 100.0), 1.0, (layers, width)))
     assert np.abs(evaluate(noisy, choices)).max() < 0.01
 
 
