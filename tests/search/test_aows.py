@@ -2,15 +2,25 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 
 from jcw import budget
 from jcw.field import Field, chain_scopes, evaluate, independent
+from jcw.graph import build
 from jcw.search import aows, stats
+from tests.tiny_graph import RESIDUAL
 
-LIVE = np.array([[True] * 3, [True, True, False], [True] * 3])
+
+def _net(g):
+    x = g.images
+    for number, choices in enumerate([(2, 4, 6), (2, 4), (2, 4, 6)]):
+        x = g.conv(x, g.site(f'site_{number}', 4, choices))
+    return g.classify(x)
+
+
+GRAPH = build(_net, (4, 4, 1), 5)
+LIVE = GRAPH.present
 CONFIGURATIONS = np.array(list(itertools.product(range(3), range(2), range(3))))
 
 
@@ -75,7 +85,7 @@ def test_entropy_falls_over_the_run_from_that_of_even_draws():
     unary = stats.Unary(np.asarray(utility.unary), np.ones((3, 3)))
     limit = between(cost, 0.5)
     curve = [
-        float(aows.refreshed(unary, LIVE, cost, limit, p, aows.Schedule()).entropy) for p in (0, 0.4, 0.7, 1)
+        float(aows.refreshed(unary, GRAPH, cost, limit, p, aows.Schedule()).entropy) for p in (0, 0.4, 0.7, 1)
     ]
     np.testing.assert_allclose(curve[0], np.log(len(CONFIGURATIONS)), rtol=1e-5)
     assert all(a > b for a, b in itertools.pairwise(curve))
@@ -90,17 +100,38 @@ def test_the_floor_keeps_every_live_choice_and_no_other():
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
 
 
-def test_joint_draws_have_the_marginals_stated():
-    utility, cost = fields(5)
-    draws = aows.narrowed(utility, cost, between(cost, 0.6), 0.5, floor=0.2)
-    drawn = np.asarray(jax.jit(aows.jointly)(jax.random.split(jax.random.key(0), 20_000), draws))
-    shares = np.stack([np.bincount(layer, minlength=3) for layer in drawn.T]) / 20_000
-    np.testing.assert_allclose(shares, draws.probabilities, atol=0.02)
+def test_even_draws_are_even_over_every_sites_own_choices():
+    draws = aows.uniform(GRAPH)
+    for row, count in zip(np.asarray(draws.probabilities), GRAPH.num_choices, strict=True):
+        np.testing.assert_allclose(row, np.where(np.arange(3) < count, 1 / count, 0), rtol=1e-6)
+    assert (draws.temperature, draws.price) == (np.inf, 0)
+    np.testing.assert_allclose(draws.entropy, np.log(len(CONFIGURATIONS)), rtol=1e-6)
 
 
-def test_a_live_choice_not_yet_drawn_counts_as_its_layers_best():
+def test_blocks_are_drawn_and_dropped_whole_on_a_graph_with_residuals():
+    """Against the table of all settled configurations; the cost's factors are the graph's own."""
+    graph = RESIDUAL
+    every = np.array(list(itertools.product(*map(range, graph.num_choices))))
+    every = every[(graph.settled(every) == every).all(1)]
+    rng = np.random.default_rng(6)
+    shape = graph.present.shape
+    unary = stats.Unary(np.where(graph.present, rng.normal(size=shape), -np.inf), np.ones(shape))
+    cost = Field(rng.random(shape), rng.random((len(graph.scopes), *shape[1:] * 2)), graph.scopes)
+    utility = aows.warm(unary, graph)
+    limit = float(np.quantile(evaluate(cost, every), 0.3))
+    draws = aows.narrowed(utility, cost, limit, 0.5, floor=0.0)
+    score = (evaluate(utility, every) - float(draws.price) * evaluate(cost, every)) / 0.5
+    p = np.exp(score - score.max())
+    p /= p.sum()
+    np.testing.assert_allclose(p @ evaluate(cost, every), limit, rtol=1e-3)
+    np.testing.assert_allclose(draws.entropy, -(p * np.log(p)).sum(), rtol=1e-3)
+    for site, row in enumerate(np.asarray(draws.probabilities)):
+        np.testing.assert_allclose(row, np.bincount(every[:, site], p, len(row)), atol=1e-4)
+
+
+def test_a_live_choice_not_yet_drawn_counts_as_its_sites_best():
     unary = stats.Unary(np.array([[-1.0, -np.inf, 0.5], [0.0, 0.1, -np.inf], [-np.inf] * 3]), np.ones((3, 3)))
-    field = aows.warm(unary, LIVE)
+    field = aows.warm(unary, GRAPH)
     np.testing.assert_array_equal(field.unary[0], [-1.0, 0.5, 0.5])
     np.testing.assert_array_equal(field.unary[1], [0.0, 0.1, -np.inf])
     np.testing.assert_array_equal(field.unary[2], 0.0)

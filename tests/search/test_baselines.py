@@ -26,7 +26,7 @@ def test_uniform_is_the_widest_multiplier_within_the_budget(limit):
     found = baselines.uniform(GRAPH, COST, limit)
     assert evaluate(COST, found[None])[0] <= limit
     for multiplier in np.linspace(0.1, 3, 300):
-        widths = GRAPH.nearest([multiplier * layer.base_width for layer in GRAPH.layers])
+        widths = GRAPH.nearest([multiplier * site.base for site in GRAPH.sites])
         if evaluate(COST, GRAPH.to_choices(widths)[None])[0] <= limit:
             assert widths.sum() <= GRAPH.to_widths(found).sum()
 
