@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments import (
     comparison,
+    fit_accuracy,
     fit_latency,
     measure_latency,
     plots,
@@ -27,11 +28,13 @@ from experiments import (
     train_subnet,
     train_supernet,
 )
+from experiments.budget import at_budget, budget_ms
 from experiments.comparison import Widths
 from experiments.config import Config
 from experiments.locks import alone, if_free
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import budget_name, claim, read_json, save_json
+from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
@@ -70,7 +73,7 @@ def main(config: Config) -> None:
     plots.save(folder / 'accuracy.png', comparison.draw(rows))
     if 'adaptive' in config.compare.methods:
         metrics = {
-            budget: train_supernet.folder_of(at_budget(config, budget, adaptive=True)) / 'metrics.jsonl'
+            budget: paths(at_budget(config, budget, adaptive=True)).supernet / 'metrics.jsonl'
             for budget in config.compare.budgets
         }
         plots.save(folder / 'entropy.png', comparison.draw_narrowing(metrics))
@@ -83,7 +86,7 @@ def _prepare(config: Config) -> Setting:
     with alone(config.run / 'preparing.lock'):
         measure_latency.measure(config)
         table = fit_latency.fit(config)
-        progress.console.print(fit_latency.describe(config.run / 'latency'), highlight=False)
+        progress.console.print(fit_latency.describe(config), highlight=False)
     graph, plain = graph_of(config, dataset), at_budget(config, config.search.budget)
     supernet = functools.cache(lambda: train_supernet.train(plain, dataset, graph))
     losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, graph, supernet()))
@@ -99,10 +102,11 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
     setting = setting._replace(config=at_budget(setting.config, budget))
     config = setting.config
     folder = claim(
-        config.run / 'chosen' / budget_name(config),
+        config.run / 'chosen' / paths(config).budget,
         data=config.data,
         space=settings_of(config, setting.graph),
         supernet=config.supernet,
+        accuracy=config.accuracy,
         search=config.search,
         seed=config.seed,
     )
@@ -123,7 +127,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
 
 def _chosen(name: str, setting: Setting) -> dict[str, Any]:
     """Return what a method chooses by the table, or why a baseline has nothing to choose."""
-    limit = search_widths.budget_ms(setting.config, setting.table)
+    limit = budget_ms(setting.config, setting.table)
     if name in FIELDS:
         choices = np.asarray(budgets.solve(FIELDS[name](setting), setting.table.to_cost(), limit).choices)
     else:
@@ -146,11 +150,11 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
                 config,
                 setting.graph,
                 setting.table,
-                search_widths.budget_ms(config, setting.table),
+                budget_ms(config, setting.table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},
             )
-            save_json(path, held.methods)
+            save_json(path, {name: repair_widths.held_of(each)._asdict() for name, each in held.items()})
     methods = read_json(path)
     for name, method in methods.items():
         if not method['holds']:
@@ -162,21 +166,18 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     return {name: tuple(methods[name]['widths']) for name in found if methods[name]['holds']}
 
 
-def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Config:
-    """Return the configuration of a run at one of the budgets."""
-    search = dataclasses.replace(config.search, budget=budget, budget_ms=None)
-    supernet = dataclasses.replace(config.supernet, adaptive=adaptive)
-    return dataclasses.replace(config, search=search, supernet=supernet)
-
-
 def _joint(setting: Setting) -> Field:
-    return search_widths.field_of(setting.config, setting.supernet(), setting.graph)
+    return search_widths.utility_of(setting.config, setting.dataset, setting.graph, setting.table)
+
+
+def _rewards(setting: Setting) -> Field:
+    return search_widths.rewards_of(setting.config, setting.supernet(), setting.graph)
 
 
 def _adaptive(setting: Setting) -> Field:
     config = at_budget(setting.config, setting.config.search.budget, adaptive=True)
     supernet = train_supernet.train(config, setting.dataset, setting.graph)
-    return search_widths.field_of(config, supernet, setting.graph)
+    return search_widths.rewards_of(config, supernet, setting.graph)
 
 
 def _uniform(setting: Setting, limit: float) -> np.ndarray:
@@ -212,12 +213,23 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
 
 def _flops(setting: Setting, limit: float) -> np.ndarray:
     flops = flops_table(setting.graph).to_cost()
-    return baselines.by_proxy(_joint(setting), flops, setting.table.to_cost(), limit)
+    return baselines.by_proxy(_rewards(setting), flops, setting.table.to_cost(), limit)
 
 
-FIELDS = {'joint': _joint, 'adaptive': _adaptive}
+def _random_trained(setting: Setting, limit: float) -> np.ndarray:
+    """Train as many random networks just within the limit as joint search trains, and take the best."""
+    return fit_accuracy.best_of_random(setting.config, setting.dataset, setting.graph, setting.table, limit)
+
+
+FIELDS = {'joint': _joint, 'rewards': _rewards, 'adaptive': _adaptive}
 """What joint search maximises."""
-BASELINES = {'greedy': _greedy, 'uniform': _uniform, 'random': _random, 'flops': _flops}
+BASELINES = {
+    'greedy': _greedy,
+    'uniform': _uniform,
+    'random': _random,
+    'random_trained': _random_trained,
+    'flops': _flops,
+}
 """From a budget in predicted ms to choices."""
 
 
@@ -252,6 +264,6 @@ def _final_folder(config: Config, widths: Widths, seed: int) -> Path:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.run_folder import claim, read_json, save_json
 
     run_stage(main, parse(__doc__), keep_freed=True)

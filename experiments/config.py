@@ -169,8 +169,13 @@ class SubnetConfig:
     """Greatest norm of the gradient."""
     from_supernet: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    seeds: tuple[int, ...] = (0,)
+    """Trainings of each found network; the first is the one that is exported."""
     ema: float = 0.0
     """Decay, per step, of an average of the weights that takes their place at the end; 0 for none."""
+
+
+Method = Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 'random_trained', 'flops']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,15 +184,18 @@ class CompareConfig:
 
     budgets: tuple[float, ...] = (0.25, 0.4, 0.6)
     """As fractions of the base network's predicted latency."""
-    methods: tuple[Literal['joint', 'adaptive', 'greedy', 'uniform', 'random', 'flops'], ...] = (
+    methods: tuple[
+        Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 'random_trained', 'flops'], ...
+    ] = (
         'joint',
-        'adaptive',
+        'rewards',
         'greedy',
         'uniform',
         'random',
+        'random_trained',
         'flops',
     )
-    """Joint search, the same after adaptive narrowing, and the baselines."""
+    """Joint search; the same by the supernet's rewards alone, also after adaptive narrowing; and the baselines."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the trainings of each network found."""
 

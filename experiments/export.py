@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from experiments import progress
+from experiments.budget import load_table
 from experiments.config import Config
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.search_widths import folder_of
 from experiments.space import graph_of
-from experiments.train_subnet import found, subnet_folder, timed, train
+from experiments.train_subnet import found, timed, train
 from experiments.training import load_data
 from jcw import data, deploy
 from jcw.graph import Graph
-from jcw.latency.table import LatencyTable
 
 
 def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'joint') -> Path:
@@ -20,11 +20,17 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
     chosen = timed(config, graph, {method: result['methods'][method]})[method]
     widths = chosen['widths']
     variables, accuracy = train(
-        config, dataset, graph, widths, subnet_folder(config, method), f'Training {method}'
+        config,
+        dataset,
+        graph,
+        widths,
+        paths(config).subnet(method),
+        f'Training {method}',
+        config.seed + config.subnet.seeds[0],
     )
-    table = LatencyTable.load(config.run / 'latency' / 'table.json')
+    table = load_table(config)
     return deploy.export(
-        config.run / ('network_adaptive' if config.supernet.adaptive else 'network') / folder_of(config).name,
+        paths(config).network,
         variables,
         graph,
         widths,

@@ -6,8 +6,8 @@ trainings are used up.
 """
 
 import functools
+import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +18,8 @@ from experiments.budget import budgets_ms, load_table
 from experiments.config import Config
 from experiments.locks import exclusive
 from experiments.measure_latency import time_networks
-from experiments.presets import parse
 from experiments.paths import paths
+from experiments.presets import parse
 from experiments.run_folder import claim, read_json, save_json
 from experiments.short_training import ShortTraining
 from experiments.space import graph_of, settings_of
@@ -59,45 +59,91 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
     )
     path = where.accuracy / 'table.json'
     if not path.exists():
-        with exclusive(where.accuracy, 'training'):
-            found = _rounds(config, dataset, graph, table, limits)
-            found.save(path)
-            save_json(where.accuracy / 'report.json', _report(config, found, graph))
+        found = _rounds(config, dataset, graph, table, limits)
+        found.save(path)
+        save_json(where.accuracy / 'report.json', _report(found, graph))
     return AccuracyTable.load(path)
 
 
 def _rounds(
     config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, limits: Sequence[float]
 ) -> AccuracyTable:
-    settings, folder = config.accuracy, paths(config).accuracy
-    supernet = train(config, dataset, graph)
-    start = supernet.variables if settings.from_supernet else None
-    training = functools.cache(lambda: ShortTraining(config, dataset, graph, start))
-    header = samples.Header(
-        graph.site_names,
-        graph.width_choices,
-        config.data.name,
-        {'subnet': vars(config.subnet), 'epochs': settings.epochs, 'from_supernet': settings.from_supernet},
-    )
-    path = folder / 'samples.jsonl'
-    asked = folder / 'asked.json'
-    unit = UNITS[settings.measure == 'loss']
-    tables = Tables(believed(config, graph, supernet, unit), table.to_cost())
+    """Propose, train and time until nothing is left to propose or to train with."""
+    trainings = Trainings(config, dataset, graph)
+    asked = paths(config).accuracy / 'asked.json'
+    tables = Tables(believed(config, graph, trainings.supernet, trainings.unit), table.to_cost())
     networks = np.array(read_json(asked)['networks'] if asked.exists() else [], np.int64)
     networks = networks.reshape(-1, graph.num_sites)
-    with progress.bar('Short trainings', settings.trainings) as update:
-        while True:
-            known = _train(samples.resume(path, header), path, graph, networks, training, update)
-            if len(known.trained):
-                tables = Tables(
-                    report.fit_samples(tables.accuracy, known, unit), _corrected(config, graph, table, networks)
-                )
-            left = settings.trainings - len(networks)
-            new = _propose(config, graph, tables, limits, networks, left) if left > 0 else networks[:0]
-            if not len(new):
-                return tables.accuracy
-            networks = np.concatenate([networks, new])
-            save_json(asked, {'networks': networks})
+    while True:
+        known = trainings(networks)
+        if len(known.trained):
+            fitted = report.fit_samples(tables.accuracy, known, trainings.unit)
+            tables = Tables(fitted, _corrected(config, graph, table, networks))
+        left = config.accuracy.trainings - len(networks)
+        new = _propose(config, graph, tables, limits, networks, left) if left > 0 else networks[:0]
+        if not len(new):
+            return tables.accuracy
+        networks = np.concatenate([networks, new])
+        save_json(asked, {'networks': networks})
+
+
+class Trainings:
+    """Short trainings on file, shared by all budgets of a run: a network is trained once."""
+
+    def __init__(self, config: Config, dataset: data.Dataset, graph: Graph) -> None:
+        settings = config.accuracy
+        self.unit = UNITS[settings.measure == 'loss']
+        self.supernet = train(config, dataset, graph)
+        start = self.supernet.variables if settings.from_supernet else None
+        self._train = functools.cache(lambda: ShortTraining(config, dataset, graph, start))
+        self._graph = graph
+        recipe = {
+            'subnet': vars(config.subnet),
+            'epochs': settings.epochs,
+            'from_supernet': settings.from_supernet,
+        }
+        recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
+        self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
+        self._path = paths(config).accuracy.parent / 'samples.jsonl'
+
+    def __call__(self, networks: np.ndarray) -> samples.Samples:
+        """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(self._path.parent, 'training'):
+            held = {sample.widths for sample in samples.resume(self._path, self._header).samples}
+            wanted = [tuple(row) for row in self._graph.to_widths(networks).tolist()]
+            if not set(wanted) <= held:
+                with progress.bar('Short trainings', len(wanted)) as update:
+                    for count, widths in enumerate(wanted, 1):
+                        if widths not in held:
+                            sample = self._train()(np.array(widths), 0)
+                            samples.append(self._path, sample)
+                            update(
+                                count, sample.failure or f'{sample.accuracy:.1f} % in {sample.seconds:.1f} s'
+                            )
+        return samples.read(self._path)
+
+
+def best_of_random(
+    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, limit: float
+) -> np.ndarray:
+    """Return the best of as many random networks just within a limit, ms, as joint search trains, by their trainings.
+
+    Raises:
+      ValueError: there is none.
+    """
+    key = jax.random.key(config.seed + 8)
+    drawn = baselines.random_within(key, graph, table.to_cost(), limit, max(config.accuracy.trainings, 1))
+    if not len(drawn):
+        raise ValueError(f'no configuration found just within {limit:.4g} ms')
+    trainings = Trainings(config, dataset, graph)
+    known = trainings(drawn)
+    utility = {
+        sample.widths: value
+        for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True)
+    }
+    values = [utility.get(tuple(widths), -np.inf) for widths in graph.to_widths(drawn).tolist()]
+    return drawn[int(np.argmax(values))]
 
 
 def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> AccuracyTable:
@@ -105,18 +151,6 @@ def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> Acc
     unary = stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge)
     heard = prior.from_supernet(graph.width_choices, unary.mean, unary.std)
     return untrained(graph.site_names, graph.width_choices, believed=heard, unit=unit)
-
-
-def _train(known: samples.Samples, path: Path, graph: Graph, networks: np.ndarray, training: Any, update: Any) -> Any:
-    """Train the networks that the file lacks."""
-    held = {sample.widths for sample in known.samples}
-    for count, choices in enumerate(networks, 1):
-        widths = tuple(int(w) for w in graph.to_widths(choices))
-        if widths not in held:
-            sample = training()(np.array(widths), 0)
-            samples.append(path, sample)
-            update(count, sample.failure or f'{sample.accuracy:.1f} % in {sample.seconds:.0f} s')
-    return samples.read(path)
 
 
 def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.ndarray) -> Field:
@@ -169,7 +203,7 @@ def utility_of(table: AccuracyTable, graph: Graph) -> Field:
     return add(independent(table.unary()), ows.flat(graph))
 
 
-def _report(config: Config, table: AccuracyTable, graph: Graph) -> dict[str, Any]:
+def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:
     choices = table.evidence.choices
     widths = graph.to_widths(choices)
     logs = np.log(np.maximum(widths, 1)).sum(1)

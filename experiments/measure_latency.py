@@ -13,6 +13,7 @@ import numpy as np
 from experiments import progress
 from experiments.config import Config
 from experiments.locks import exclusive
+from experiments.paths import paths
 from experiments.presets import parse
 from experiments.run_folder import Usage, claim
 from experiments.space import graph_of, settings_of
@@ -21,8 +22,6 @@ from jcw import data
 from jcw.graph import Graph
 from jcw.latency import design, drift, samples, supervise
 from jcw.latency.measure import Protocol, pending
-
-SAMPLES = 'samples.jsonl'
 
 
 def measure(config: Config) -> Path:
@@ -34,11 +33,9 @@ def measure(config: Config) -> Path:
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
-    folder = claim(
-        config.run / 'latency', space=settings_of(config, graph), latency=settings, seed=config.seed
-    )
+    claim(paths(config).latency, space=settings_of(config, graph), latency=settings, seed=config.seed)
     networks = design.sequence(jax.random.key(config.seed), graph, config.latency.networks)
-    path = folder / SAMPLES
+    path = paths(config).samples
     time_networks(config, graph, networks, path, 'Timing networks')
     return path
 
@@ -54,7 +51,7 @@ def time_networks(
     Raises:
       Usage: the process failed; its own words are above.
     """
-    first = config.run / 'latency' / SAMPLES
+    first = paths(config).samples
     wanted = [[int(w) for w in widths] for widths in networks]
     with exclusive(path.parent, 'timing'):
         if not path.exists() and first.exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from experiments.config import (
+    AccuracyConfig,
     CompareConfig,
     Config,
     DataConfig,
@@ -29,12 +30,15 @@ DIGITS = Config(
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
     latency=LatencyConfig(networks=180, batch=32, attempts=1),
+    accuracy=AccuracyConfig(trainings=12),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),
     search=SearchConfig(greedy_images=144),
     repair=RepairConfig(rounds=6),
-    subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
+    subnet=SubnetConfig(
+        epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0, seeds=(0, 1, 2)
+    ),
 )
 """Question: does the whole pipeline run in minutes where nothing but packages can be downloaded, and is its
 network better than uniform and greedy ones of the same measured latency? Command: `scripts/quickstart`.

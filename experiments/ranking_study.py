@@ -14,6 +14,7 @@ from scipy import stats as scipy_stats
 
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig
+from experiments.paths import paths
 from experiments.presets import parse
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of
@@ -123,7 +124,7 @@ def _study(
     return {
         'loss': {name: spearman(values, -loss) for name, values in against_loss.items()},
         'standalone': {name: spearman(values[:alone], accuracy) for name, values in against_alone.items()},
-        'accuracies': read_json(train_supernet.folder_of(config) / 'result.json'),
+        'accuracies': read_json(paths(config).supernet / 'result.json'),
     }
 
 

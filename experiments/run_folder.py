@@ -24,12 +24,6 @@ class Usage(Exception):
     """A wrong request, whose message is all the user needs to see."""
 
 
-def budget_name(config: Config) -> str:
-    """Return what folders of the configured budget's results are called."""
-    settings = config.search
-    return f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
-
-
 def claim(folder: Path, **settings: Any) -> Path:
     """Make a folder for results under these settings.
 

@@ -19,7 +19,6 @@ from jcw.train import parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import start_from
 
-
 MOST_VALIDATED = 10_000  # images; more would tell networks apart no better than seeds let them
 
 
@@ -44,7 +43,9 @@ class ShortTraining:
             config.subnet.label_smoothing,
         )
         self._step = parallel.data_parallel(
-            steps.plain_step(net, graph, self._optimiser, recipe, parallel.AXIS, accumulate=config.subnet.accumulate),
+            steps.plain_step(
+                net, graph, self._optimiser, recipe, parallel.AXIS, accumulate=config.subnet.accumulate
+            ),
             batch_args=(False, False, True, True, False),
             batch_outputs=(False, False),
         )
@@ -54,7 +55,8 @@ class ShortTraining:
         self._images = jax.device_put(calibration_images(config, dataset, config.subnet.batch))
 
         def begin(key: jax.Array, widths: jax.Array):
-            fresh = axes.drawn_for(plain.init(key), graph, widths)
+            fresh = plain.init(key)
+            fresh['params'] = axes.drawn_for(fresh['params'], graph, widths)
             return start_from(fresh if start is None else start, self._optimiser)
 
         def validate(variables: Variables, widths: jax.Array, images: jax.Array, labels: jax.Array):

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments import launch, progress
 from experiments.config import Config
 from experiments.locks import exclusive
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.repair_widths import result_file
 from experiments.run_folder import Usage, claim, read_json, save_json
-from experiments.search_widths import folder_of
 from experiments.space import graph_of, settings_of
 from experiments.train_supernet import train as read_supernet
 from experiments.training import (
@@ -155,7 +155,7 @@ def measured(
     """
     from experiments.measure_latency import time_networks
 
-    path = config.run / 'latency' / 'finals.jsonl'
+    path = paths(config).finals
     read = time_networks(config, graph, networks, path, 'Timing the results')
     times = {sample.widths: sample for sample in read.timed}
     for widths in networks:
@@ -179,7 +179,7 @@ def timed(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> d
 
 def found(config: Config) -> dict[str, Any]:
     """Read what was found at the configured budget, repaired unless the configuration says otherwise."""
-    path = result_file(config)
+    path = paths(config).found
     if not path.exists():
         stage = 'repair_widths' if config.repair.rounds else 'search_widths'
         raise Usage(f'{path} is missing: run experiments.{stage} first')
@@ -191,17 +191,24 @@ def main(config: Config) -> None:
     graph = graph_of(config, dataset)
     for name, method in timed(config, graph, found(config)['methods']).items():
         widths = method['widths']
-        _, result = train(config, dataset, graph, widths, subnet_folder(config, name), f'Training {name}')
+        accuracies = [each['test_accuracy'] for each in train_seeds(config, dataset, graph, widths, name)]
         progress.console.print(
-            f'{name:8} test accuracy {result["test_accuracy"]:.1%}, {method["measured_ms"]:.3f} ms  {widths}',
+            f'{name:8} test accuracy {np.mean(accuracies):.1%}, {method["measured_ms"]:.3f} ms  {widths}',
             highlight=False,
         )
 
 
-def subnet_folder(config: Config, method: str) -> Path:
-    """Return the folder of a method's trained network at the configured budget."""
-    networks = 'subnets_adaptive' if config.supernet.adaptive else 'subnets'
-    return config.run / networks / folder_of(config).name / method
+def train_seeds(
+    config: Config, dataset: data.Dataset, graph: Graph, widths: list[int], name: str
+) -> list[dict[str, Any]]:
+    """Train a method's network with every seed; the first is the one that is exported."""
+    results = []
+    for number, seed in enumerate(config.subnet.seeds):
+        folder = paths(config).subnet(name)
+        folder = folder if number == 0 else folder / f'seed_{seed}'
+        title = f'Training {name}, {number + 1} of {len(config.subnet.seeds)}'
+        results.append(train(config, dataset, graph, widths, folder, title, config.seed + seed)[1])
+    return results
 
 
 if __name__ == '__main__':

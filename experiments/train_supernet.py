@@ -1,7 +1,6 @@
-"""Train the supernet, and gather what its rewards say of every layer's widths."""
+"""Train the supernet, and gather what its rewards say of every site's widths."""
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,16 +8,17 @@ import numpy as np
 import optax
 
 from experiments import launch, progress
+from experiments.budget import budget_ms, load_table
 from experiments.config import Config
 from experiments.locks import exclusive
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import Usage, budget_name, claim, read_json, save_json
+from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
 from jcw.graph import Graph
-from jcw.latency.table import LatencyTable
 from jcw.nets import segments
 from jcw.nets.axes import Variables
 from jcw.nets.training import network
@@ -50,13 +50,6 @@ class Supernet(NamedTuple):
     width_stats: stats.WidthStats
 
 
-def folder_of(config: Config) -> Path:
-    """Return the supernet's folder; an adaptive one belongs to its budget."""
-    return config.run / (
-        f'supernet_adaptive_{budget_name(config)}' if config.supernet.adaptive else 'supernet'
-    )
-
-
 def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     """Train, or continue, or read back, the run's supernet."""
     settings = config.supernet
@@ -70,7 +63,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
         wanted['budget'] = config.search.budget_ms or config.search.budget
         wanted['ridge'] = config.search.ridge
     carry, optimiser, num_steps = start_of(config, dataset, graph)  # settings it refuses claim nothing
-    folder = claim(folder_of(config), **wanted)
+    folder = claim(paths(config).supernet, **wanted)
     if not (folder / 'result.json').exists():
         with (
             exclusive(folder, 'training'),
@@ -175,13 +168,7 @@ def _narrowing(config: Config, graph: Graph, num_steps: int):
 
     The draws travel with the training state, so an interrupted run goes on with the same ones.
     """
-    from experiments.search_widths import budget_ms
-
-    settings = config.supernet
-    path = config.run / 'latency' / 'table.json'
-    if not path.exists():
-        raise Usage(f'an adaptive supernet needs {path}: run experiments.fit_latency first')
-    table = LatencyTable.load(path)
+    settings, table = config.supernet, load_table(config)
     limit, cost = budget_ms(config, table), table.to_cost()
     schedule = aows.Schedule(settings.adaptive_warmup, settings.hottest, settings.coldest, settings.floor)
     every = max(num_steps // settings.refreshes, 1)
@@ -213,7 +200,7 @@ def _validate(config: Config, dataset: data.Dataset, graph: Graph, variables: Va
 
 def describe(config: Config) -> str:
     """Say in a line how good the supernet is."""
-    path = folder_of(config) / 'result.json'
+    path = paths(config).supernet / 'result.json'
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.train_supernet first')
     parts = [f'{name} {value["accuracy"]:.1%}' for name, value in read_json(path).items()]

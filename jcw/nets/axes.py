@@ -118,16 +118,17 @@ def initial(key: jax.Array, graph: Graph) -> Variables:
     return jax.tree.unflatten(tree, filled)
 
 
-def drawn_for(variables: Variables, graph: Graph, widths: Any) -> Variables:
-    """Scale initial kernels as if drawn for a configuration, whose products sum fewer channels; widths may be traced."""
+def drawn_for(params: Any, graph: Graph, widths: Any) -> Any:
+    """Scale initial kernels as if drawn for a configuration, which sums fewer channels; widths may be traced."""
 
-    def scale(axes: Axes, leaf: Any) -> Any:
-        if len(axes) < 2 or not isinstance(axes[-2], str):
+    def scale(op: str, name: str, leaf: Any) -> Any:
+        ends = axes_of(graph)['params'][op][name][-2:]
+        if len(ends) < 2 or not isinstance(ends[0], str):
             return leaf
-        site = graph.site_index[axes[-2]]
+        site = graph.site_index[ends[0]]
         return leaf * jnp.sqrt(int(graph.largest[site]) / jnp.maximum(widths[site], 1))
 
-    return {**variables, 'params': map_axes(scale, graph, {'params': variables['params'], 'batch_stats': variables['batch_stats']})['params']}
+    return {op: {name: scale(op, name, leaf) for name, leaf in own.items()} for op, own in params.items()}
 
 
 def slice_variables(variables: Variables, graph: Graph, widths: Sequence[int] | np.ndarray) -> Variables:

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from jcw.field import Field, chain_scopes, evaluate, independent
-from jcw.search.repair import correction, repair
+from jcw.search.repair import Repair, correction, together
 from tests.tiny_graph import chain
 
 GRAPH = chain([('separable', 32, 3, 1)] * 4, (8, 8, 8), 5, levels=5)
+
+
+def repair(graph, utility, cost, budget, measure, *, max_rounds=8, **settings):
+    method = Repair(graph, utility, cost, budget, max_rounds=max_rounds, **settings)
+    return together({'joint': method}, measure, max_rounds)['joint']
+
+
 EVERY = np.array(list(itertools.product(*(range(n) for n in GRAPH.num_choices))), np.int32)
 
 
