@@ -50,7 +50,7 @@ def _problem(utility, costs, limits) -> tuple[Problem, Int[Array, ' sites']]:
     greatest = tables.greatest
     limits = jnp.minimum(limits, 2 * greatest)
     ends = jax.vmap(partial(best_price, tables))(limits[jnp.array([0, -1])[: len(limits)]])
-    prices = price_cloud(ends, NUM_PRICES)
+    prices = price_cloud(jnp.broadcast_to(ends, (2, len(costs))), NUM_PRICES)
     free = dataclasses.replace(tables, gain=jnp.where(jnp.isneginf(tables.gain), -jnp.inf, 0))
     units = jnp.eye(len(costs), dtype=tables.gain.dtype)
     total = units.sum(0, keepdims=True) / jnp.where(greatest > 0, greatest, 1)
