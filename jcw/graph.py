@@ -108,7 +108,7 @@ class Graph:
     def num_configurations(self) -> int:
         return math.prod(int(n) for n in self.num_choices)
 
-    def nearest(self, widths: Sequence[float]) -> np.ndarray:
+    def nearest(self, widths: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the configuration whose widths are nearest, the smaller on a tie, no block dropped, int32 [sites]."""
         chosen = [
             min((w for w in allowed if w), key=lambda w: abs(w - x))

@@ -52,10 +52,10 @@ def test_export_refuses_what_does_not_fit_and_writes_nothing(trained, tmp_path, 
 
 def test_export_refuses_widths_and_statistics_that_do_not_fit(trained, tmp_path):
     arguments = (tmp_path / 'network', trained.variables, trained.graph)
-    with pytest.raises(ValueError, match='expected 3 widths, got 2'):
+    with pytest.raises(ValueError, match='expected 4 widths, got 2'):
         deploy.export(*arguments, (4, 8), mean=(0.5,), std=(0.2,))
-    with pytest.raises(ValueError, match='too few for'):
-        deploy.export(*arguments, (99, 8, 8), mean=(0.5,), std=(0.2,))
+    with pytest.raises(ValueError, match=r'of shape \(3, 3, 1, 12\) cannot give \(3, 3, 1, 99\)'):
+        deploy.export(*arguments, (99, 8, 8, 8), mean=(0.5,), std=(0.2,))
     with pytest.raises(ValueError, match='positive std of 1 input channels'):
         deploy.export(*arguments, trained.widths, mean=(0.5,), std=(0.0,))
     with pytest.raises(ValueError, match='of 1 input channels'):
@@ -129,8 +129,9 @@ def test_random_weights_have_the_shapes_of_the_folded_ones(trained, exported):
         return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
     folded = deploy.load(exported).folded
-    assert shapes(deploy.random(trained.graph, trained.widths)) == shapes(folded)
-    assert shapes(deploy.shapes(trained.graph, trained.widths)) == shapes(folded)
+    fixed = trained.graph.fixed(trained.widths)
+    assert shapes(deploy.random(fixed)) == shapes(folded)
+    assert shapes(deploy.shapes(fixed)) == shapes(folded)
 
 
 def test_onnx_says_what_to_install_where_it_is_missing(monkeypatch, trained):

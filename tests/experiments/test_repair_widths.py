@@ -108,7 +108,7 @@ def test_methods_are_timed_together_and_no_network_twice(run):
 
 def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
     run.device.factor = 1.1
-    narrower = run.field._replace(unary=run.field.unary * np.linspace(1, 2, GRAPH.num_sites)[:, None])
+    narrower = run.field.replace(unary=run.field.unary * np.linspace(1, 2, GRAPH.num_sites)[:, None])
     held = repair_widths.hold(
         run.config,
         GRAPH,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.presets import parse
-from experiments.run_folder import graph_of
+from experiments.space import graph_of
 from experiments.train_supernet import folder_of, start_of
 from experiments.training import load_data
 from jcw.latency.table import flops_table
@@ -24,15 +24,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     *('digits', '--space.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
     *('--supernet.epochs', '6', '--supernet.batch', '32', '--supernet.warmup-epochs', '0'),
-    *(
-        '--supernet.adaptive',
-        '--supernet.mutation',
-        'all',
-        '--supernet.group',
-        '8',
-        '--supernet.refreshes',
-        '20',
-    ),
+    *('--supernet.adaptive', '--supernet.refreshes', '20'),
     *('--supernet.adaptive-warmup', '0.1', '--supernet.recalibration-images', '64', '--search.budget', '0.7'),
     *('--launch.save-every', '5'),
 )

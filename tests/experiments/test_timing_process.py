@@ -15,6 +15,7 @@ from experiments.measure_latency import measure
 from experiments.run_folder import Usage
 from jcw.latency import samples
 from jcw.latency.runtimes import Runtime
+from tests.tiny_graph import GRAPH
 
 ROOT = Path(__file__).parents[2]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
@@ -46,10 +47,10 @@ def test_cores_that_do_not_exist_leave_a_process_where_it_is(wanted):
 
 
 def request(runtime: str, **about) -> timing_process.Request:
-    """Return what `measure_latency` asks for, of the tiny space."""
+    """Return what `measure_latency` asks for, of the tiny graph."""
     about = {'batch': 3, 'dtype': 'float32', 'command': None, 'compile_cores': [], **about}
     return timing_process.Request(
-        SPACE.to_json(), [], path='', runtime=runtime, device='paper', cores=[], attempts=1, **about
+        GRAPH.to_json(), [], path='', runtime=runtime, device='paper', cores=[], attempts=1, **about
     )
 
 
@@ -59,7 +60,7 @@ def test_every_runtime_times_the_networks_that_the_stages_build_for_it(name):
     runtime = timing_process._runtime(request(name, command=shlex.join(answering)), '')
     assert isinstance(runtime, Runtime)
     try:
-        for widths in (SPACE.smallest.tolist(), SPACE.largest.tolist()):
+        for widths in (GRAPH.smallest.tolist(), GRAPH.largest.tolist()):
             program = runtime.open(widths)
             assert program.time_ms() > 0
             program.close()
@@ -68,9 +69,9 @@ def test_every_runtime_times_the_networks_that_the_stages_build_for_it(name):
 
 
 def test_onnx_runtime_is_fed_what_the_deployed_network_takes():
-    program = timing_process._runtime(request('onnx'), '').open(SPACE.base.tolist())
+    program = timing_process._runtime(request('onnx'), '').open(GRAPH.base.tolist())
     (images,) = program._feeds.values()
-    assert (images.dtype, images.shape) == (np.uint8, (3, *SPACE.input_shape))
+    assert (images.dtype, images.shape) == (np.uint8, (3, *GRAPH.input_shape))
     assert images.min() < 64 < 192 < images.max()
 
 

@@ -131,24 +131,24 @@ def test_the_correction_passes_through_exact_measurements_and_shrinks_noisy_ones
     rng = np.random.default_rng(0)
     choices = EVERY[rng.choice(len(EVERY), 4, replace=False)]
     residual = rng.standard_normal(4)
-    layers, width = GRAPH.width_table.shape
-    fitted = correction(choices, residual, np.zeros(4), 1.0, (layers, width))
+    sites, width = GRAPH.width_table.shape
+    fitted = correction(choices, residual, np.zeros(4), 1.0, (sites, width))
     exact = independent(fitted)
     np.testing.assert_allclose(evaluate(exact, choices), residual, atol=1e-5)
-    noisy = exact.replace(unary=correction(choices, residual, np.full(4, 100.0), 1.0, (layers, width)))
+    noisy = exact.replace(unary=correction(choices, residual, np.full(4, 100.0), 1.0, (sites, width)))
     assert np.abs(evaluate(noisy, choices)).max() < 0.01
 
 
 def test_the_correction_is_the_posterior_mean_of_its_prior():
-    """Against the direct solution over all (layer, choice) parameters."""
+    """Against the direct solution over all (site, choice) parameters."""
     choices, residual, noise = EVERY[[0, 7, 100]], np.array([0.3, -0.2, 0.1]), np.array([0.1, 0.2, 0.1])
-    layers, width = GRAPH.width_table.shape
+    sites, width = GRAPH.width_table.shape
     one_hot = (choices[..., None] == np.arange(width)).reshape(3, -1)
     design = np.concatenate([np.ones((3, 1)), one_hot], 1) / noise[:, None]
-    precision = np.diag(np.concatenate([[1.0], np.full(layers * width, layers)])) / 0.5**2
+    precision = np.diag(np.concatenate([[1.0], np.full(sites * width, sites)])) / 0.5**2
     mean = np.linalg.solve(precision + design.T @ design, design.T @ (residual / noise))
-    field = correction(choices, residual, noise, 0.5, (layers, width))
-    np.testing.assert_allclose(field, mean[0] / layers + mean[1:].reshape(layers, width), atol=1e-9)
+    field = correction(choices, residual, noise, 0.5, (sites, width))
+    np.testing.assert_allclose(field, mean[0] / sites + mean[1:].reshape(sites, width), atol=1e-9)
 
 
 @pytest.mark.parametrize(

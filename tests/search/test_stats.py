@@ -22,7 +22,7 @@ def even(rng, draws):
 
 
 def correlated(rng, draws):
-    """Draw all layers wide or narrow together, as an adaptive search does; one in five evenly."""
+    """Draw all sites wide or narrow together, as an adaptive search does; one in five evenly."""
     level = np.repeat(rng.random((draws, 1)), 3, 1)
     quantile = np.where(rng.random((draws, 1)) < 0.2, rng.random((draws, 3)), level)
     return (quantile * NUM_CHOICES).astype(np.int32)
