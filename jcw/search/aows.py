@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jcw import mrf
 from jcw.mrf import ChainMRF
-from jcw.search.stats import Unary
+from jcw.search.stats import Unary, check_means
 
 
 class Schedule(NamedTuple):
@@ -74,7 +74,11 @@ def warm(unary: Unary, live: np.ndarray) -> ChainMRF:
     """Return the field of unaries under training; a choice not yet drawn counts as its layer's best one drawn.
 
     Adaptive draws must visit what is unknown; a search's result must not (`ows.to_field`).
+
+    Raises:
+      ValueError: an effect that is NaN or infinite.
     """
+    check_means(unary)
     layers, choices = unary.mean.shape
     drawn = np.isfinite(unary.mean)
     best = np.where(drawn, unary.mean, -np.inf).max(1, keepdims=True)
@@ -93,10 +97,14 @@ def narrowed(utility: ChainMRF, cost: ChainMRF, budget: float, heat: float, floo
     """Return draws from the field at temperature `heat` (nats) and the price that meets the budget on average.
 
     Raises:
-      ValueError: a temperature that is not positive and finite.
+      ValueError: a temperature that is not positive and finite, a budget that is no number, a floor that is no share,
+        or a field with NaN, +inf or, at live choices, a cost that is not finite.
     """
     if not 0 < heat < np.inf:
         raise ValueError(f'the temperature must be positive and finite, got {heat}')
+    if budget != budget or not 0 <= floor <= 1:
+        raise ValueError(f'need a budget and a floor between 0 and 1, got {budget} and {floor}')
+    _check(utility, cost)
     price = budget_price(utility, cost, budget, heat)
     return _draws(priced(utility, cost, price, heat), heat, price, floor)
 
@@ -171,6 +179,18 @@ def jointly(keys: Key[Array, 'batch'], draws: Draws) -> Int[Array, 'batch layers
         return jnp.where(jax.random.uniform(coin) < draws.floor, anything, found)
 
     return jax.vmap(one)(keys)
+
+
+def _check(utility: ChainMRF, cost: ChainMRF) -> None:
+    live = np.isfinite(np.asarray(utility.unary))
+    pairs = live[:-1, :, None] & live[1:, None, :]
+    finite = {
+        'utility': (np.asarray(utility.unary) < np.inf).all() and np.isfinite(utility.pairwise)[pairs].all(),
+        'cost': np.isfinite(cost.unary)[live].all() and np.isfinite(cost.pairwise)[pairs].all(),
+    }
+    for name, fine in finite.items():
+        if not fine:
+            raise ValueError(f'the field of {name} holds NaN or infinity where a width is live')
 
 
 def _draws(field: ChainMRF, heat: float, price: float, floor: float) -> Draws:

@@ -13,8 +13,9 @@ def to_field(unary: stats.Unary, space: SearchSpace) -> ChainMRF:
     Choices never drawn stay at -inf, so that they cannot win.
 
     Raises:
-      ValueError: a layer none of whose choices was ever drawn.
+      ValueError: an effect that is NaN or infinite, or a layer none of whose choices was ever drawn.
     """
+    stats.check_means(unary)
     missing = np.flatnonzero(~np.isfinite(unary.mean).any(1))
     if missing.size:
         raise ValueError(f'no width of layer {missing[0]} was ever drawn: train the supernet longer')
