@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jcw import records
 from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency import prior, uncertainty
@@ -19,6 +20,9 @@ from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
 
 VERSION = 2
+UNITS = ('ms per call', 'FLOPs', 'parameters', 'activations')
+COLUMNS = [*Signature._fields, 'cost', 'deviation', 'prior']
+FIELDS = {'version', 'unit', 'base', 'provenance', 'evidence', 'graph', 'columns', 'entries'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,48 +122,90 @@ class LatencyTable:
         return wanted.to_field(np.array([known[signature] for signature in wanted.all]), self.base)
 
     def save(self, path: str | Path) -> None:
-        """Write readable JSON, one entry a line."""
+        """Write readable JSON with a checksum of its values, one entry a line.
+
+        Raises:
+          ValueError: numbers that are not finite, or negative.
+        """
+        scales = np.zeros_like(self.entries) if self.evidence is None else self.evidence.scale
+        columns = (self.signatures.all, self.entries, self.deviations, scales)
+        rows = [[*signature, *map(float, numbers)] for signature, *numbers in zip(*columns, strict=True)]
         head = {
             'version': VERSION,
             'unit': self.unit,
-            'base': self.base,
+            'base': float(self.base),
             'provenance': dict(self.provenance),
             'evidence': _evidence_json(self.evidence),
             'graph': self.graph.to_json(),
-            'columns': [*Signature._fields, 'cost', 'deviation', 'prior'],
+            'columns': COLUMNS,
         }
-        scales = np.zeros_like(self.entries) if self.evidence is None else self.evidence.scale
-        columns = (self.layout.all, self.entries, self.deviations, scales)
-        rows = [
-            json.dumps([*signature, *map(float, numbers)])
-            for signature, *numbers in zip(*columns, strict=True)
-        ]
-        text = json.dumps(head)[:-1] + ',\n"entries": [\n' + ',\n'.join(rows) + '\n]}\n'
-        Path(path).write_text(text, encoding='utf-8')
+        head = records.summed({**head, 'entries': rows})
+        _check_numbers(head)
+        del head['entries']
+        lines = ',\n'.join(map(json.dumps, rows))
+        Path(path).write_text(f'{json.dumps(head)[:-1]},\n"entries": [\n{lines}\n]}}\n', encoding='utf-8')
 
     @classmethod
     def load(cls, path: str | Path) -> 'LatencyTable':
         """Read what `save` wrote.
 
         Raises:
-          ValueError: not a table, an unknown version, or entries that do not fit the graph.
+          ValueError: not a table, an unknown version, damage, numbers that no cost can be, or entries that do not fit
+            the graph.
         """
+        if not Path(path).is_file():
+            raise ValueError(f'{path} is not a file')
         try:
-            value = json.loads(Path(path).read_text(encoding='utf-8'))
+            value = records.parse(Path(path).read_bytes(), finite=False)
         except ValueError as error:
             raise ValueError(f'{path} is not JSON: {error}') from None
         if not isinstance(value, dict) or 'entries' not in value or value.get('version') != VERSION:
             raise ValueError(f'{path} is not a latency table of version {VERSION}')
+        try:
+            value = records.checked(value)
+        except ValueError as error:
+            raise ValueError(f'{path} is damaged ({error}): put back a copy, or fit it anew') from None
+        try:
+            return cls._read(value)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f'{path} is not a latency table: {error!r}') from error
+
+    @classmethod
+    def _read(cls, value: Mapping[str, Any]) -> 'LatencyTable':
+        _check_numbers(value)
         graph = Graph.from_json(value['graph'])
         rows = {Signature(*row[:-3]): row[-3:] for row in value['entries']}
         signatures = Entries(graph).all
-        if set(rows) != set(signatures):
+        if set(rows) != set(signatures) or len(rows) != len(value['entries']):
             raise ValueError(
-                f'{path}: {len(rows)} entries do not fit the {len(signatures)} signatures of its graph'
+                f'{len(value["entries"])} entries do not fit the {len(signatures)} signatures of its graph'
             )
         entries, _, scale = np.array([rows[signature] for signature in signatures], np.float64).T
         evidence = _read_evidence(value['evidence'], scale, graph)
-        return cls(graph, entries, float(value['base']), value['unit'], value['provenance'], evidence)
+        return cls(graph, entries, float(value['base']), value['unit'], dict(value['provenance']), evidence)
+
+
+def _check_numbers(value: Mapping[str, Any]) -> None:
+    """Refuse what no table can state: other fields, units or columns, and costs that are negative or not finite."""
+    if set(value) - {records.SUM} != FIELDS:
+        raise ValueError(f'a table has the fields {sorted(FIELDS)}, not {sorted(value)}')
+    if value['unit'] not in UNITS or value['columns'] != COLUMNS:
+        raise ValueError(f'in {value["unit"]!r} and columns {value["columns"]}, expected {UNITS}')
+    if not is_cost(value['base']):
+        raise ValueError(f'the base is {value["base"]!r}, expected a finite cost')
+    for number, row in enumerate(value['entries'], 1):
+        if len(row) != len(COLUMNS) or not all(map(is_cost, row[-3:])):
+            raise ValueError(f'entry {number}, {row}, does not end in three finite costs')
+    evidence = value['evidence']
+    if evidence is not None and not all(map(is_cost, [evidence['noise'], *evidence['variances']])):
+        raise ValueError(f'noise {evidence["noise"]!r} or variances {evidence["variances"]!r}')
+
+
+def is_cost(value: Any) -> bool:
+    """Return whether a value may be a cost or a deviation: finite and not negative."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < np.inf
 
 
 def fit_samples(
@@ -209,6 +255,7 @@ def _read_evidence(value: Mapping[str, Any] | None, scale: np.ndarray, graph: Gr
     if value is None:
         return None
     timed = np.array(value['timed'], np.int32).reshape(-1, graph.num_sites)
+    graph.to_choices(timed)  # refuses widths that are not in the graph
     return Evidence(timed, scale, tuple(value['variances']), float(value['noise']))
 
 

@@ -21,7 +21,7 @@ from jcw import trellis
 from jcw.field import Field, add, present_pairs
 from jcw.graph import Graph
 from jcw.search import ows
-from jcw.search.stats import Unary
+from jcw.search.stats import Unary, check_means
 
 
 class Schedule(NamedTuple):
@@ -73,7 +73,11 @@ def warm(unary: Unary, graph: Graph) -> Field:
     """Return the field of unaries under training; a choice not yet drawn counts as its site's best one drawn.
 
     Adaptive draws must visit what is unknown; a search's result must not (`ows.to_field`).
+
+    Raises:
+      ValueError: an effect that is NaN or infinite.
     """
+    check_means(unary)
     drawn = np.isfinite(unary.mean)
     best = np.where(drawn, unary.mean, -np.inf).max(1, keepdims=True)
     mean = np.where(drawn, unary.mean, np.where(np.isfinite(best), best, 0.0))
@@ -91,10 +95,14 @@ def narrowed(utility: Field, cost: Field, budget: float, heat: float, floor: flo
     """Return draws from the field at temperature `heat` (nats) and the price that meets the budget on average.
 
     Raises:
-      ValueError: a temperature that is not positive and finite.
+      ValueError: a temperature that is not positive and finite, a budget that is no number, a floor that is no share,
+        or a field with NaN, +inf or, at live choices, a cost that is not finite.
     """
     if not 0 < heat < np.inf:
         raise ValueError(f'the temperature must be positive and finite, got {heat}')
+    if budget != budget or not 0 <= floor <= 1:
+        raise ValueError(f'need a budget and a floor between 0 and 1, got {budget} and {floor}')
+    _check(utility, cost)
     price = budget_price(utility, cost, budget, heat)
     return _draws(priced(utility, cost, price, heat), heat, price, floor)
 
@@ -161,6 +169,19 @@ def entropy(field: Field) -> float:
     tables = np.where(np.isfinite(np.asarray(field.tables)), field.tables, 0.0)
     expected = (ones * finite).sum() + (pairs * tables).sum()
     return float(_log_partition(field) - expected)
+
+
+def _check(utility: Field, cost: Field) -> None:
+    live = np.isfinite(np.asarray(utility.unary))
+    finite = {
+        'utility': (np.asarray(utility.unary) < np.inf).all()
+        and (np.asarray(utility.tables) < np.inf)[present_pairs(live, utility.scopes)].all(),
+        'cost': np.isfinite(cost.unary)[live].all()
+        and np.isfinite(cost.tables)[present_pairs(live, cost.scopes)].all(),
+    }
+    for name, fine in finite.items():
+        if not fine:
+            raise ValueError(f'the field of {name} holds NaN or infinity where a width is live')
 
 
 def _draws(field: Field, heat: float, price: float, floor: float) -> Draws:

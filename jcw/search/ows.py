@@ -15,8 +15,9 @@ def to_field(unary: stats.Unary, graph: Graph) -> Field:
     dropped counts once.
 
     Raises:
-      ValueError: a site none of whose choices was ever drawn.
+      ValueError: an effect that is NaN or infinite, or a site none of whose choices was ever drawn.
     """
+    stats.check_means(unary)
     missing = np.flatnonzero(~np.isfinite(unary.mean).any(1))
     if missing.size:
         name = graph.site_names[missing[0]]

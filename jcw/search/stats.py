@@ -64,10 +64,13 @@ def to_unary(stats: WidthStats, num_choices: np.ndarray, ridge: float = 1.0) -> 
     choice of each site is then the origin of its effects, since rewards are against the largest network.
 
     Raises:
-      ValueError: `ridge` is not positive, or there are no rewards.
+      ValueError: `ridge` is not positive and finite, there are no rewards, or one was not finite.
     """
-    if ridge <= 0:
-        raise ValueError(f'ridge must be positive (it also settles what sites share), got {ridge}')
+    if not 0 < ridge < np.inf:
+        raise ValueError(
+            f'ridge must be positive and finite (it also settles what sites share), got {ridge}'
+        )
+    _check_finite(stats)
     count = float(stats.rewards)
     if count <= 0:
         raise ValueError('no rewards yet: train the supernet first')
@@ -94,11 +97,40 @@ def to_unary(stats: WidthStats, num_choices: np.ndarray, ridge: float = 1.0) -> 
 
 
 def marginal_means(stats: WidthStats, num_choices: np.ndarray) -> Unary:
-    """Return the plain mean reward of each (site, choice): unbiased only under independent uniform draws."""
+    """Return the plain mean reward of each (site, choice): unbiased only under independent uniform draws.
+
+    Raises:
+      ValueError: a reward was not finite.
+    """
+    _check_finite(stats)
     draws = np.asarray(stats.draws, np.float64)
     mean = np.asarray(stats.moment, np.float64) / np.maximum(draws, 1)
     spread = max(float(stats.squares) / max(float(stats.rewards), 1.0), 0.0) ** 0.5
     return _arrange(mean, spread / np.sqrt(np.maximum(draws, 1)), draws, num_choices)
+
+
+def check_means(unary: Unary) -> None:
+    """Refuse effects that are NaN or above all bounds; -inf says that a choice was never drawn.
+
+    Raises:
+      ValueError: which site and choice.
+    """
+    wrong = np.argwhere(~(np.asarray(unary.mean) < np.inf))
+    if wrong.size:
+        site, choice = wrong[0]
+        raise ValueError(
+            f'the effect of choice {choice} of site {site} is {unary.mean[site, choice]}: a reward it was '
+            'estimated from was no finite number'
+        )
+
+
+def _check_finite(stats: WidthStats) -> None:
+    wrong = [name for name, leaf in stats._asdict().items() if not np.isfinite(np.asarray(leaf)).all()]
+    if wrong:
+        raise ValueError(
+            f'the width statistics hold numbers that are not finite, in {", ".join(wrong)}: a reward was NaN or '
+            'infinite; go back to a checkpoint from before, with a lower learning rate'
+        )
 
 
 def _arrange(effect: np.ndarray, std: np.ndarray, draws: np.ndarray, num_choices: np.ndarray) -> Unary:

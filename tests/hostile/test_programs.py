@@ -13,9 +13,9 @@ import pytest
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.runtimes import CommandRuntime, RuntimeFailure
 from jcw.latency.runtimes.command import read_answer
-from tests.latency.simulated import small_space
+from tests.latency.simulated import small_graph
 
-SPACE = small_space()
+GRAPH = small_graph()
 ONE = Protocol(warmup=0, calls=1, min_visits=1, max_visits=1, attempts=1, window=1)
 LIMIT_S = 1.0
 
@@ -65,11 +65,11 @@ def runtime(body: str) -> CommandRuntime:
 @pytest.mark.parametrize('name', MISBEHAVIOUR)
 def test_a_program_that_misbehaves_costs_one_sample_in_bounded_time(tmp_path, name):
     body, reason = MISBEHAVIOUR[name]
-    device, networks = runtime(body), np.array([SPACE.smallest, SPACE.largest, SPACE.base])
-    guilty = tuple(SPACE.largest.tolist())
+    device, networks = runtime(body), np.array([GRAPH.smallest, GRAPH.largest, GRAPH.base])
+    guilty = tuple(GRAPH.largest.tolist())
     assert guilty[0] == 24
     start, threads = time.monotonic(), threading.active_count()
-    found = list(measure(device, SPACE, networks, tmp_path / 's', batch=1, protocol=ONE))
+    found = list(measure(device, GRAPH, networks, tmp_path / 's', batch=1, protocol=ONE))
     device.close()
     failed = {sample.widths: sample.failure for sample in found if sample.failure}
     assert list(failed) == [guilty]

@@ -144,3 +144,36 @@ def test_wrong_requests_are_named():
         aows.temperature(0.5, aows.Schedule(hottest=0.1, coldest=0.2))
     with pytest.raises(ValueError, match='must be positive and finite'):
         aows.narrowed(*fields(), 1.0, np.inf)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_effects_that_are_no_numbers_pass_neither_to_a_field_nor_to_draws(value):
+    from jcw.search import ows
+    from tests.tiny_graph import GRAPH
+
+    mean = np.where(GRAPH.present, -0.1, -np.inf)
+    mean[1, 2] = value
+    unary = stats.Unary(mean, np.ones(mean.shape))
+    named = r'the effect of choice 2 of layer 1 is (nan|inf)'
+    with pytest.raises(ValueError, match=named):
+        ows.to_field(unary, GRAPH)
+    with pytest.raises(ValueError, match=named):
+        aows.warm(unary, GRAPH)
+    with pytest.raises(ValueError, match=named):
+        aows.refreshed(unary, GRAPH, fields()[1], 1.0, 0.9, aows.Schedule())
+
+
+def test_draws_from_fields_with_numbers_that_are_none_are_refused():
+    utility, cost = fields()
+    for field, name in [(utility, 'utility'), (cost, 'cost')]:
+        for part in ('unary', 'pairwise'):
+            wrong = np.array(getattr(field, part))
+            wrong.flat[0] = np.nan
+            pair = {'utility': utility, 'cost': cost, name: field._replace(**{part: wrong})}
+            if (name, part) == ('utility', 'unary'):
+                wrong.flat[0] = np.inf
+            with pytest.raises(ValueError, match=f'the field of {name} holds NaN or infinity'):
+                aows.narrowed(pair['utility'], pair['cost'], 1.0, 0.5)
+    for budget_, floor in [(np.nan, 0.1), (1.0, np.nan), (1.0, 1.5)]:
+        with pytest.raises(ValueError, match='need a budget and a floor'):
+            aows.narrowed(utility, cost, budget_, 0.5, floor)
