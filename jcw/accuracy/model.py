@@ -14,9 +14,6 @@ With x a network's one-hot choices, less their mean over those trained, and thet
 
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-
 from jcw.accuracy.prior import Prior
 
 BASE_DEVIATION = 3.0  # of the base about the mean of what was seen, in standard deviations of that
@@ -69,7 +66,7 @@ def linearise(theta: Any, prior: Prior, strength: Strengths, scale: Any) -> Effe
         bend[..., None],
         of_heights[..., None] * xp.eye(sites)[:, None],
         xp.reshape(
-            xp.eye(sites * choices) * (strength.deviation * common * prior.present.reshape(-1)),
+            xp.eye(sites * choices) * (strength.deviation * common * prior.looseness.reshape(-1)),
             (sites, choices, sites * choices),
         ),
     ]
@@ -88,7 +85,7 @@ def _parts(theta: Any, prior: Prior, strength: Strengths) -> tuple[Any, Any, Any
     logarithm = strength.supernet * prior.supernet + strength.spread * theta[SHARED : SHARED + sites]
     bump = prior.curves * (1 - prior.curves) * _between(prior)
     bent = prior.curves + BEND_DEVIATION * theta[2] * bump
-    deviations = theta[SHARED + sites :].reshape(prior.curves.shape) * strength.deviation * prior.present
+    deviations = theta[SHARED + sites :].reshape(prior.curves.shape) * strength.deviation * prior.looseness
     return common, prior.spans * xp.exp(logarithm), bent, deviations
 
 
