@@ -16,7 +16,7 @@ STEPS = 12
 SIZES = (1.0, 0.5, 0.2, 0.05, 0.0)  # parts of a Gauss-Newton step, of which the best is taken
 
 NOISE = (0.6, 0.7)
-"""Noise believed before likelihoods are looked at: median in deviations of what was seen, and its logarithm's deviation."""
+"""Noise believed at first: median in standard deviations of what was seen, and deviation of its logarithm."""
 SPREAD = (0.5, 0.5)
 DEVIATION = (0.07, 0.8)
 OWN = 0.2
@@ -44,17 +44,17 @@ class Evidence(NamedTuple):
 class Linear(NamedTuple):
     """The model linearised at its mode, rows in units of each network's noise."""
 
-    mode: Float[Array, ' parameters']
-    rows: Float[Array, 'networks parameters']
-    target: Float[Array, ' networks']  # residuals at the mode, plus rows @ mode
+    mode: Any  # [parameters]
+    rows: Any  # [networks parameters]
+    target: Any  # [networks]: residuals at the mode, plus rows @ mode
 
 
 class LeaveOneOut(NamedTuple):
     """Prediction of each network from the others, linearised at the mode of all."""
 
-    mean: Float[Array, ' networks']
-    std: Float[Array, ' networks']  # of what was measured about it, noise included
-    log_density: Float[Array, ' networks']
+    mean: Any  # [networks]
+    std: Any  # [networks], of what was measured about it, noise included
+    log_density: Any  # [networks]
 
 
 class Fit(NamedTuple):

@@ -66,7 +66,7 @@ def linearise(theta: Any, prior: Prior, strength: Strengths, scale: Any) -> Effe
         bend[..., None],
         of_heights[..., None] * xp.eye(sites)[:, None],
         xp.reshape(
-            xp.eye(sites * choices) * (strength.deviation * common * prior.present.reshape(-1)),
+            xp.eye(sites * choices) * (strength.deviation * common * prior.looseness.reshape(-1)),
             (sites, choices, sites * choices),
         ),
     ]
@@ -85,7 +85,7 @@ def _parts(theta: Any, prior: Prior, strength: Strengths) -> tuple[Any, Any, Any
     logarithm = strength.supernet * prior.supernet + strength.spread * theta[SHARED : SHARED + sites]
     bump = prior.curves * (1 - prior.curves) * _between(prior)
     bent = prior.curves + BEND_DEVIATION * theta[2] * bump
-    deviations = theta[SHARED + sites :].reshape(prior.curves.shape) * strength.deviation * prior.present
+    deviations = theta[SHARED + sites :].reshape(prior.curves.shape) * strength.deviation * prior.looseness
     return common, prior.spans * xp.exp(logarithm), bent, deviations
 
 

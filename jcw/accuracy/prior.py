@@ -13,14 +13,20 @@ SIGNIFICANT = 2.0
 """Standard errors by which a supernet's height must exceed 0 to be listened to."""
 
 
+AT_ZERO = 5.0
+"""How much more freely a dropped branch may stray from its curve than a width: there the curve is a guess."""
+
+
 class Prior(NamedTuple):
     """The effect of a width is its site's height times the site's curve, plus a small deviation.
 
-    Curves are 0 at the least positive width and 1 at the greatest, increasing and concave in the width.
+    Curves are 0 at the least positive width and 1 at the greatest, increasing and concave in the width, and below 0 at
+    width 0.
     """
 
     curves: Float[np.ndarray, 'sites choices']  # 0 where absent
     present: Bool[np.ndarray, 'sites choices']  # choices that the site has
+    looseness: Float[np.ndarray, 'sites choices']  # deviation of each choice, relative; 0 where absent
     spans: Float[np.ndarray, ' sites']  # expected heights relative to the common one, mean 1
     supernet: Float[
         np.ndarray, ' sites'
@@ -40,12 +46,13 @@ def log_width(widths: Sequence[Sequence[int]]) -> Prior:
     _check(widths)
     present = np.arange(max(map(len, widths))) < np.array([[len(site)] for site in widths])
     logs = [_logarithms(np.asarray(site, np.float64)) for site in widths]
-    spans = np.array([log.max() for log in logs])
-    curves = np.zeros(present.shape)
+    spans = np.array([log.max() or 1.0 for log in logs])  # of one positive width: what dropping it costs
+    curves, looseness = np.zeros(present.shape), present.astype(np.float64)
     for site, (log, span) in enumerate(zip(logs, spans, strict=True)):
-        curves[site, : len(log)] = log / (span or 1.0)
+        curves[site, : len(log)] = log / span
+        looseness[site, : len(log)][log < 0] = AT_ZERO
     silent = np.zeros(len(spans), bool)
-    return Prior(curves, present, spans / (spans.mean() or 1.0), np.zeros(len(spans)), silent)
+    return Prior(curves, present, looseness, spans / spans.mean(), np.zeros(len(spans)), silent)
 
 
 def from_supernet(
@@ -65,7 +72,7 @@ def from_supernet(
       std: their standard errors.
 
     Raises:
-      ValueError: shapes that do not fit the widths, or a standard error that is not positive.
+      ValueError: shapes that do not fit the widths, or numbers that are none.
     """
     prior = log_width(widths)
     mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
@@ -77,48 +84,48 @@ def from_supernet(
         raise ValueError('effects of the supernet must be numbers and their standard errors not negative')
     curves, heights = prior.curves.copy(), np.zeros(len(mean))
     for site, chosen in enumerate(widths):
-        positive = np.flatnonzero(np.asarray(chosen) > 0)
-        least, greatest = positive[0], positive[-1]
-        height = mean[site, greatest] - mean[site, least]
-        error = np.hypot(std[site, greatest], std[site, least])
-        if not height > SIGNIFICANT * error:  # NaN of two absent ends too
+        first = int(chosen[0] == 0)
+        last = len(chosen) - 1
+        height = mean[site, last] - mean[site, first]
+        if not height > SIGNIFICANT * np.hypot(std[site, last], std[site, first]):  # nor if an end was never drawn
             continue
         heights[site] = height
-        own = slice(0, len(chosen))
-        curve = (mean[site, own] - mean[site, least]) / height
-        weight = SHAPE_DEVIATION**2 / (SHAPE_DEVIATION**2 + (std[site, own] / height) ** 2)
-        blend = np.where(
-            np.isfinite(curve), weight * (np.where(np.isfinite(curve), curve, 0) - curves[site, own]), 0
-        )
-        curves[site, own] = concave(np.asarray(chosen, np.float64), curves[site, own] + blend, least)
+        curve = (mean[site, : last + 1] - mean[site, first]) / height
+        weight = SHAPE_DEVIATION**2 / (SHAPE_DEVIATION**2 + (std[site, : last + 1] / height) ** 2)
+        drawn = np.isfinite(curve)
+        stray = np.where(drawn, weight * (np.where(drawn, curve, 0) - curves[site, : last + 1]), 0)
+        blend = curves[site, : last + 1] + stray
+        steps = np.asarray(chosen, np.float64)
+        curves[site, first : last + 1] = concave(steps[first:], blend[first:])
+        if first:  # not above the tangent
+            slope = curves[site, 2] / (steps[2] - steps[1])
+            curves[site, 0] = min(blend[0], -slope * steps[1])
     heard = heights > 0
-    relative = np.log(np.where(heard, heights, 1) / np.where(prior.spans > 0, prior.spans, 1))
+    relative = np.log(np.where(heard, heights, 1) / prior.spans)
     if heard.any():
         relative -= relative[heard].mean()
     return prior._replace(curves=curves, supernet=np.where(heard, relative, 0), heard=heard)
 
 
 def concave(
-    widths: Float[np.ndarray, ' choices'], values: Float[np.ndarray, ' choices'], least: int
+    widths: Float[np.ndarray, ' choices'], values: Float[np.ndarray, ' choices']
 ) -> Float[np.ndarray, ' choices']:
-    """Return the increasing concave curve from 0 at `least` to 1 at the end whose slopes are nearest.
+    """Return the increasing concave curve from 0 to 1 whose slopes are nearest to those of values that end higher.
 
     Slopes between neighbours are averaged until none exceeds the one before it (pool adjacent violators), weighted by
     their steps; negative ones become 0.
     """
     steps = np.diff(widths)
-    pools: list[list[float]] = []  # [slope, step, members]
+    pools: list[tuple[float, float, int]] = []  # rise, step, members
     for rise, step in zip(np.diff(values), steps, strict=True):
-        pools.append([rise / step, step, 1])
-        while len(pools) > 1 and pools[-1][0] > pools[-2][0]:
-            slope, step_, members = pools.pop()
-            before = pools[-1]
-            total = before[1] + step_
-            pools[-1] = [(before[0] * before[1] + slope * step_) / total, total, before[2] + members]
-    slopes = np.concatenate([[max(slope, 0.0)] * int(members) for slope, _, members in pools])
+        pool = (rise, step, 1)
+        while pools and pool[0] / pool[1] > pools[-1][0] / pools[-1][1]:
+            before = pools.pop()
+            pool = (before[0] + pool[0], before[1] + pool[1], before[2] + pool[2])
+        pools.append(pool)
+    slopes = np.concatenate([np.full(members, max(rise / step, 0)) for rise, step, members in pools])
     curve = np.concatenate([[0.0], np.cumsum(slopes * steps)])
-    curve -= curve[least]
-    return curve / curve[-1] if curve[-1] > 0 else _logarithms(widths) / _logarithms(widths).max()
+    return curve / curve[-1]
 
 
 def _logarithms(widths: np.ndarray) -> np.ndarray:

@@ -95,7 +95,8 @@ def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
     prior = Prior(
         curves=_numbers(part, 'curves', shape),
         present=np.array(part['present'], bool),
-        spans=_numbers(part, 'spans', shape[:1], lambda x: x >= 0),
+        looseness=_numbers(part, 'looseness', shape, lambda x: x >= 0),
+        spans=_numbers(part, 'spans', shape[:1], lambda x: x > 0),
         supernet=_numbers(part, 'supernet', shape[:1]),
         heard=np.array(part['heard'], bool),
     )
