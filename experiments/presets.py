@@ -62,6 +62,25 @@ CIFAR10 = Config(
     subnet=SubnetConfig(epochs=100, batch=128, learning_rate=0.2),
 )
 """The easy cross-check: its configurations differ little. Not run yet."""
+CIFAR10_MOBILENET_V2 = Config(
+    run=Path('runs/cifar10_mobilenet_v2'),
+    data=DataConfig(name='cifar10', crop_padding=4, flip=True),
+    space=SpaceConfig(network='mobilenet_v2', base_multiplier=0.5, levels=8),
+    latency=LatencyConfig(batch=1),
+    supernet=SupernetConfig(epochs=30, batch=128, learning_rate=0.2, warmup_epochs=2),
+    subnet=SubnetConfig(epochs=60, batch=128, learning_rate=0.2, warmup_epochs=2, mixup=0),
+)
+"""Residual streams and inner widths at half size, strides fitted to 32x32. A short run of all stages is in
+`docs/results`; this length was not run."""
+CIFAR10_RESNET20 = Config(
+    run=Path('runs/cifar10_resnet20'),
+    data=DataConfig(name='cifar10', crop_padding=4, flip=True),
+    space=SpaceConfig(network='resnet20', levels=8, divisor=4),
+    latency=LatencyConfig(batch=1),
+    supernet=SupernetConfig(epochs=30, batch=128, learning_rate=0.2, warmup_epochs=2),
+    subnet=SubnetConfig(epochs=60, batch=128, learning_rate=0.2, warmup_epochs=2, mixup=0),
+)
+"""Basic blocks of dense 3x3 convolutions. A short run of all stages is in `docs/results`; this length was not run."""
 TINY_IMAGENET100 = Config(
     run=Path('runs/tiny_imagenet100'),
     data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
@@ -92,6 +111,8 @@ PRESETS = {
     'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
     'fashion_mnist': ('A quarter-width network on Fashion-MNIST.', FASHION_MNIST),
     'cifar10': ('A half-width network on CIFAR-10.', CIFAR10),
+    'cifar10_mobilenet_v2': ('A half-width MobileNet v2 on CIFAR-10.', CIFAR10_MOBILENET_V2),
+    'cifar10_resnet20': ('ResNet-20 on CIFAR-10.', CIFAR10_RESNET20),
     'tiny_imagenet100': (
         'A quarter-width network on 100 classes at 32x32, sized so that methods can be compared on two cores.',
         TINY_IMAGENET100,

@@ -128,7 +128,7 @@ class LatencyTable:
           ValueError: numbers that are not finite, or negative.
         """
         scales = np.zeros_like(self.entries) if self.evidence is None else self.evidence.scale
-        columns = (self.signatures.all, self.entries, self.deviations, scales)
+        columns = (self.layout.all, self.entries, self.deviations, scales)
         rows = [[*signature, *map(float, numbers)] for signature, *numbers in zip(*columns, strict=True)]
         head = {
             'version': VERSION,

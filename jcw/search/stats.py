@@ -67,9 +67,7 @@ def to_unary(stats: WidthStats, num_choices: np.ndarray, ridge: float = 1.0) -> 
       ValueError: `ridge` is not positive and finite, there are no rewards, or one was not finite.
     """
     if not 0 < ridge < np.inf:
-        raise ValueError(
-            f'ridge must be positive and finite (it also settles what sites share), got {ridge}'
-        )
+        raise ValueError(f'ridge must be positive and finite (it also settles what sites share), got {ridge}')
     _check_finite(stats)
     count = float(stats.rewards)
     if count <= 0:

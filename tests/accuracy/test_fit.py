@@ -103,7 +103,9 @@ def test_padding_changes_nothing():
     strengths = model.Strengths(*(np.array([value]) for value in (0.15, 0.5, 0.07, 0.0, 0.2)))
     found = fitted(choices, utility, strengths)
     linear = found._fitted
-    again = linear.rows.T @ np.linalg.solve(np.eye(len(linear.rows)) + linear.rows @ linear.rows.T, linear.target)
+    again = linear.rows.T @ np.linalg.solve(
+        np.eye(len(linear.rows)) + linear.rows @ linear.rows.T, linear.target
+    )
     np.testing.assert_allclose(again, found.mode, atol=2e-3)
 
 
@@ -150,7 +152,9 @@ def test_the_supernets_heights_are_followed_where_they_are_right():
     shuffled[[0, 2, 3, 4]] = mean[[0, 2, 3, 4]][np.argsort(mean[[0, 2, 3, 4]].max(1))[::-1]]
     order = [0, 2, 3, 4]
     ranks = np.argsort(np.argsort(known.effects[order].max(1)))
-    shuffled[order] = mean[order][np.argsort(known.effects[order].max(1))[::-1]][ranks]  # greatest heights to the least
+    shuffled[order] = mean[order][np.argsort(known.effects[order].max(1))[::-1]][
+        ranks
+    ]  # greatest heights to the least
     before = table.untrained(SITES, WIDTHS, believed=prior.from_supernet(WIDTHS, shuffled, std))
     assert table.refit(before, choices, utility).strength.supernet < 1
 
