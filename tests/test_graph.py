@@ -159,7 +159,7 @@ def test_a_cycle_is_refused():
 
 @pytest.mark.parametrize(
     'broken',
-    [{}, {'sites': 3}, {'sites': [], 'operations': [{'name': 'a'}], 'input_shape': [1, 1, 1]}, [], None],
+    [{}, {'sites': 3}, {'sites': [], 'operations': [{'name': 'a'}], 'input_shape': [1, 1, 1]}],
 )
 def test_what_is_no_graph_is_refused_when_read(broken):
     with pytest.raises(ValueError, match='not the description of a graph'):

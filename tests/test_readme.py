@@ -5,8 +5,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from jcw.builder import build
 from jcw.latency.table import LatencyTable
+from jcw.zoo import NETWORKS
 from tests.tiny_graph import mobilenet_v1
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
@@ -25,8 +28,26 @@ def table_of_flops(path: Path) -> None:
 def test_a_network_of_ones_own_becomes_a_graph():
     names: dict = {}
     exec(BLOCKS[0], names)
-    assert names['space'].num_sites == 3
-    assert names['space'].base.tolist() == [32, 64, 128]
+    graph = build(names['net'], (16, 16, 3), 10)
+    assert graph.site_names == ('stream', 'inner_1', 'inner_2', 'wide', 'head')
+
+
+def test_the_networks_page_runs_as_it_stands(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / 'docs' / 'networks.md').read_text()
+    file, use = re.findall(r'```python\n(.*?)```', page, flags=re.S)
+    (tmp_path / 'my_net.py').write_text(file)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict = {}
+    exec(use, names)
+    assert names['graph'].site_names[:3] == ('stream', 'inner_1', 'inner_2')
+    assert len(names['graph'].blocks) == 2
+    assert names['small'].num_configurations == 1
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_network_of_the_zoo_stands_on_the_networks_page(name):
+    page = (Path(__file__).parents[1] / 'docs' / 'networks.md').read_text()
+    assert f"`{name}`" in page or f"`{name[:-1]}0`" in page
 
 
 def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, monkeypatch):
@@ -43,5 +64,5 @@ def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, mon
     assert names['cost'].unary.shape == graph.width_table.shape
     np.testing.assert_allclose(best.upper_bound, best.utility, rtol=1e-9)
     assert names['table'].predict(names['widths']) <= 3.5
-    logits = names['deploy'].load('network').logits(np.zeros((2, 32, 32, 3), np.uint8))
+    logits = names['deploy'].load('network')(np.zeros((2, 32, 32, 3), np.uint8))
     assert logits.shape == (2, 100)

@@ -53,7 +53,8 @@ def chain(layers, input_shape, num_classes, **settings) -> Graph:
 
 
 def mobilenet_v1(input_shape, num_classes, strides=None, **settings) -> Graph:
-    return build(functools.partial(zoo.mobilenet_v1, strides=strides), input_shape, num_classes, **settings)
+    network = functools.partial(zoo.mobilenet_v1, strides=strides) if strides else zoo.mobilenet_v1
+    return build(network, input_shape, num_classes, **settings)
 
 
 def random_graph(seed: int) -> Graph:
