@@ -91,13 +91,18 @@ def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wan
         dropped = jnp.where(keep.sum() > capacity, jnp.maximum(dropped, lost), dropped)
         parent, choice = chosen % capacity, (chosen // capacity).astype(jnp.int32)
         state = advance(tuple(place[parent] for place in labels.state), choice, slot)
-        state = tuple(jnp.where(kept, place, 0) for kept, place in zip(held, state, strict=True))
+        state = tuple(
+            jnp.where(held[at], place, 0) if at in freed else place for at, place in enumerate(state)
+        )
         pool = Labels(utility[chosen], cost[:, chosen], state)
         alive = keep[chosen] & ~_dominated(pool, wanted)
         pool = pool._replace(utility=jnp.where(alive, pool.utility, -jnp.inf))
         return (pool, known, best, dropped), (parent, choice)
 
-    ways = problem.ways
+    ways, held = problem.ways, np.array(way.held[1:]) >= 0
+    freed = {
+        at for at in range(way.num_slots) if not held[:-1, at].all()
+    }  # a slot once free holds 0 meanwhile
     none = jnp.full(len(limits), -jnp.inf, dtype)
     zeros = jnp.zeros(len(limits), jnp.int32)
     empty = Labels(
@@ -108,7 +113,7 @@ def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wan
     rows = (
         jnp.arange(len(way.order), dtype=jnp.int32),
         tables.rows,
-        np.array(way.held[1:]) >= 0,
+        held,
         (ways.utility[:-1], ways.cost[:-1]),
         (ways.value[1:], problem.least[1:]),
     )
