@@ -47,7 +47,7 @@ def test_the_networks_page_runs_as_it_stands(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_every_network_of_the_zoo_stands_on_the_networks_page(name):
     page = (Path(__file__).parents[1] / 'docs' / 'networks.md').read_text()
-    assert f"`{name}`" in page or f"`{name[:-1]}0`" in page
+    assert f'`{name}`' in page or f'`{name[:-1]}0`' in page
 
 
 def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, monkeypatch):

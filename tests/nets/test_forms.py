@@ -11,8 +11,8 @@ import pytest
 from jax import export as jax_export
 
 from jcw import deploy, zoo
-from jcw.deploy.export import stablehlo
 from jcw.builder import build
+from jcw.deploy.export import stablehlo
 from jcw.nets import switched, training
 from jcw.nets.axes import slice_variables
 from tests.tiny_graph import (
