@@ -113,7 +113,8 @@ def test_repeats_are_averaged_and_say_what_the_noise_is():
     known, rng = truth(6, noise=0.3), np.random.default_rng(6)
     choices = np.repeat(known.random(rng, 6), 8, 0)
     evidence = fit.gather(choices, known.train(rng, choices))
-    assert evidence.counts.tolist() == [8] * 6 and evidence.freedom == 42
+    assert evidence.counts.tolist() == [8] * 6
+    assert evidence.freedom == 42
     assert evidence.squares / evidence.freedom == pytest.approx(0.09, rel=0.4)
     found = fit.fit(evidence, BELIEVED)
     assert 0.6 * 0.3 < found.strength.noise * np.sqrt(1 - found.strength.own) < 1.6 * 0.3

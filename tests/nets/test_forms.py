@@ -145,13 +145,12 @@ def test_switched_is_masked_in_training_compiled_once(name):
             random_variables(1, np.float64, graph=graph),
             random_images(2, 4, np.float64, graph),
         )
-        masked, other = (
-            jax.jit(lambda w, n=form(graph): logits_and_gradients(n, variables, images, w, True))
-            for form in (
-                lambda graph: training.network(graph, dtype=jnp.float64),
-                lambda graph: switched.network(graph, extents=2, dtype=jnp.float64),
-            )
-        )
+
+        def differentiated(net):
+            return jax.jit(lambda w: logits_and_gradients(net, variables, images, w, True))
+
+        masked = differentiated(training.network(graph, dtype=jnp.float64))
+        other = differentiated(switched.network(graph, extents=2, dtype=jnp.float64))
         for seed in range(3):
             widths = graph.to_widths(random_choices(seed, graph=graph))
             (logits, gradients, moments), expected = other(jnp.asarray(widths)), masked(jnp.asarray(widths))
