@@ -25,11 +25,11 @@ def table_of_flops(path: Path) -> None:
 def test_a_network_of_ones_own_becomes_a_graph():
     names: dict = {}
     exec(BLOCKS[0], names)
-    assert names['space'].num_sites == 3
-    assert names['space'].base.tolist() == [32, 64, 128]
+    assert names['graph'].num_sites == 3
+    assert names['graph'].base.tolist() == [32, 64, 128]
 
 
-def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, monkeypatch):
+def test_the_api_in_one_screen_runs_from_graph_to_deployed_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table_of_flops(tmp_path / 'runs' / 'mine' / 'latency' / 'table.json')
     graph = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
@@ -43,5 +43,5 @@ def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, mon
     assert names['cost'].unary.shape == graph.width_table.shape
     np.testing.assert_allclose(best.upper_bound, best.utility, rtol=1e-9)
     assert names['table'].predict(names['widths']) <= 3.5
-    logits = names['deploy'].load('network').logits(np.zeros((2, 32, 32, 3), np.uint8))
+    logits = names['deploy'].load('network')(np.zeros((2, 32, 32, 3), np.uint8))
     assert logits.shape == (2, 100)
