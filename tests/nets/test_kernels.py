@@ -55,6 +55,16 @@ def test_a_convolution_on_cpus_is_the_native_convolution(batch, height, width, c
     compare(kernels.conv, (batch, height, width, channels), (size, size, channels, 6), stride)
 
 
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES[:8])
+def test_a_max_pool_takes_the_greatest_of_every_window(batch, height, width, channels, size, stride):
+    x = np.random.default_rng(0).standard_normal((batch, height, width, channels)).astype(np.float32)
+    pads = [kernels.same_padding(n, size, stride) for n in (height, width)]
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    expected = windows[:, ::stride, ::stride].max((-1, -2))
+    np.testing.assert_array_equal(kernels.max_pool(jnp.asarray(x), size, stride), expected)
+
+
 def test_the_platform_decides_where_nothing_is_said():
     x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3))
     automatic, chosen = (

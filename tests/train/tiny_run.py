@@ -14,6 +14,7 @@ if __name__ == '__main__':
     os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jcw import data
@@ -37,7 +38,7 @@ def examples(count=80) -> data.Examples:
 
 
 def draw(keys, probabilities):
-    return mutation.draw_of(GRAPH, 'example')(keys, (probabilities, np.int32(0)))
+    return mutation.draw_of(GRAPH, 'example')(keys, (probabilities, jnp.int32(0)))
 
 
 def build_step(
