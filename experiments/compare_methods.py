@@ -231,7 +231,7 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
         if (folder / 'result.json').exists():
             train_subnet.claim_for(dataclasses.replace(setting.config, seed=seed), list(widths), folder)
             continue
-        with if_free(folder / 'training.lock') as free:
+        with if_free(folder / 'taken.lock') as free:
             if free:
                 title = f'Network {place + 1} of {len(jobs)}'
                 train_subnet.train(
