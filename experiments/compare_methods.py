@@ -245,7 +245,7 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
             varied = dataclasses.replace(setting.config, seed=seed)
             train_subnet.claim_for(varied, setting.graph, list(widths), folder)
             continue
-        with if_free(folder / 'training.lock') as free:
+        with if_free(folder / 'taken.lock') as free:
             if free:
                 title = f'Network {place + 1} of {len(jobs)}'
                 train_subnet.train(

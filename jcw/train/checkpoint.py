@@ -167,6 +167,8 @@ def _attempt(read: Callable[[], Result]) -> tuple[Result | None, str]:
     found, reason = None, ''
     try:
         found = read()
+    except (MemoryError, PermissionError):  # of this process, not of the checkpoint
+        raise
     except Exception as error:  # orbax raises what its storage raised
         lines = str(error).strip().splitlines()
         reason = (lines[0] if lines else type(error).__name__)[:200]

@@ -46,6 +46,9 @@ def test_cores_that_do_not_exist_leave_a_process_where_it_is(wanted):
     assert pinned(CORES[:1], wanted) == CORES[:1]
 
 
+ANSWERING = [sys.executable, '-u', '-c', 'import sys\nfor _ in sys.stdin: print(\'{"ms": 2.5}\')']
+
+
 def request(runtime: str, **about) -> timing_process.Request:
     """Return what `measure_latency` asks for, of the tiny graph."""
     about = {'batch': 3, 'dtype': 'float32', 'command': None, 'compile_cores': [], **about}
@@ -56,8 +59,7 @@ def request(runtime: str, **about) -> timing_process.Request:
 
 @pytest.mark.parametrize('name', ['xla', 'onnx', 'command'])
 def test_every_runtime_times_the_networks_that_the_stages_build_for_it(name):
-    answering = [sys.executable, '-u', '-c', 'import sys\nfor _ in sys.stdin: print(\'{"ms": 2.5}\')']
-    runtime = timing_process._runtime(request(name, command=shlex.join(answering)), '')
+    runtime = timing_process._runtime(request(name, command=shlex.join(ANSWERING)), '')
     assert isinstance(runtime, Runtime)
     try:
         for widths in (GRAPH.smallest.tolist(), GRAPH.largest.tolist()):
@@ -85,8 +87,20 @@ def test_a_dtype_that_the_runtime_does_not_time_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_stage_times_deployed_networks_with_onnx_runtime(tmp_path):
-    latency = LatencyConfig(runtime='onnx', networks=3, batch=1, cores=None, attempts=1)
+@pytest.mark.parametrize(('name', 'stated'), [('onnx', 'onnxruntime'), ('command', 'command')])
+def test_the_stage_times_networks_with_every_other_runtime(tmp_path, name, stated):
+    latency = LatencyConfig(
+        runtime=name, command=shlex.join(ANSWERING), networks=3, batch=1, cores=None, attempts=1
+    )
     held = samples.read(measure(Config(run=tmp_path, data=DataConfig(limit=100), latency=latency)))
     assert len(held.timed) == 3
-    assert (held.header.runtime, held.header.dtype) == ('onnxruntime', 'float32')
+    assert (held.header.runtime, held.header.dtype) == (stated, 'float32')
+
+
+@pytest.mark.slow
+def test_what_another_start_would_not_cure_ends_the_stage_in_a_line(tmp_path):
+    latency = LatencyConfig(runtime='command', command='/no/such/program', networks=3, cores=None)
+    with pytest.raises(
+        Usage, match=r'nothing can be timed: the reference network .* could not start the command'
+    ):
+        measure(Config(run=tmp_path, data=DataConfig(limit=100), latency=latency))

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jcw.search import stats
@@ -123,4 +124,18 @@ def test_a_checkpoint_of_another_run_is_refused_and_stays(whole, tmp_path):
         ),
     ):
         checkpoints.restore(({**weights, 'kernel': np.zeros(3, np.float32)}, collected))
+    assert restore(folder) == (6, [])
+
+
+@pytest.mark.parametrize('error', [MemoryError, PermissionError])
+def test_what_this_process_lacks_is_no_damage(whole, tmp_path, monkeypatch, error):
+    (folder,) = attacks.copies(whole, tmp_path / 'run', 1)
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(ocp.StandardCheckpointer, 'restore', fail)
+        with pytest.raises(error):
+            restore(folder)
     assert restore(folder) == (6, [])
