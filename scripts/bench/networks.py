@@ -30,7 +30,7 @@ def forwarded(options: argparse.Namespace) -> list[str]:
 def graph_of(options: argparse.Namespace, size: int, classes: int, base_multiplier: float = 1.0):
     """Build the graph of the chosen network for square images; a quick trial's is narrow."""
     from experiments.space import fitting
-    from jcw.graph import build
+    from jcw.builder import build
     from jcw.zoo import NETWORKS
 
     network = NETWORKS[options.network]

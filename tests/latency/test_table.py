@@ -7,7 +7,7 @@ import pytest
 
 from jcw import deploy
 from jcw.field import evaluate, score
-from jcw.graph import build
+from jcw.builder import build
 from jcw.latency import design, samples
 from jcw.latency.entries import Entries, layers_of, signature, work_of
 from jcw.latency.measure import Protocol, measure

@@ -7,7 +7,7 @@ import pytest
 
 from jcw import budget
 from jcw.field import Field, chain_scopes, evaluate, independent
-from jcw.graph import build
+from jcw.builder import build
 from jcw.search import aows, stats
 from tests.tiny_graph import RESIDUAL
 
