@@ -10,6 +10,7 @@ from experiments.config import Config, LaunchConfig, SupernetConfig
 from experiments.run_folder import Usage, run_stage
 from jcw import data
 from jcw.train.loop import Diverged, Interrupted
+from tests.tiny_graph import GRAPH
 
 
 def launched(**settings):

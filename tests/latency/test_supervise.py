@@ -15,7 +15,7 @@ import os, sys, json, time
 import numpy as np
 from jcw.latency.measure import Protocol, measure
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
-space, (path, deadly, hanging, networks) = small_graph(), json.loads(sys.argv[1])
+graph, (path, deadly, hanging, networks) = small_graph(), json.loads(sys.argv[1])
 def failing(widths):
     if list(widths) == deadly:
         os._exit(11)
