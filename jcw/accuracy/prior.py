@@ -87,7 +87,9 @@ def from_supernet(
         first = int(chosen[0] == 0)
         last = len(chosen) - 1
         height = mean[site, last] - mean[site, first]
-        if not height > SIGNIFICANT * np.hypot(std[site, last], std[site, first]):  # nor if an end was never drawn
+        if not height > SIGNIFICANT * np.hypot(
+            std[site, last], std[site, first]
+        ):  # nor if an end was never drawn
             continue
         heights[site] = height
         curve = (mean[site, : last + 1] - mean[site, first]) / height

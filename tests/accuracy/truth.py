@@ -28,7 +28,9 @@ class Truth(NamedTuple):
         return np.stack(np.meshgrid(*map(np.arange, counts), indexing='ij'), -1).reshape(-1, len(counts))
 
 
-def truth(seed: int, widths=WIDTHS, *, noise: float = 0.15, height: float = 0.5, spread: float = 0.5) -> Truth:
+def truth(
+    seed: int, widths=WIDTHS, *, noise: float = 0.15, height: float = 0.5, spread: float = 0.5
+) -> Truth:
     """Draw heights log-normal, curves near the logarithm, and a small deviation for every choice."""
     rng = np.random.default_rng(seed)
     effects = np.zeros((len(widths), max(map(len, widths))))
