@@ -17,10 +17,10 @@ DRAWS = 128
 """Fields drawn in a round before it is said that no optimum is new."""
 
 
-FIRST = 8
+FIRST = 6
 """Networks of the first round, under the prior alone."""
 
-EACH = 4
+EACH = 3
 """Networks of a later round."""
 
 
@@ -31,7 +31,7 @@ def propose(
     budgets: Sequence[float],
     count: int,
     *,
-    trained: Choices | None = None,
+    trained: Int[np.ndarray, 'trained sites'] | None = None,
     draws: int = DRAWS,
 ) -> Choices:
     """Choose the networks to train next: Thompson sampling (Thompson, 1933) with an exact solver.

@@ -1,5 +1,6 @@
 """From trained networks to effects: a mode by Gauss-Newton, prior strengths by leave-one-out likelihood."""
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ from jcw.accuracy.prior import Prior
 
 STEPS = 12
 SIZES = (1.0, 0.5, 0.2, 0.05, 0.0)  # parts of a Gauss-Newton step, of which the best is taken
+
+NOISES = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.1])  # in standard deviations of what was seen
+SPREADS = np.array([0.2, 0.4, 0.7, 1.1])
+DEVIATIONS = np.array([0.02, 0.07, 0.2])
 
 NOISE = (0.6, 0.7)
 """Noise believed at first: median in standard deviations of what was seen, and deviation of its logarithm."""
@@ -58,7 +63,7 @@ class LeaveOneOut(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The mode at the chosen strengths."""
+    """The mode at the strengths that the evidence chose."""
 
     mode: Float[np.ndarray, ' parameters']
     strength: Strengths
@@ -89,27 +94,31 @@ def gather(choices: Int[np.ndarray, 'samples sites'], utility: Float[np.ndarray,
     return Evidence(distinct, means, counts.astype(np.float64), squares, len(utility) - len(distinct))
 
 
-def default_strengths(evidence: Evidence, prior: Prior) -> Strengths:
-    """Return the strengths to choose from: all combinations of a few of each."""
-    noise = evidence.scale * np.array([0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.1])
+def default_strengths(evidence: Evidence, prior: Prior, around: Strengths | None = None) -> Strengths:
+    """Return strengths to choose from: all combinations of a few of each, wide apart or close around some."""
     supernet = (0.0, 0.5, 1.0) if prior.heard.any() else (0.0,)
     own = (0.05, OWN, 0.5) if evidence.freedom else (OWN,)
-    grid = itertools.product(noise, (0.2, 0.4, 0.7, 1.1), (0.02, 0.07, 0.2), supernet, own)
-    return Strengths(*np.array(list(grid), np.float64).T)
+    if around is None:
+        noise, spread, deviation = evidence.scale * NOISES, SPREADS, DEVIATIONS
+    else:
+        parts = zip((NOISES, SPREADS, DEVIATIONS), around, strict=False)
+        noise, spread, deviation = (value * np.geomspace(0.7, 1.4, len(wide)) for wide, value in parts)
+    return Strengths(
+        *np.array(list(itertools.product(noise, spread, deviation, supernet, own)), np.float64).T
+    )
 
 
 def fit(evidence: Evidence, prior: Prior, strengths: Strengths | None = None) -> Fit:
     """Fit the model (`jcw.accuracy.model`) at the strengths under which networks predict each other best.
 
     For every row of strengths, Gauss-Newton finds the mode; there the model is linearised, so that each network's
-    density given all others is in closed form. The strengths with the greatest sum of their logarithms, plus the log
-    density of repeats and a weak one of the strengths themselves, are chosen.
+    density given all others is in closed form. The sum of their logarithms, plus the log density of repeats and a weak
+    one of the strengths themselves, is a row's score; the strengths are averaged with weights exp(score).
 
     Raises:
       ValueError: fewer than two distinct networks, utilities all equal, or choices that the prior does not have.
     """
     _check(evidence, prior)
-    strengths = default_strengths(evidence, prior) if strengths is None else strengths
     size = 4
     while size < len(evidence.utility):
         size *= 2  # a compilation for each power of two, not for each number of networks
@@ -119,11 +128,31 @@ def fit(evidence: Evidence, prior: Prior, strengths: Strengths | None = None) ->
             for part in (_centred(evidence, prior), evidence.utility - evidence.centre, evidence.counts)
         )
     )
-    linear, left_out = _solve_all(data, _single(prior), _single(strengths), jnp.float32(evidence.scale))
-    scores = np.asarray(left_out.log_density, np.float64).sum(1) + _belief(strengths, evidence)
-    chosen = int(np.where(np.isfinite(scores), scores, -np.inf).argmax())
-    strength = Strengths(*(float(column[chosen]) for column in strengths))
-    return Fit(np.asarray(linear.mode[chosen], np.float64), strength, scores, strengths)
+    solve = functools.partial(_solve_all, data, _single(prior), scale=jnp.float32(evidence.scale))
+
+    def score(rows: Strengths) -> Float[np.ndarray, ' strengths']:
+        scores = np.asarray(solve(_single(rows))[1].log_density, np.float64).sum(1) + _belief(rows, evidence)
+        return np.where(np.isfinite(scores), scores, -np.inf)
+
+    rows = default_strengths(evidence, prior) if strengths is None else strengths
+    scores = score(rows)
+    if strengths is None:  # once more, close around what was found
+        rows = default_strengths(evidence, prior, _average(rows, scores))
+        scores = score(rows)
+    strength = _average(rows, scores)
+    linear = solve(_single(Strengths(*(np.array([value]) for value in strength))))[0]
+    return Fit(np.asarray(linear.mode[0], np.float64), strength, scores, rows)
+
+
+def _average(strengths: Strengths, scores: Float[np.ndarray, ' strengths']) -> Strengths:
+    """Average strengths with weights of their likelihood: logarithms of deviations, the rest as they are.
+
+    The best alone would jump from row to row of a coarse grid, and be too sure of itself where networks are few.
+    """
+    weights = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    means = [float(np.exp(weights @ np.log(column))) for column in strengths[:3]]
+    return Strengths(*means, float(weights @ strengths.supernet), float(weights @ strengths.own))
 
 
 class _Data(NamedTuple):
@@ -135,8 +164,7 @@ class _Data(NamedTuple):
 def find_mode(data: _Data, prior: Prior, strength: Strengths, scale: Array) -> Linear:
     """Minimise sum of squared residuals in units of noise, plus theta^2, and linearise there.
 
-    Steps are taken in the space of networks, which are fewer than the parameters:
-    theta = R' (1 + R R')^-1 (residual + R theta), R the weighted Jacobian.
+    A step leads to theta = R' K^-1 (residual + R theta), K = 1 + R R', R the weighted Jacobian.
     """
     flat = data.one_hot.reshape(len(data.one_hot), -1)
     present = data.counts > 0
@@ -154,8 +182,7 @@ def find_mode(data: _Data, prior: Prior, strength: Strengths, scale: Array) -> L
 
     def step(theta: Array, _: None) -> tuple[Array, None]:
         rows, residual = linearised(theta)
-        gram = jnp.eye(len(rows)) + rows @ rows.T
-        wanted = rows.T @ jnp.linalg.solve(gram, residual + rows @ theta)
+        wanted = rows.T @ _whiten(rows, residual + rows @ theta)[0]
         trials = theta + jnp.array(SIZES)[:, None] * (wanted - theta)
         costs = jax.vmap(lambda trial: (residuals(trial) ** 2).sum() + (trial**2).sum())(trials)
         return trials[jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))], None
@@ -174,15 +201,28 @@ def leave_one_out(linear: Linear, utility: Any, deviations: Any) -> LeaveOneOut:
       deviations: noise of each, in which rows are measured.
     """
     xp = linear.rows.__array_namespace__()
-    inverse = xp.linalg.inv(xp.eye(len(linear.rows)) + linear.rows @ linear.rows.T)
-    variance = 1 / xp.linalg.diagonal(inverse)
-    error = variance * (inverse @ linear.target)
+    whitened, diagonal = _whiten(linear.rows, linear.target)
+    variance = 1 / diagonal
+    error = variance * whitened
     density = -0.5 * (error**2 / variance + xp.log(2 * xp.pi * variance)) - xp.log(deviations)
     return LeaveOneOut(utility - error * deviations, xp.sqrt(variance) * deviations, density)
 
 
+def _whiten(rows: Any, target: Any) -> tuple[Any, Any]:
+    """Return K^-1 target and the diagonal of K^-1, K = 1 + rows rows', inverting the smaller of two matrices."""
+    xp = rows.__array_namespace__()
+    networks, parameters = rows.shape
+    if networks <= parameters:
+        inverse = xp.linalg.inv(xp.eye(networks) + rows @ rows.T)
+        return inverse @ target, xp.linalg.diagonal(inverse)
+    inverse = xp.linalg.inv(xp.eye(parameters) + rows.T @ rows)
+    return target - rows @ (inverse @ (rows.T @ target)), 1 - ((rows @ inverse) * rows).sum(1)
+
+
 @jax.jit
-def _solve_all(data: _Data, prior: Prior, strengths: Strengths, scale: Array) -> tuple[Linear, LeaveOneOut]:
+def _solve_all(
+    data: _Data, prior: Prior, strengths: Strengths, *, scale: Array
+) -> tuple[Linear, LeaveOneOut]:
     def one(strength: Strengths) -> tuple[Linear, LeaveOneOut]:
         linear = find_mode(data, prior, strength, scale)
         present = data.counts > 0

@@ -41,7 +41,7 @@ class Report(NamedTuple):
         return '\n'.join([*lines, *(f'warning: {warning}' for warning in self.warnings)])
 
 
-def errors(predicted: Utilities, measured: Utilities) -> Errors:
+def errors(predicted: Float[np.ndarray, ' predictions'], measured: Float[np.ndarray, ' networks']) -> Errors:
     """Compare predictions with measurements.
 
     Raises:
@@ -113,7 +113,7 @@ def fit_samples(before: AccuracyTable, samples: Samples, unit: str | None = None
     return max(fitted, key=lambda pair: pair[0])[1]
 
 
-def _line(values: Utilities, measured: Utilities) -> Utilities:
+def _line(values: Float[np.ndarray, ' predictions'], measured: Utilities) -> Utilities:
     values = np.asarray(values, np.float64)
     if values.shape != measured.shape:
         raise ValueError(f'{values.shape} predictions of {measured.shape} networks')

@@ -16,7 +16,7 @@ from jcw.accuracy.model import Strengths
 from jcw.accuracy.prior import Prior
 
 UNITS = ('accuracy, %', '-loss, nats')
-UNTRAINED_SPREAD = 1.0  # of heights before anything is trained: first networks should differ
+UNTRAINED_SPREAD = 0.8  # of heights before anything is trained: first networks should differ
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,10 +20,10 @@ def fitted(choices, utility, strengths=None):
 
 
 def test_many_trainings_recover_effects_and_noise():
-    known, choices, utility = trained(0, 400)
+    known, choices, utility = trained(0, 120)
     found = fitted(choices, utility)
     contrast = found.effects - known.effects - (found.effects - known.effects)[:, :1]
-    assert np.abs(contrast[BELIEVED.present]).max() < 0.08  # four standard errors of a contrast
+    assert np.abs(contrast[BELIEVED.present]).max() < 0.16  # four standard errors of a contrast
     total = np.sqrt(found.noise**2 + found.strength.own * found.strength.noise**2)
     assert 0.8 * known.noise < total < 1.25 * known.noise
 
@@ -63,7 +63,6 @@ def test_leave_one_out_is_refitting_without_each():
     linear, evidence = found._fitted, found.evidence
     left_out = found.leave_one_out()
     deviations = np.sqrt(model.variances(evidence.counts, found.strength))
-    additive = found.predict(evidence.choices)[0]
     for out in range(len(evidence.utility)):
         kept = np.arange(len(evidence.utility)) != out
         rows = linear.rows[kept]
@@ -73,7 +72,6 @@ def test_leave_one_out_is_refitting_without_each():
         inside = np.linalg.inv(np.eye(len(theta)) + rows.T @ rows)
         variance = deviations[out] ** 2 * (1 + linear.rows[out] @ inside @ linear.rows[out])
         assert left_out.std[out] == pytest.approx(np.sqrt(variance))
-    assert np.isfinite(additive).all()
 
 
 def test_leave_one_out_predicts_as_a_new_fit_without_each_does():
@@ -121,9 +119,9 @@ def test_repeats_are_averaged_and_say_what_the_noise_is():
 
 
 def test_intervals_of_predictions_and_effects_cover_what_they_say():
-    """100 truths, 16 trainings each; the truth is drawn as the prior believes, with constants of its own."""
+    """40 truths, 16 trainings each; the truth is drawn as the prior believes, with constants of its own."""
     of_networks, of_effects = [], []
-    for seed in range(100):
+    for seed in range(40):
         known, choices, utility = trained(1000 + seed, 16)
         found = fitted(choices, utility)
         others = known.random(np.random.default_rng(seed), 40)
@@ -138,7 +136,6 @@ def test_intervals_of_predictions_and_effects_cover_what_they_say():
             true = known.effects[site, choice] - known.effects[site, 0]
             of_effects.append(abs(height - true) / deviation)
     for apart in (np.concatenate(of_networks), np.array(of_effects)):
-        print((apart < 1).mean(), (apart < 1.96).mean())
         assert 0.60 <= (apart < 1).mean() <= 0.76
         assert 0.90 <= (apart < 1.96).mean() <= 0.98
 
@@ -148,16 +145,15 @@ def test_the_supernets_heights_are_followed_where_they_are_right():
     std = np.full(known.effects.shape, 1e-3)
     mean = np.where(BELIEVED.present, known.effects, -np.inf)
     before = table.untrained(SITES, WIDTHS, believed=prior.from_supernet(WIDTHS, mean, std))
-    assert table.refit(before, choices, utility).strength.supernet == 1
+    assert table.refit(before, choices, utility).strength.supernet > 0.7
     shuffled = mean.copy()
-    shuffled[[0, 2, 3, 4]] = mean[[0, 2, 3, 4]][np.argsort(mean[[0, 2, 3, 4]].max(1))[::-1]]
     order = [0, 2, 3, 4]
     ranks = np.argsort(np.argsort(known.effects[order].max(1)))
     shuffled[order] = mean[order][np.argsort(known.effects[order].max(1))[::-1]][
         ranks
     ]  # greatest heights to the least
     before = table.untrained(SITES, WIDTHS, believed=prior.from_supernet(WIDTHS, shuffled, std))
-    assert table.refit(before, choices, utility).strength.supernet < 1
+    assert table.refit(before, choices, utility).strength.supernet < 0.4
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,6 @@ def test_the_supernets_heights_are_followed_where_they_are_right():
         (np.eye(5, dtype=int) * 3, np.arange(5.0), 'does not have'),
         (np.eye(5, dtype=int) * 9, np.arange(5.0), 'do not fit'),
         (np.eye(4, dtype=int), np.arange(4.0), 'do not fit'),
-        (np.eye(5, dtype=int), np.arange(4.0), 'one utility each'),
     ],
 )
 def test_evidence_that_says_nothing_or_something_else_is_refused(choices, utility, message):
