@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import compare_methods, comparison, ranking_study, repair_widths
+from experiments import compare_methods, comparison, locks, ranking_study, repair_widths
 from experiments.config import CompareConfig, RepairConfig
 from experiments.presets import DIGITS
 from jcw.latency.table import flops_table
@@ -31,9 +31,9 @@ def test_one_seed_has_no_known_error():
 
 def test_a_free_job_is_taken_once_and_left_when_done(tmp_path):
     lock = tmp_path / 'lock'
-    with compare_methods._if_free(lock) as first, compare_methods._if_free(lock) as second:
+    with locks.if_free(lock) as first, locks.if_free(lock) as second:
         assert (first, second) == (True, False)
-    with compare_methods._if_free(lock) as again:
+    with locks.if_free(lock) as again:
         assert again
 
 
