@@ -1,7 +1,9 @@
 """Damaged files of a run folder, two processes in it, and a full disk: said in a line, and nothing is mixed."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from experiments import fit_latency, measure_latency, run_folder, train_supernet, training
+from experiments import (
+    fit_latency,
+    measure_latency,
+    run_folder,
+    timing_process,
+    train_supernet,
+    training,
+)
 from experiments.config import Config, DataConfig, SpaceConfig, SupernetConfig
 from experiments.locks import exclusive, if_free
 from experiments.run_folder import Usage, claim, read_json, save_json
@@ -205,6 +214,45 @@ def test_a_full_disk_is_said_in_a_line(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith('the disk is full: [Errno 28] No space left on device')
     assert said.count('\n') == 1
+
+
+def test_a_disk_that_fills_while_a_run_trains_is_said_in_a_line(tmp_path, capsys):
+    if not Path('/dev/full').exists():
+        pytest.skip('needs a device that is always full')
+
+    def fill(progress):
+        (tmp_path / 'metrics.jsonl').unlink()
+        (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+
+    def main(config):
+        start = {'value': np.zeros(2, np.float32)}
+        loop.run(
+            start, lambda c, _: (c, Metrics(1.0)), 4, folder=config.run, batch=1, save_every=2, report=fill
+        )
+
+    with pytest.raises(SystemExit):
+        run_folder.run_stage(main, Config(run=tmp_path))
+    assert 'the disk is full: [Errno 28]' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT])
+def test_the_timing_process_says_that_the_disk_is_full_instead_of_being_started_again(
+    code, monkeypatch, capsys
+):
+    def full(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(timing_process, '_time', full)
+    timing_process._time_or_say_why_not(None, '')
+    assert 'the disk is full' in json.loads(capsys.readouterr().out)['refused']
+
+
+def test_a_full_disk_is_told_through_what_libraries_make_of_it():
+    inner = ValueError('RESOURCE_EXHAUSTED: No space left on device [write]')
+    outer = RuntimeError('saving failed')
+    outer.__cause__ = inner
+    assert run_folder.disk_full(outer)
+    assert not run_folder.disk_full(RuntimeError('no space between letters'))
 
 
 def test_other_errors_are_no_full_disk(tmp_path):
