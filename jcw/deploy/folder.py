@@ -4,6 +4,8 @@ weights/              an orbax checkpoint of nested dictionaries of arrays
 network.json          what the network is, readable by any program, with checksums of all files
 network.stablehlo     the whole function for any batch size, on CPU, CUDA and TPU
 network.onnx          the same in ONNX, if wanted
+network.tflite        the same in LiteRT for one batch size, if wanted
+network.int8.tflite   the same in whole numbers, if wanted
 """
 
 import hashlib
@@ -17,6 +19,7 @@ from typing import Any
 FORMAT = 2
 ARCHITECTURE = 'graph'
 WEIGHTS, DESCRIPTION, STABLEHLO, ONNX = 'weights', 'network.json', 'network.stablehlo', 'network.onnx'
+LITERT, LITERT_INT8 = 'network.tflite', 'network.int8.tflite'
 REQUIRED = (
     'format',
     'architecture',
