@@ -1,6 +1,9 @@
 """Write the found network in its deployable form."""
 
+import os
 from pathlib import Path
+
+import numpy as np
 
 from experiments import progress
 from experiments.config import Config
@@ -22,6 +25,7 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
     variables, accuracy = train(
         config, dataset, graph, widths, subnet_folder(config, method), f'Training {method}'
     )
+    forms = config.export
     table = LatencyTable.load(config.run / 'latency' / 'table.json')
     return deploy.export(
         config.run / ('network_adaptive' if config.supernet.adaptive else 'network') / folder_of(config).name,
@@ -31,6 +35,11 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
         mean=dataset.mean,
         std=dataset.std,
         class_names=dataset.class_names,
+        weights=forms.weights,
+        onnx=forms.onnx,
+        litert=forms.batch if forms.litert or forms.int8 else 0,
+        calibration=spread(dataset.train, forms.calibration_images) if forms.int8 else None,
+        accuracy_of=lambda model: litert_accuracy(model, dataset.test),
         details={
             'accuracy': accuracy,
             'latency': {
@@ -45,6 +54,21 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
             },
         },
     )
+
+
+def spread(source: data.Source, count: int) -> np.ndarray:
+    """Return images from all over a set, which may be sorted by class."""
+    rows = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    return source.take(rows).images
+
+
+def litert_accuracy(model: bytes, source: data.Source) -> float:
+    """Return the accuracy of a LiteRT file, run on this machine."""
+    correct = 0
+    for part in data.in_chunks(source):
+        logits = deploy.litert_logits(model, part.images, threads=os.cpu_count() or 1)
+        correct += int((logits.argmax(-1) == np.asarray(part.labels)).sum())
+    return correct / len(source)
 
 
 def main(config: Config) -> None:

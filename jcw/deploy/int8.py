@@ -4,8 +4,6 @@ Images come in as bytes, as everywhere; logits go out as int8, `logit = scale * 
 states both (`jcw.deploy.tflite.ends`). Nothing in between is float.
 """
 
-import contextlib
-import io
 import warnings
 from typing import Any
 
@@ -63,10 +61,14 @@ def litert_int8(model: bytes, images: Any) -> bytes:
             f'calibration needs uint8 images {list(taken.shape[1:])}, got {images.dtype} {list(images.shape)}'
         )
     wide = _without_cast(model)
-    with _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the packages' own, which are not the caller's to mend
         made = quantizer.Quantizer(wide)
         made.load_quantization_recipe(recipe.static_wi8_ai8())
-        narrow = made.quantize(_ranges(wide, images), enable_progress_report=False).quantized_model
+        ranges = _ranges(wide, images)
+        narrow = made.quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        ).quantized_model
     return _with_bytes(bytes(narrow))
 
 
@@ -148,11 +150,3 @@ def _enter(read: Any, tensor: int) -> None:
     read.subgraphs[0].inputs = [tensor]
     (only,) = read.signatureDefs[0].inputs
     only.tensorIndex = tensor
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the quantiser's progress off the terminal, and its dependencies' warnings out of the caller's."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        yield

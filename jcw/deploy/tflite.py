@@ -137,7 +137,8 @@ def to_bytes(model: Any) -> bytes:
     """Return the file of a model's objects, every constant aligned."""
     types = schema()
     model.buffers = [_aligned(types, buffer.data) for buffer in model.buffers]
-    builder = flatbuffers.Builder(1 << 16)
+    content = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
+    builder = flatbuffers.Builder(content + (1 << 16))
     builder.Finish(model.Pack(builder), b'TFL3')
     return bytes(builder.Output())
 
@@ -166,7 +167,12 @@ def from_bytes(model: bytes) -> Any:
     types = schema()
     if bytes(model[4:8]) != b'TFL3':
         raise ValueError('not a LiteRT model: it does not begin as one')
-    return types.ModelT.InitFromPackedBuf(bytearray(model))
+    read = types.ModelT.InitFromPackedBuf(bytearray(model))
+    for buffer in read.buffers:
+        if buffer.offset > 1:  # of a large model: the content lies behind the FlatBuffer
+            buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return read
 
 
 def operators(model: bytes) -> Counter[str]:
