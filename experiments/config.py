@@ -48,16 +48,19 @@ class SpaceConfig:
 class LatencyConfig:
     """How the device is timed."""
 
-    runtime: Literal['xla', 'onnx', 'command'] = 'xla'
+    runtime: Literal['xla', 'onnx', 'litert', 'command'] = 'xla'
     command: str | None = None
     """For runtime 'command': the program that times a network (docs/latency.md)."""
+    command_format: Literal['none', 'onnx', 'tflite', 'int8'] = 'none'
+    """For runtime 'command': the file of the network that the program is given; int8 is LiteRT in whole numbers."""
     device: str = 'unnamed'
     """For runtime 'command': the device in full, for the record."""
     networks: int = 250
     """Networks to time for the table."""
     batch: int = 8
     """Images per call."""
-    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    dtype: Literal['float32', 'bfloat16', 'int8'] = 'float32'
+    """That networks are computed in: bfloat16 by runtime 'xla', int8 by 'litert'; by 'command' as its program does."""
     attempts: int = 3
     """Times that a network whose calls disagree is timed, at most."""
     cores: tuple[int, ...] | None = (0,)
@@ -179,6 +182,24 @@ Method = Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """The forms in which the network ships, besides the two that jax reads (docs/deploy.md)."""
+
+    weights: Literal['float32', 'bfloat16', 'int8'] = 'float32'
+    """In which kernels are stored; nothing is computed in it."""
+    onnx: bool = False
+    """Also write network.onnx, for any batch size."""
+    litert: bool = False
+    """Also write network.tflite."""
+    int8: bool = False
+    """Also write network.int8.tflite, which computes in whole numbers, and test it."""
+    batch: int = 1
+    """Images per call of the LiteRT files."""
+    calibration_images: int = 500
+    """Training images from which the ranges of activations are taken for int8."""
+
+
+@dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """What `compare_methods` compares."""
 
@@ -249,6 +270,7 @@ class Config:
     search: SearchConfig = SearchConfig()
     repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()
+    export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
     ranking: RankingConfig = RankingConfig()
     launch: LaunchConfig = LaunchConfig()

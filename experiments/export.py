@@ -1,6 +1,9 @@
 """Write the found network in its deployable form."""
 
+import os
 from pathlib import Path
+
+import numpy as np
 
 from experiments import progress
 from experiments.budget import load_table
@@ -28,6 +31,7 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
         f'Training {method}',
         config.seed + config.subnet.seeds[0],
     )
+    forms = config.export
     table = load_table(config)
     return deploy.export(
         paths(config).network,
@@ -37,6 +41,11 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
         mean=dataset.mean,
         std=dataset.std,
         class_names=dataset.class_names,
+        weights=forms.weights,
+        onnx=forms.onnx,
+        litert=forms.batch if forms.litert or forms.int8 else 0,
+        calibration=spread(dataset.train, forms.calibration_images) if forms.int8 else None,
+        accuracy_of=lambda model: litert_accuracy(model, dataset.test),
         details={
             'accuracy': accuracy,
             'latency': {
@@ -51,6 +60,21 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
             },
         },
     )
+
+
+def spread(source: data.Source, count: int) -> np.ndarray:
+    """Return images from all over a set, which may be sorted by class."""
+    rows = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    return source.take(rows).images
+
+
+def litert_accuracy(model: bytes, source: data.Source) -> float:
+    """Return the accuracy of a LiteRT file, run on this machine."""
+    correct = 0
+    for part in data.in_chunks(source):
+        logits = deploy.litert_logits(model, part.images, threads=os.cpu_count() or 1)
+        correct += int((logits.argmax(-1) == np.asarray(part.labels)).sum())
+    return correct / len(source)
 
 
 def main(config: Config) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments import progress
-from experiments.config import Config
+from experiments.config import Config, LatencyConfig
 from experiments.locks import exclusive
 from experiments.paths import paths
 from experiments.presets import parse
@@ -23,13 +23,15 @@ from jcw.graph import Graph
 from jcw.latency import design, drift, samples, supervise
 from jcw.latency.measure import Protocol, pending
 
+TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float32', 'int8')}
+"""Types that a runtime computes in."""
+
 
 def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
-    if config.latency.runtime == 'onnx' and config.latency.dtype != 'float32':
-        raise Usage(f"runtime 'onnx' times float32, not {config.latency.dtype}: take runtime 'xla' for it")
+    _check_types(config.latency)
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
@@ -38,6 +40,30 @@ def measure(config: Config) -> Path:
     path = paths(config).samples
     time_networks(config, graph, networks, path, 'Timing networks')
     return path
+
+
+def _check_types(settings: LatencyConfig) -> None:
+    """Refuse a type that the runtime does not compute in, or that the file given to a command is not in.
+
+    Raises:
+      Usage: with the way out.
+    """
+    times = TIMES.get(settings.runtime, (settings.dtype,))
+    if settings.dtype not in times:
+        able = ' or '.join(repr(name) for name, types in TIMES.items() if settings.dtype in types)
+        raise Usage(
+            f'runtime {settings.runtime!r} times {" and ".join(times)}, not {settings.dtype}: '
+            f'take runtime {able} for it'
+        )
+    if settings.command_format == 'none':
+        return
+    if settings.runtime != 'command':
+        raise Usage(f"latency.command_format is for runtime 'command', not {settings.runtime!r}")
+    if (settings.command_format == 'int8') != (settings.dtype == 'int8'):
+        raise Usage(
+            f'the command gets {settings.command_format} files while samples would state {settings.dtype}: '
+            f'set --latency.dtype {"int8" if settings.command_format == "int8" else "float32"}'
+        )
 
 
 def time_networks(
@@ -77,6 +103,7 @@ def _run(
         path=str(path),
         runtime=settings.runtime,
         command=settings.command,
+        command_format=settings.command_format,
         device=settings.device,
         batch=settings.batch,
         dtype=settings.dtype,

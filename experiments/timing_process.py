@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Request:
     path: str
     runtime: str
     command: str | None
+    command_format: str
     device: str
     batch: int
     dtype: str
@@ -66,6 +68,22 @@ def _build(request: Request):
     return lambda widths: deploy.build(graph, widths, request.batch, request.dtype)
 
 
+def _written(request: Request, form: str) -> Callable[[Sequence[int]], bytes]:
+    """Return what writes the network of some widths as a file: weights are random, and so is calibration."""
+    import numpy as np
+
+    from jcw import deploy
+    from jcw.graph import Graph
+
+    graph, batch = Graph.from_json(request.graph), request.batch
+    if form == 'onnx':
+        return lambda widths: deploy.onnx_model(graph, widths, batch=batch)
+    if form == 'tflite':
+        return lambda widths: deploy.litert_model(graph, widths, batch=batch)
+    images = np.random.default_rng(0).integers(0, 256, (4, *graph.input_shape), np.uint8)
+    return lambda widths: deploy.litert_int8(deploy.litert_model(graph, widths, batch=batch), images)
+
+
 def _compile(request: Request, folder: str) -> None:
     from jcw.latency.runtimes import ahead, xla
 
@@ -78,15 +96,23 @@ def _runtime(request: Request, request_file: str):
 
         from jcw.latency.runtimes.command import CommandRuntime
 
-        return CommandRuntime(shlex.split(request.command or ''), device=request.device)
+        written = None if request.command_format == 'none' else _written(request, request.command_format)
+        return CommandRuntime(
+            shlex.split(request.command or ''),
+            device=request.device,
+            export=written,
+            suffix='.onnx' if request.command_format == 'onnx' else '.tflite',
+            details={'network': request.command_format},
+        )
     if request.runtime == 'onnx':
-        from jcw import deploy
-        from jcw.graph import Graph
         from jcw.latency.runtimes.onnx import OnnxRuntime
 
-        graph = Graph.from_json(request.graph)
-        return OnnxRuntime(
-            lambda widths: deploy.onnx_model(graph, widths, batch=request.batch), dtype=request.dtype
+        return OnnxRuntime(_written(request, 'onnx'), dtype=request.dtype)
+    if request.runtime == 'litert':
+        from jcw.latency.runtimes.litert import LitertRuntime
+
+        return LitertRuntime(
+            _written(request, 'int8' if request.dtype == 'int8' else 'tflite'), dtype=request.dtype
         )
     from jcw.latency.runtimes import ahead, xla
 

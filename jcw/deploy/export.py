@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ import jcw
 from jcw.deploy import folder as files
 from jcw.deploy.fold import Folded, fold
 from jcw.deploy.inference import forward
+from jcw.deploy.int8 import litert_int8
+from jcw.deploy.litert import litert_model
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack
+from jcw.deploy.tflite import ends
 from jcw.graph import Graph
 from jcw.nets.axes import Variables, slice_variables
 
@@ -35,6 +38,9 @@ def export(
     details: Mapping[str, Any] | None = None,
     weights: str = 'float32',
     onnx: bool = False,
+    litert: int = 0,
+    calibration: np.ndarray | None = None,
+    accuracy_of: Callable[[bytes], float] | None = None,
 ) -> Path:
     """Write the deployable folder, all or nothing: a previous one stays until the new one is complete.
 
@@ -50,6 +56,10 @@ def export(
         device).
       weights: 'float32', 'bfloat16' or 'int8', in which kernels are stored.
       onnx: also write `network.onnx`; needs the extra `jcw[onnx]`.
+      litert: also write `network.tflite`, for batches of this size; needs the extra `jcw[litert]`, the next one, too.
+      calibration: also write `network.int8.tflite`, the ranges of activations taken from these images of the training
+        set, uint8 [images height width channels].
+      accuracy_of: of a LiteRT file, called for each that is written; `network.json` states it with types and scales.
 
     Raises:
       ValueError: widths, names or weights that do not fit, numbers that are not finite, or details that are not JSON
@@ -62,7 +72,11 @@ def export(
     stored = pack(fold(slice_variables(variables, graph, widths), fixed, mean, std), weights)
     if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(stored)):
         raise ValueError('the variables hold numbers that are not finite')
-    description = _describe(graph, widths, mean, std, class_names, weights, dict(details or {}))
+    if calibration is not None and not litert:
+        raise ValueError('calibration is for the int8 form of LiteRT: give litert, its batch size, too')
+    lite = _litert(graph, widths, unpack(stored), litert, calibration) if litert else {}
+    about = {name: _about(model, accuracy_of) for name, model in lite.items()}
+    description = _describe(graph, widths, mean, std, class_names, weights, about, dict(details or {}))
 
     def write(partial: Path) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -70,6 +84,8 @@ def export(
         (partial / files.STABLEHLO).write_bytes(stablehlo(stored, fixed))
         if onnx:
             (partial / files.ONNX).write_bytes(onnx_model(graph, widths, unpack(stored)))
+        for name, model in lite.items():
+            (partial / name).write_bytes(model)
         files.write_description(partial, description)
 
     files.replace(folder, write)
@@ -87,6 +103,24 @@ def stablehlo(stored: Folded, graph: Graph) -> bytes:
     return bytes(jax_export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize())
 
 
+def _litert(
+    graph: Graph,
+    widths: Sequence[int] | np.ndarray,
+    folded: Folded,
+    batch: int,
+    calibration: np.ndarray | None,
+) -> dict[str, bytes]:
+    model = litert_model(graph, widths, folded, batch)
+    narrow = {} if calibration is None else {files.LITERT_INT8: litert_int8(model, calibration)}
+    return {files.LITERT: model, **narrow}
+
+
+def _about(model: bytes, accuracy_of: Callable[[bytes], float] | None) -> dict[str, Any]:
+    """Describe a LiteRT file: `real = scale * (stored - zero_point)` where its numbers are whole."""
+    taken, given = (end._asdict() for end in ends(model))
+    return {'input': taken, 'output': given, 'accuracy': None if accuracy_of is None else accuracy_of(model)}
+
+
 def _describe(
     graph: Graph,
     widths: Sequence[int] | np.ndarray,
@@ -94,6 +128,7 @@ def _describe(
     std: Sequence[float],
     class_names: Sequence[str],
     weights: str,
+    litert: dict[str, Any],
     details: dict[str, Any],
 ) -> dict[str, Any]:
     stated = {
@@ -107,6 +142,7 @@ def _describe(
         'std': [float(s) for s in std],
         'class_names': [str(name) for name in class_names],
         'weights': weights,
+        'litert': litert,
         'versions': {
             'jcw': jcw.__version__,
             'jax': jax.__version__,

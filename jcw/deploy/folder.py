@@ -4,6 +4,8 @@ weights/              an orbax checkpoint of nested dictionaries of arrays
 network.json          what the network is, readable by any program, with checksums of all files
 network.stablehlo     the whole function for any batch size, on CPU, CUDA and TPU
 network.onnx          the same in ONNX, if wanted
+network.tflite        the same in LiteRT for one batch size, if wanted
+network.int8.tflite   the same in whole numbers, if wanted
 """
 
 import hashlib
@@ -23,6 +25,7 @@ ARCHITECTURE = 'graph'
 WEIGHTS, DESCRIPTION, STABLEHLO, ONNX = 'weights', 'network.json', 'network.stablehlo', 'network.onnx'
 ATTEMPTS = 20  # of reading a folder that is being replaced
 LARGEST = 2**26  # bytes of a description
+LITERT, LITERT_INT8 = 'network.tflite', 'network.int8.tflite'
 REQUIRED = (
     'format',
     'architecture',

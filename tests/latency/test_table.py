@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jcw import deploy
-from jcw.field import evaluate, score
 from jcw.builder import build
+from jcw.field import evaluate, score
 from jcw.latency import design, samples
 from jcw.latency.entries import Entries, layers_of, signature, work_of
 from jcw.latency.measure import Protocol, measure

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jcw import budget
-from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.builder import build
+from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search import aows, stats
 from tests.tiny_graph import RESIDUAL
 
