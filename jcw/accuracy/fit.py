@@ -151,8 +151,10 @@ def _average(strengths: Strengths, scores: Float[np.ndarray, ' strengths']) -> S
     """
     weights = np.exp(scores - scores.max())
     weights /= weights.sum()
-    means = [float(np.exp(weights @ np.log(column))) for column in strengths[:3]]
-    return Strengths(*means, float(weights @ strengths.supernet), float(weights @ strengths.own))
+    noise, spread, deviation = (float(np.exp(weights @ np.log(column))) for column in strengths[:3])
+    return Strengths(
+        noise, spread, deviation, float(weights @ strengths.supernet), float(weights @ strengths.own)
+    )
 
 
 class _Data(NamedTuple):

@@ -90,5 +90,5 @@ def test_widths_beyond_the_variables_and_variables_of_another_network_are_named(
         axes.slice_variables(narrow, GRAPH, GRAPH.largest)
     with pytest.raises(ValueError, match='expected 4 widths, got 1'):
         axes.slice_variables(narrow, GRAPH, (2,))
-    with pytest.raises(ValueError, match='the variables have no params/.*: they are of another network'):
+    with pytest.raises(ValueError, match=r'the variables have no params/.*: they are of another network'):
         axes.slice_variables(random_variables(0), RESIDUAL, RESIDUAL.largest)

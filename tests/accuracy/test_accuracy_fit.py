@@ -140,20 +140,26 @@ def test_intervals_of_predictions_and_effects_cover_what_they_say():
         assert 0.90 <= (apart < 1.96).mean() <= 0.98
 
 
-def test_the_supernets_heights_are_followed_where_they_are_right():
-    known, choices, utility = trained(7, 24, spread=1.2, noise=0.05)
-    std = np.full(known.effects.shape, 1e-3)
-    mean = np.where(BELIEVED.present, known.effects, -np.inf)
-    before = table.untrained(SITES, WIDTHS, believed=prior.from_supernet(WIDTHS, mean, std))
-    assert table.refit(before, choices, utility).strength.supernet > 0.7
-    shuffled = mean.copy()
-    order = [0, 2, 3, 4]
-    ranks = np.argsort(np.argsort(known.effects[order].max(1)))
-    shuffled[order] = mean[order][np.argsort(known.effects[order].max(1))[::-1]][
-        ranks
-    ]  # greatest heights to the least
-    before = table.untrained(SITES, WIDTHS, believed=prior.from_supernet(WIDTHS, shuffled, std))
-    assert table.refit(before, choices, utility).strength.supernet < 0.4
+def exponent(known, heights, choices, utility):
+    """Weight of a supernet that gives the truth's curves these heights."""
+    own = known.effects.max(1)
+    mean = np.where(BELIEVED.present, known.effects * (heights / own)[:, None], -np.inf)
+    believed = prior.from_supernet(WIDTHS, mean, np.full(mean.shape, 1e-3))
+    return table.refit(table.untrained(SITES, WIDTHS, believed=believed), choices, utility).strength.supernet
+
+
+def test_the_supernets_heights_are_followed_where_they_are_right_and_not_where_they_are_wrong():
+    right, wrong = [], []
+    for seed in range(4):
+        known, choices, utility = trained(70 + seed, 16, spread=1.2, noise=0.05)
+        heights = known.effects.max(1)
+        order = heights.argsort()
+        reversed_heights = np.empty(5)
+        reversed_heights[order] = heights[order[::-1]]  # the greatest height for the least site
+        right.append(exponent(known, heights, choices, utility))
+        wrong.append(exponent(known, reversed_heights, choices, utility))
+    assert min(right) > 0.5  # the mean of the exponents to choose from
+    assert max(wrong) < 0.5
 
 
 @pytest.mark.parametrize(
