@@ -8,7 +8,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-QUICK_WIDTH = 0.25  # of the usual channels, in a trial of a script
+QUICK_WIDTH, QUICK_LEVELS = 0.25, 4  # in a trial of a script: of the usual channels; widths of a site
 CLASSES = {32: 10, 224: 1000}
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument('--network', default='mobilenet_v1', choices=list(NETWORKS))
     parser.add_argument('--strides', default='published', choices=['published', 'fitted'])
-    parser.add_argument('--quick', action='store_true', help='narrow, few rounds: does it run?')
+    parser.add_argument('--quick', action='store_true', help='narrow, few widths, few rounds: does it run?')
 
 
 def forwarded(options: argparse.Namespace) -> list[str]:
@@ -28,7 +28,7 @@ def forwarded(options: argparse.Namespace) -> list[str]:
 
 
 def graph_of(options: argparse.Namespace, size: int, classes: int, base_multiplier: float = 1.0):
-    """Build the graph of the chosen network for square images; a quick trial's is narrow."""
+    """Build the graph of the chosen network for square images; a quick trial's is narrow, of few widths."""
     from experiments.space import fitting
     from jcw.builder import build
     from jcw.zoo import NETWORKS
@@ -37,8 +37,10 @@ def graph_of(options: argparse.Namespace, size: int, classes: int, base_multipli
     if options.strides == 'fitted':
         published = inspect.signature(network).parameters['strides'].default
         network = partial(network, strides=fitting(published, size))
-    width = QUICK_WIDTH if options.quick else base_multiplier
-    return build(network, (size, size, 3), classes, base_multiplier=width)
+    settings = {'base_multiplier': base_multiplier}
+    if options.quick:
+        settings = {'base_multiplier': QUICK_WIDTH, 'levels': QUICK_LEVELS}
+    return build(network, (size, size, 3), classes, **settings)
 
 
 def cores() -> int:
