@@ -63,6 +63,8 @@ class LatencyConfig:
     """That networks are computed in: bfloat16 by runtime 'xla', int8 by 'litert'; by 'command' as its program does."""
     attempts: int = 3
     """Times that a network whose calls disagree is timed, at most."""
+    load_seconds: float = 0.0
+    """Call the reference network for so long before timing begins: sustained load instead of bursts."""
     cores: tuple[int, ...] | None = (0,)
     """CPU cores the timing process is pinned to; none for no pinning."""
     compile_cores: tuple[int, ...] = (1,)

@@ -31,7 +31,7 @@ def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
-    _check_types(config.latency)
+    _check(config.latency)
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
     graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
@@ -42,7 +42,7 @@ def measure(config: Config) -> Path:
     return path
 
 
-def _check_types(settings: LatencyConfig) -> None:
+def _check(settings: LatencyConfig) -> None:
     """Refuse a type that the runtime does not compute in, or that the file given to a command is not in.
 
     Raises:
@@ -55,6 +55,8 @@ def _check_types(settings: LatencyConfig) -> None:
             f'runtime {settings.runtime!r} times {" and ".join(times)}, not {settings.dtype}: '
             f'take runtime {able} for it'
         )
+    if settings.load_seconds < 0:
+        raise Usage(f'--latency.load-seconds must not be negative, got {settings.load_seconds:g}')
     if settings.command_format == 'none':
         return
     if settings.runtime != 'command':
@@ -103,13 +105,14 @@ def _run(
         path=str(path),
         runtime=settings.runtime,
         command=settings.command,
-        command_format=settings.command_format,
         device=settings.device,
         batch=settings.batch,
         dtype=settings.dtype,
         cores=list(settings.cores or ()),
         compile_cores=list(settings.compile_cores),
         attempts=settings.attempts,
+        command_format=settings.command_format,
+        load_seconds=settings.load_seconds,
     )
     with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(networks)) as update:
         file = Path(folder) / 'request.json'

@@ -24,13 +24,14 @@ class Request:
     path: str
     runtime: str
     command: str | None
-    command_format: str
     device: str
     batch: int
     dtype: str
     cores: list[int]
     compile_cores: list[int]
     attempts: int
+    command_format: str = 'none'
+    load_seconds: float = 0.0
 
 
 def main() -> None:
@@ -168,7 +169,8 @@ def _protocol(request: Request):
     """A user's own program warms up as it sees fit; each of its answers counts."""
     from jcw.latency.measure import Protocol
 
-    return Protocol(attempts=request.attempts, **({'warmup': 0} if request.runtime == 'command' else {}))
+    own = {'warmup': 0} if request.runtime == 'command' else {}
+    return Protocol(attempts=request.attempts, load_s=request.load_seconds, **own)
 
 
 if __name__ == '__main__':

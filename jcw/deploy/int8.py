@@ -119,7 +119,43 @@ def _without_cast(model: bytes) -> bytes:
     part.outputs = [n - 1 for n in part.outputs]
     for end in read.signatureDefs[0].outputs:
         end.tensorIndex -= 1
+    _part_hard_swish(read)
     return to_bytes(read)
+
+
+def _part_hard_swish(read: Any) -> None:
+    """Write hard-swish as `x * (relu6(x + 3) / 6)`: XNNPACK, LiteRT's fast CPU path, takes it in int8 only so."""
+    part, types = read.subgraphs[0], schema()
+    codes = [code.builtinCode for code in read.operatorCodes]
+    if types.BuiltinOperator.HARD_SWISH not in codes:
+        return
+
+    def tensor(name: str, shape: Any, buffer: int = 0) -> int:
+        kind = types.TensorType.FLOAT32
+        part.tensors.append(types.TensorT(shape=shape, type=kind, buffer=buffer, name=name))
+        return len(part.tensors) - 1
+
+    def constant(name: str, value: float) -> int:
+        content = np.frombuffer(np.float32(value).tobytes(), np.uint8)
+        read.buffers.append(types.BufferT(data=content))
+        return tensor(name, [], len(read.buffers) - 1)
+
+    three, sixth = constant('hard_swish/three', 3), constant('hard_swish/sixth', 1 / 6)
+    written = []
+    for op in part.operators:
+        if codes[op.opcodeIndex] != types.BuiltinOperator.HARD_SWISH:
+            written.append(op)
+            continue
+        x, y = int(op.inputs[0]), int(op.outputs[0])
+        name, shape = name_of(part, y), part.tensors[y].shape
+        shifted, opened = tensor(f'{name}/shifted', shape), tensor(f'{name}/opened', shape)
+        relu6 = {'fusedActivationFunction': 'RELU6'}
+        written += [
+            make_operator(read, 'ADD', [x, three], shifted, relu6),
+            make_operator(read, 'MUL', [shifted, sixth], opened, {}),
+            make_operator(read, 'MUL', [x, opened], y, {}),
+        ]
+    part.operators = written
 
 
 def _with_bytes(model: bytes) -> bytes:

@@ -68,7 +68,7 @@ def measure(
             reference_ms=time_reference(anchor, protocol),
             warmup=protocol.warmup,
             versions=dict(runtime.versions),
-            details=dict(runtime.details),
+            details={**runtime.details, **_load(protocol)},
         )
         header = _begin_or_continue(path, header)
         yield from _measure(runtime, anchor, networks, Path(path), header, protocol)
@@ -84,6 +84,10 @@ def pending(path: str | Path, networks: Networks, protocol: Protocol) -> list[tu
         for widths in dict.fromkeys(tuple(int(w) for w in widths) for widths in networks)
         if widths not in held or _again(held[widths], protocol)
     ]
+
+
+def _load(protocol: Protocol) -> dict[str, str]:
+    return {'load': f'{protocol.load_s:g} s before timing'} if protocol.load_s else {}
 
 
 def _checked(graph: Graph, networks: Networks) -> list[Widths]:

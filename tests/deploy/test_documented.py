@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jcw import deploy
 from jcw.field import Field, independent
 from jcw.latency.table import LatencyTable, flops_table
 from tests.closeness import assert_close
@@ -20,7 +21,9 @@ from tests.deploy.conftest import GRAPH, WIDTHS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'deploy.md').read_text()
-EXPORT, WITH_ORBAX, WITH_JAX, WITH_ONNX, REPAIR, MANY = re.findall(r'```python\n(.*?)```', PAGE, flags=re.S)
+EXPORT, WITH_ORBAX, WITH_JAX, WITH_ONNX, REPAIR, MANY, LITERT, WITH_LITERT = re.findall(
+    r'```python\n(.*?)```', PAGE, flags=re.S
+)
 KEPT_OUT = ('flax', 'optax', 'chex', 'tensorflow_datasets')
 
 
@@ -58,6 +61,21 @@ def test_the_onnx_example_answers_as_the_trained_network(folder, trained):
     names = {'images': trained.digits.test.images}
     exec(WITH_ONNX, names)
     assert_same(names['logits'], trained)
+
+
+def test_litert_as_shown(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = trained.digits.test.images, trained.digits.test.labels
+    known = {'variables': trained.variables, 'graph': GRAPH, 'widths': WIDTHS}
+    exec(LITERT, {**known, 'train_images': trained.digits.train.images, 'images': images, 'labels': labels})
+    said = json.loads((tmp_path / 'network' / 'network.json').read_text())['litert']
+    assert said['network.int8.tflite']['accuracy'] == pytest.approx(
+        said['network.tflite']['accuracy'], abs=0.02
+    )
+    names = {'images': images}
+    exec(WITH_LITERT, names)
+    model = (tmp_path / 'network' / 'network.int8.tflite').read_bytes()
+    assert_close(names['logits'], deploy.litert_logits(model, images[:1]))
 
 
 def test_repair_as_shown(monkeypatch):

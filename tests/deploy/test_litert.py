@@ -130,7 +130,9 @@ def test_int8_holds_whole_numbers_alone_whatever_the_operations(seed):
     assert {np.dtype(t['dtype']).name for t in held.get_tensor_details()} == {'uint8', 'int8', 'int32'}
     given, before = tflite.operators(narrow), tflite.operators(wide)
     assert (given.pop('QUANTIZE'), before.pop('CAST')) == (1, 1)  # bytes to signed bytes, the same numbers
-    assert given == before
+    parted = before.pop('HARD_SWISH', 0)  # which is slow in int8: an addition and two products are not
+    before.update({'ADD': parted, 'MUL': 2 * parted})
+    assert given == +before
     logits, exact = deploy.litert_logits(narrow, images), forward(graph.fixed(graph.largest), folded, images)
     assert np.corrcoef(logits.ravel(), np.asarray(exact).ravel())[0, 1] > 0.9
 

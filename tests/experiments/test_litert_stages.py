@@ -83,6 +83,7 @@ def test_a_command_is_given_the_file_that_it_asks_for(form, output, tmp_path):
     [
         ({'runtime': 'xla', 'dtype': 'int8'}, "'xla' times float32 and bfloat16, not int8: take .*'litert'"),
         ({'runtime': 'litert', 'dtype': 'bfloat16'}, "float32 and int8, not bfloat16: take runtime 'xla'"),
+        ({'load_seconds': -1.0}, '--latency.load-seconds must not be negative, got -1'),
         ({'runtime': 'litert', 'command_format': 'int8'}, "command_format is for runtime 'command'"),
         (
             {'runtime': 'command', 'command': 'true', 'command_format': 'int8'},
@@ -99,6 +100,11 @@ def test_types_that_do_not_go_together_are_refused_before_anything_is_claimed(tm
     with pytest.raises(Usage, match=message):
         measure(config)
     assert not config.run.exists()
+
+
+def test_sustained_load_is_asked_of_the_protocol():
+    assert timing_process._protocol(request('command', load_seconds=5.0)).load_s == 5.0
+    assert timing_process._protocol(request('xla')).load_s == 0.0
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """LiteRT as a runtime: what is timed is the deployed network, in the type that the samples state."""
 
+import dataclasses
 import os
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from jcw import deploy
-from jcw.latency import samples
+from jcw.latency import samples, timing
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.runtimes import LitertRuntime, Runtime, RuntimeFailure
 from tests.tiny_graph import GRAPH
@@ -64,3 +65,41 @@ def test_a_missing_package_is_named_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ai_edge_litert.interpreter', None)
     with pytest.raises(ValueError, match="ai-edge-litert ai-edge-quantizer, or the extra 'litert'"):
         LitertRuntime(build)
+
+
+def test_sustained_load_comes_before_the_first_timed_call_and_the_header_says_so(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    class Program:
+        def time_ms(self) -> float:
+            clock[0] += 0.5
+            return 1.0 if clock[0] < 60 else 3.0  # having lowered its clock
+
+        def close(self) -> None:
+            pass
+
+    class Phone:
+        name, device, versions, details = 'phone', 'phone', {}, {'governor': 'schedutil'}
+
+        def open(self, widths):
+            return Program()
+
+        def prefetch(self, networks):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: clock[0])
+    networks = np.array([GRAPH.smallest])
+    for load, ms, said in [(0.0, 1.0, None), (60.0, 3.0, '60 s before timing')]:
+        clock[0] = 0.0
+        path = tmp_path / f'{load}'
+        list(
+            measure(Phone(), GRAPH, networks, path, batch=1, protocol=dataclasses.replace(QUICK, load_s=load))
+        )
+        header = samples.read(path).header
+        assert header.reference_ms == ms
+        assert header.details.get('load') == said
+    with pytest.raises(ValueError, match='load_s must be a time, got -1'):
+        Protocol(load_s=-1.0)

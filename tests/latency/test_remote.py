@@ -213,7 +213,7 @@ SUMMARY = 'Inference timings in us: Init: 1, First inference: 3, Warmup (avg): 9
 @pytest.mark.parametrize(
     ('avg', 'more', 'ms'),
     [
-        ('2.95034e+06', '', 2950.34),  # as releases before 2024 print it
+        ('2.95034e+06', '', 2950.34),  # as older releases print it
         ('7654.32', '', 7.65432),
         ('2.95034e+06', ' p5=1 median=2900000 p95=3', 2900.0),
         ('980', ' p5=1 median=977 p95=3', 0.977),
