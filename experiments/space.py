@@ -1,5 +1,6 @@
 """The graph of a run: a network of the zoo, or a function in a file of one's own, and the widths its sites may take."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import inspect
@@ -87,5 +88,7 @@ def network_of(name: str) -> Network:
 
 def settings_of(config: Config, graph: Graph) -> dict[str, Any]:
     """Return what results depend on: the settings, and the graph's digest, so that a changed file is another run."""
-    digest = hashlib.sha256(json.dumps(graph.to_json()).encode()).hexdigest()
+    bare = [dataclasses.replace(op, note='') for op in graph.operations]
+    bare_graph = dataclasses.replace(graph, operations=tuple(bare))
+    digest = hashlib.sha256(json.dumps(bare_graph.to_json()).encode()).hexdigest()
     return {**vars(config.space), 'graph': digest}

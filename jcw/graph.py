@@ -32,6 +32,7 @@ KINDS = (*MAPS, 'mean', 'dense')
 WRITES = ('conv', 'dense')  # kinds that choose their output channels; the others keep those they read
 NORMALISED = ('conv', 'depthwise')
 ACTIVATIONS = ('relu', 'relu6', 'hard_swish', 'swish')
+OPENINGS = ('hard_sigmoid', 'sigmoid')  # what a gate multiplies by
 
 Width = str | int
 """A site's name, or a number of channels that is not searched."""
@@ -61,10 +62,12 @@ class Operation:
       kind: one of `KINDS`.
       reads: places in the list of the operations it reads.
       out: its channels.
-      kernel: side of the square kernel; of 'conv', 'depthwise' and 'max_pool'.
+      kernel: side of the square kernel; of 'conv', 'depthwise' and 'max_pool', of the last it may be even.
       stride: likewise.
       activation: one of `ACTIVATIONS`, or none; in a gate that of its inner layer.
       inner: channels of a gate's inner layer.
+      opening: one of `OPENINGS`; of a gate.
+      note: for readers, why the operation is what it is; no two operations differ by it.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Operation:
     stride: int = 1
     activation: str | None = None
     inner: Width | None = None
+    opening: str = 'hard_sigmoid'
+    note: str = dataclasses.field(default='', compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,9 +385,11 @@ class Builder:
         """Append the sum of two operations of one width; where a branch may be dropped, that is `y`."""
         return self._append('add', (x, y), activation=activation)
 
-    def gate(self, x: int, inner: Width, *, activation: str | None = 'relu') -> int:
-        """Append squeeze and excitation: `x * hard_sigmoid(B act(A mean(x)))` (Howard et al., 2019)."""
-        return self._append('gate', (x,), activation=activation, inner=inner)
+    def gate(
+        self, x: int, inner: Width, *, activation: str | None = 'relu', opening: str = 'hard_sigmoid'
+    ) -> int:
+        """Append squeeze and excitation: `x * opening(B act(A mean(x)))` (Howard et al., 2019)."""
+        return self._append('gate', (x,), activation=activation, inner=inner, opening=opening)
 
     def max_pool(self, x: int, *, kernel: int, stride: int) -> int:
         """Append a maximum over windows."""
@@ -581,7 +588,8 @@ def _check_operation(graph: Graph, place: int, known: set[str]) -> None:
             )
         if not isinstance(end, str) and (not isinstance(end, int) or isinstance(end, bool) or end < 1):
             raise ValueError(f'operation {name!r} needs a site or a positive number of channels, got {end!r}')
-    if not all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride)) or op.kernel % 2 == 0:
+    whole = all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride))
+    if not whole or (op.kernel % 2 == 0 and op.kind != 'max_pool'):
         raise ValueError(
             f'operation {name!r} needs an odd kernel and a positive stride, got {op.kernel} and {op.stride}'
         )
@@ -591,6 +599,8 @@ def _check_operation(graph: Graph, place: int, known: set[str]) -> None:
         raise ValueError(
             f'operation {name!r}: activation must be one of {ACTIVATIONS} or none, got {op.activation!r}'
         )
+    if op.opening not in OPENINGS:
+        raise ValueError(f'operation {name!r}: opening must be one of {OPENINGS}, got {op.opening!r}')
     reads = [graph.operations[r] for r in op.reads]
     for read in reads:
         if (read.kind in MAPS) == (op.kind == 'dense'):

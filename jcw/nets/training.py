@@ -176,7 +176,7 @@ def _gate(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax
     inner = activations.BY_NAME[op.activation](squeezed @ own['reduce_kernel'] + own['reduce_bias'])
     if isinstance(op.inner, str):
         inner = inner * forms.masks.sites[op.inner]
-    opened = activations.hard_sigmoid(inner @ own['expand_kernel'] + own['expand_bias'])
+    opened = activations.OPENINGS[op.opening](inner @ own['expand_kernel'] + own['expand_bias'])
     return (x * opened[:, None, None, :]).astype(x.dtype)
 
 
