@@ -125,7 +125,7 @@ def values(graph: Graph, variables: Variables, images: jax.Array) -> list[jax.Ar
             x, own['scale'], own['bias'], **stats, mask=mask, activation=op.activation
         )
 
-    return Forms(graph, jnp.float32, 'auto', masks_of(graph, None)).every(
+    return Forms(graph, jnp.float32, 'native', masks_of(graph, None)).every(
         variables['params'], images, normalise
     )
 

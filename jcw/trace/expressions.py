@@ -19,7 +19,7 @@ EXACT = 1e-5  # relative; constants such as 1/6 are float32
 
 
 class Affine(NamedTuple):
-    """`factor * x + shift`, and a mean and a variance with epsilon that were met on the way; float64 [channels] or []."""
+    """`factor * x + shift`, and a mean and a variance with epsilon met on the way; float64 [channels] or []."""
 
     factor: np.ndarray
     shift: np.ndarray
@@ -29,6 +29,9 @@ class Affine(NamedTuple):
     @property
     def changes_nothing(self) -> bool:
         return bool(np.all(np.abs(self.factor - 1) < 1e-6) and np.all(self.shift == 0))
+
+
+IDENTITY = Affine(np.ones(()), np.zeros(()))
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,12 +65,15 @@ class Expression:
     def affine(self) -> Affine | None:
         """What it does to its only leaf, if that is to scale and to shift."""
         if self.node is not None:
-            return Affine(np.float64(1), np.float64(0))
+            return IDENTITY
         if self.name not in ('add', 'add_any', 'sub', 'mul', 'div', 'neg'):
             return None
-        terms = [arg if arg.value is not None else arg.affine for arg in self.args]
-        if any(term is None for term in terms):
-            return None
+        terms: list[Affine | Expression] = []
+        for arg in self.args:
+            term = arg if arg.value is not None else arg.affine
+            if term is None:
+                return None
+            terms.append(term)
         return _affine(self.name, *terms)
 
     @cached_property
@@ -146,7 +152,7 @@ def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
         return first._replace(factor=-first.factor, shift=-first.shift)
     if name in ('add', 'add_any', 'sub'):
         (a, b, mean, variance), (c, d, *_) = (
-            term if isinstance(term, Affine) else Affine(np.float64(0), term.value) for term in terms
+            term if isinstance(term, Affine) else Affine(np.zeros(()), _value(term)) for term in terms
         )
         if isinstance(terms[1], Affine):
             *_, mean, variance = terms[1] if not isinstance(first, Affine) else (mean, variance)
@@ -156,8 +162,13 @@ def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
     if len(known) != 1 or (name == 'div' and not isinstance(first, Affine)):
         return None
     (value,), (affine,) = known, [term for term in terms if isinstance(term, Affine)]
-    factor = value.value if name == 'mul' else 1 / value.value
+    factor = _value(value) if name == 'mul' else 1 / _value(value)
     mean, variance = affine.mean, affine.variance
     if value.square is not None and np.all(affine.factor != 0):
         mean, variance = -affine.shift / affine.factor, value.square / np.square(affine.factor)
     return Affine(affine.factor * factor, affine.shift * factor, mean, variance)
+
+
+def _value(expression: Expression) -> np.ndarray:
+    assert expression.value is not None
+    return expression.value

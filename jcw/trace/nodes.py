@@ -20,6 +20,7 @@ class Node:
       size: height and width of its result; none for a vector.
       where: primitive, shapes and line.
       kernel: (k, k, in, out), of 'depthwise' (k, k, out), of 'dense' (in, out).
+      bias: of 'dense'.
       side, stride: of windows.
       affine: of 'pointwise'.
       activation: of 'pointwise'; a gate's inner one.
@@ -36,6 +37,7 @@ class Node:
     size: tuple[int, int] | None
     where: str
     kernel: np.ndarray | None = None
+    bias: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(()))
     side: int = 1
     stride: int = 1
     affine: Affine | None = None

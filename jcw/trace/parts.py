@@ -6,10 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jcw.graph import ACTIVATIONS
-from jcw.trace.expressions import Affine
+from jcw.trace.expressions import IDENTITY, Affine
 from jcw.trace.nodes import Node
-
-IDENTITY = Affine(np.float64(1), np.float64(0))
 
 
 class Part(NamedTuple):
@@ -24,6 +22,7 @@ class Part(NamedTuple):
 
 def parts_of(output: Node) -> list[Part]:
     """Join arithmetic with the operations it follows, where nothing else reads them."""
+    _share(_reachable(output))
     order = _reachable(output)
     readers = Counter(read for node in order for read in set(node.reads))
     joined: dict[Node, Node] = {}
@@ -48,6 +47,28 @@ def parts_of(output: Node) -> list[Part]:
             raise ValueError(f'{source.where}: {activation} is known as what opens a gate, and only there')
         parts.append(Part(node, node.reads, affine, activation, source))
     return parts
+
+
+def _share(order: list[Node]) -> None:
+    """Let arithmetic on one convolution that begins alike, as with its bias, begin with one operation."""
+    readers: dict[Node, list[Node]] = {}
+    for node in order:
+        for read in dict.fromkeys(node.reads):
+            readers.setdefault(read, []).append(node)
+    for read, own in readers.items():
+        first = next((node for node in own if node.kind == 'pointwise' and node.activation is None), None)
+        if first is None or len(own) == 1 or any(node.kind != 'pointwise' for node in own):
+            continue
+        a, b = first.affine[:2] if first.affine else IDENTITY[:2]
+        if read.kind not in ('conv', 'depthwise') or not np.all(a):
+            continue
+        for node in own:
+            if node is not first and node.affine is not None:
+                factor, shift, mean, variance = node.affine
+                mean = None if mean is None else a * mean + b
+                variance = None if variance is None else a * a * variance
+                node.affine = Affine(factor / a, shift - factor * b / a, mean, variance)
+                node.reads = (first,)
 
 
 def _reachable(output: Node) -> list[Node]:

@@ -7,11 +7,11 @@ import numpy as np
 
 from jcw.graph import OPENINGS
 from jcw.nets.kernels import same_padding
-from jcw.trace.expressions import Affine, Expression
+from jcw.trace.expressions import IDENTITY, Affine, Expression
 from jcw.trace.nodes import Node
 from jcw.trace.products import result_of, windowed
 from jcw.trace.values import Axes, Value
-from jcw.trace.walk import Walk, scope_of, where
+from jcw.trace.walk import Walk, where
 from jcw.trace.windows import keeps_size, size_after
 
 NO_PADS = ((0, 0), (0, 0))
@@ -33,7 +33,7 @@ def total(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
         base = node
     else:
         half = walk.nodes.append(
-            'sum', node, channels=node.channels, size=node.size, where=where(eqn), scope=scope_of(eqn)
+            'sum', node, channels=node.channels, size=node.size, where=where(eqn), scope=walk.scope_of(eqn)
         )
         sizes = {role: size for role, size in x.sizes.items() if role not in roles}
         return Value(Expression(node=half), tuple(axes), sizes)
@@ -69,7 +69,7 @@ def window_sum(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
 
 
 def window_max(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
-    """Read `reduce_window_max`; windows that begin elsewhere than 'SAME' has them are taken at stride 1, then every nth."""
+    """Read `reduce_window_max`; windows that begin elsewhere than those of 'SAME' are all taken, then every nth."""
     x, node, side, stride, pads, after = _window(walk, eqn, operands)
     lows = [low for low, _ in pads]
     if side[0] != side[1] or not keeps_size(node.size or (1, 1), after, stride):
@@ -151,21 +151,22 @@ def _gate(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str
         activation=reduce[3],
         opening=expand[3],
         inner=(reduce[:2], expand[:2]),
-        scope=scope_of(eqn),
+        scope=walk.scope_of(eqn),
     )
     return Value(Expression(node=made), axes, sizes)
 
 
 def _dense_of(node: Node, activations: tuple) -> tuple[np.ndarray, np.ndarray, Node, Any] | None:
     """Return kernel, bias, what it reads and activation of a product of a vector."""
-    factor, shift, activation, product = np.float64(1), np.float64(0), None, node
+    (factor, shift, *_), activation, product = IDENTITY, None, node
     if node.kind == 'pointwise':
         assert node.affine is not None
         factor, shift, activation, product = *node.affine[:2], node.activation, node.reads[0]
     if product.kind != 'dense' or activation not in activations:
         return None
     assert product.kernel is not None
-    return product.kernel * factor, np.broadcast_to(shift, product.channels), product.reads[0], activation
+    bias = np.broadcast_to(product.bias * factor + shift, product.channels)
+    return product.kernel * factor, bias, product.reads[0], activation
 
 
 def _reduced(eqn: Any, x: Value) -> set[str]:

@@ -1,6 +1,6 @@
 """Convolutions and products with matrices, in any order of axes."""
 
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from jcw.trace.expressions import Expression
 from jcw.trace.known import Known
 from jcw.trace.nodes import Node
 from jcw.trace.values import Value
-from jcw.trace.walk import Walk, scope_of, where
+from jcw.trace.walk import Walk, where
 from jcw.trace.windows import as_same, dilated, keeps_size, size_after
 
 
@@ -48,6 +48,9 @@ def windowed(
 ) -> Node:
     """Append a convolution with a kernel (h, w, in / groups, out)."""
     assert read.size is not None
+    if kernel.shape[:2] == (1, 1) and read.kind == 'max_pool' and read.side == 1:
+        (read,), stride = read.reads, stride * read.stride
+        assert read.size is not None
     same = as_same(kernel, read.size, stride, pads)
     if same is None:
         exact = 'and no' if keeps_size(read.size, after, stride) else 'which is not the size of SAME padding:'
@@ -60,7 +63,7 @@ def windowed(
         else f'kernel {kernel.shape[:2]} with padding {tuple(pads)}'
     )
     settings: dict[str, Any] = {'side': same.shape[0], 'stride': stride, 'size': after, 'where': where(eqn)}
-    settings |= {'scope': scope_of(eqn), 'note': note}
+    settings |= {'scope': walk.scope_of(eqn), 'note': note}
     channels = kernel.shape[3]
     if groups == read.channels == channels and groups > 1:
         return walk.nodes.append('depthwise', read, channels=channels, kernel=same[:, :, 0], **settings)
@@ -73,16 +76,20 @@ def windowed(
 
 
 def dense(walk: Walk, eqn: Any, read: Node, kernel: np.ndarray) -> Node:
-    """Append a product of a vector with a matrix (in, out)."""
-    return walk.nodes.append(
-        'dense',
-        read,
-        channels=kernel.shape[1],
-        size=None,
-        where=where(eqn),
-        kernel=kernel,
-        scope=scope_of(eqn),
-    )
+    """Append a product of a vector with a matrix (in, out); what scaled and shifted the vector becomes part of it."""
+    bias = np.zeros(())
+    if read.kind == 'pointwise' and read.activation is None:
+        assert read.affine is not None
+        bias = np.broadcast_to(read.affine.shift, read.channels) @ kernel
+        kernel = np.broadcast_to(read.affine.factor, read.channels)[:, None] * kernel
+        (read,) = read.reads
+    settings: dict[str, Any] = {
+        'where': where(eqn),
+        'kernel': kernel,
+        'bias': bias,
+        'scope': walk.scope_of(eqn),
+    }
+    return walk.nodes.append('dense', read, channels=kernel.shape[1], size=None, **settings)
 
 
 def product(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
@@ -124,7 +131,7 @@ def product(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
     return result_of(made, x.sizes['n'], results)
 
 
-def result_of(node: Node, batch: int, axes: list[tuple[str, ...]]) -> Value:
+def result_of(node: Node, batch: int, axes: Sequence[tuple[str, ...]]) -> Value:
     """Return the value of an operation's result; axes of length 1 have no role."""
     height, width = node.size or (1, 1)
     lengths = {'n': batch, 'h': height, 'w': width, 'c': node.channels}
@@ -174,7 +181,8 @@ def _ungrouped(kernel: np.ndarray, groups: int) -> np.ndarray:
     """Put the blocks of a grouped kernel on the diagonal of a dense one."""
     k, _, inner, out = kernel.shape
     whole = np.zeros((k, k, inner * groups, out), kernel.dtype)
-    for group, columns in itertools.product(range(groups), [out // groups]):
+    columns = out // groups
+    for group in range(groups):
         rows, place = slice(group * inner, (group + 1) * inner), slice(group * columns, (group + 1) * columns)
         whole[:, :, rows, place] = kernel[:, :, :, place]
     return whole

@@ -7,7 +7,7 @@ import numpy as np
 from jcw.trace import pools, products
 from jcw.trace.known import Known
 from jcw.trace.values import Value, broadcast, reshaped
-from jcw.trace.walk import Walk, scope_of, where
+from jcw.trace.walk import Walk, where
 
 
 def transpose(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
@@ -71,7 +71,7 @@ def _more_channels(walk: Walk, eqn: Any, x: Value, more: tuple[int, int], value:
         size=node.size,
         where=where(eqn),
         kernel=kernel,
-        scope=scope_of(eqn),
+        scope=walk.scope_of(eqn),
         note='channels of zeros are put in',
     )
     return products.result_of(made, x.sizes['n'], [(role,) for role in pools.order_of(x)])

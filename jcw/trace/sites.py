@@ -140,7 +140,7 @@ def _check(sites: dict, freeze: Collection[str], names: '_Names', frozen: dict) 
 
 
 def _kind(node: Node) -> str:
-    """Return the kind of operation that does what a node does: arithmetic by itself is a depthwise one, or a product."""
+    """Return the kind that does what a node does: arithmetic by itself is a depthwise operation, or a product."""
     if node.kind == 'pointwise':
         return 'dense' if node.size is None else 'depthwise'
     return node.kind

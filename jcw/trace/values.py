@@ -83,7 +83,7 @@ def channels_of(array: Any, axes: Axes) -> Any | None:
     """
     if array.ndim == 0:
         return array
-    at = []
+    at: list[bool] = []
     for roles, length, stride in zip(axes, array.shape, array.strides, strict=True):
         whole = roles == ('c',)
         if not whole and length > 1 and stride != 0 and (array != array.take([0], len(at))).any():

@@ -40,6 +40,7 @@ class Walk:
 
     def __init__(self, rules: dict[str, Any], seen: bool) -> None:
         self.rules, self.seen, self.nodes = rules, seen, Nodes()
+        self._within: list[str] = []  # modules around the program that is being read
 
     def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
         """Return the results of a program for known and unknown operands."""
@@ -62,7 +63,10 @@ class Walk:
             branch = branches[int(np.clip(operands[0].value, 0, len(branches) - 1))]
             return self.run(branch.jaxpr, [Known(c) for c in branch.consts], operands[1:])
         if inner is not None and name not in CONTROL:
-            return self.run(inner.jaxpr, [Known(c) for c in inner.consts], operands)
+            outer, self._within = self._within, self._modules(eqn)
+            results = self.run(inner.jaxpr, [Known(c) for c in inner.consts], operands)
+            self._within = outer
+            return results
         if all(isinstance(operand, Known) for operand in operands):
             return compute(eqn, operands)
         value = self.value(eqn, operands)
@@ -114,6 +118,15 @@ class Walk:
         """Return the operations that a value is made of, those that became operations by themselves looked up."""
         return self.nodes.current(value.expression).leaves
 
+    def scope_of(self, eqn: Any) -> str:
+        """Return the name of the module that an equation comes from, less the outermost; empty where there is none."""
+        return '/'.join(self._modules(eqn)[1:])
+
+    def _modules(self, eqn: Any) -> list[str]:
+        own = [part for part in str(eqn.source_info.name_stack).split('/') if part.isidentifier()]
+        whole = own[: len(self._within)] == self._within
+        return own if whole else [*self._within, *own]
+
     def run_too(self, eqn: Any, operands: list[Any], value: Value) -> Value:
         """Compute what the program has here, and keep it with the expression that stands for it."""
         arrays = [operand.value if isinstance(operand, Known) else operand.seen for operand in operands]
@@ -144,12 +157,6 @@ def where(eqn: Any) -> str:
     line = _line(eqn)
     at = f' at {line}' if line else ''
     return f'{eqn.primitive.name} ({shapes}) -> {_shape(eqn.outvars[0])}{at}'
-
-
-def scope_of(eqn: Any) -> str:
-    """Return the name of the module that an equation comes from, less the outermost; empty where there is none."""
-    parts = [part for part in str(eqn.source_info.name_stack).split('/') if part.isidentifier()]
-    return '/'.join(parts[1:])
 
 
 def _line(eqn: Any) -> str:

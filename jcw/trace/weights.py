@@ -29,10 +29,8 @@ def variables_of(graph: Graph, parts: list[Part]) -> Variables:
         elif op.kind == 'dense':
             factor = np.broadcast_to(part.affine.factor, channels)
             kernel = np.diag(factor) if node.kernel is None else node.kernel * factor
-            params[op.name] = {
-                'kernel': _array(kernel),
-                'bias': _array(np.broadcast_to(part.affine.shift, channels)),
-            }
+            bias = np.broadcast_to(node.bias * factor + part.affine.shift, channels)
+            params[op.name] = {'kernel': _array(kernel), 'bias': _array(bias)}
         elif op.kind == 'gate':
             assert node.inner is not None
             (reduce, reduce_bias), (expand, expand_bias) = node.inner

@@ -34,7 +34,7 @@ def dilated(kernel: np.ndarray, dilation: tuple[int, int]) -> np.ndarray:
 
 
 def as_same(kernel: np.ndarray, size: tuple[int, int], stride: int, pads: Pads) -> np.ndarray | None:
-    """Return the smallest square kernel of odd side, (k, k, ...), that with 'SAME' gives what `kernel` does with `pads`.
+    """Return the smallest square kernel of odd side, (k, k, ...), that with 'SAME' does what `kernel` does with `pads`.
 
     Entries that meet padding alone are left out where that helps, and zeros put in where windows begin elsewhere.
     None where the result's size is not the one that 'SAME' gives.
