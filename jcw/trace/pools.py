@@ -179,7 +179,8 @@ def _reduced(eqn: Any, x: Value) -> set[str]:
         )
     if 'c' in roles:
         raise ValueError(
-            f'{where(eqn)}: it goes over channels, as layer and group normalisation do: a graph normalises each channel'
+            f'{where(eqn)}: it goes over channels, as softmax, layer and group normalisation do; '
+            'a graph treats each channel by itself'
         )
     if '?' in roles or x.pads:
         raise ValueError(f'{where(eqn)}: it goes over an axis that only repeats or pads')

@@ -47,10 +47,9 @@ def windowed(
     walk: Walk, eqn: Any, read: Node, kernel: np.ndarray, stride: int, pads: Any, groups: int, after: Any
 ) -> Node:
     """Append a convolution with a kernel (h, w, in / groups, out)."""
-    assert read.size is not None
     if kernel.shape[:2] == (1, 1) and read.kind == 'max_pool' and read.side == 1:
         (read,), stride = read.reads, stride * read.stride
-        assert read.size is not None
+    assert read.size is not None
     same = as_same(kernel, read.size, stride, pads)
     if same is None:
         exact = 'and no' if keeps_size(read.size, after, stride) else 'which is not the size of SAME padding:'

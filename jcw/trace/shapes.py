@@ -30,7 +30,8 @@ def reshape(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
 
 def broadcast_in_dim(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
     """Read `broadcast_in_dim`."""
-    return broadcast(operands[0], eqn.params['shape'], eqn.params['broadcast_dimensions'])
+    places = [int(place) for place in eqn.params['broadcast_dimensions']]
+    return broadcast(operands[0], eqn.params['shape'], places)
 
 
 def pad(walk: Walk, eqn: Any, operands: list[Any]) -> Value:

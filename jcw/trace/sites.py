@@ -56,8 +56,9 @@ def widths_of(parts: list[Part]) -> Widths:
     for part in parts:
         if part.node.kind == 'images':
             widths.freeze(_key(part.node), 'the channels of the images')
-        if part.node.frozen:
-            widths.freeze(_key(part.node), part.node.frozen)
+        for node in (part.node, part.last):
+            if node.frozen:
+                widths.freeze(_key(node), node.frozen)
     widths.freeze(_key(parts[-1].node), 'the classes')
     return widths
 
