@@ -13,7 +13,8 @@ import numpy as np
 
 from experiments.config import Config
 from jcw.data import Dataset
-from jcw.graph import Graph, build
+from jcw.graph import Graph, build, with_dropped_blocks
+from jcw.trace import trace
 from jcw.zoo import NETWORKS, Network
 
 
@@ -25,6 +26,8 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     """
     settings = config.space
     network = network_of(settings.network)
+    if ':' in settings.network and not inspect.signature(network).parameters:
+        return _own(config, dataset, network())
     published = inspect.signature(network).parameters.get('strides')
     if published is not None:
         strides = settings.strides or fitting(published.default, min(dataset.input_shape[:2]))
@@ -44,6 +47,36 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     )
 
 
+def _own(config: Config, dataset: Dataset, made: Any) -> Graph:
+    """Return the graph that a function made, or the one of the network (apply, variables, example) that it made."""
+    settings = config.space
+    if settings.strides is not None or settings.base_multiplier != 1:
+        raise ValueError(f'space.network: {settings.network} decides strides and base widths, leave them out')
+    if isinstance(made, tuple) and len(made) == 3:
+        graph, _ = trace(
+            *made,
+            min_multiplier=settings.min_multiplier,
+            max_multiplier=settings.max_multiplier,
+            levels=settings.levels,
+            divisor=settings.divisor,
+        )
+        graph = with_dropped_blocks(graph) if settings.drop_blocks else graph
+    elif isinstance(made, Graph):
+        graph = made
+    else:
+        raise ValueError(
+            f'space.network: {settings.network} must return a graph or (apply, variables, example), '
+            f'got {type(made).__name__}'
+        )
+    asked = dataset.input_shape, dataset.num_classes
+    if (graph.input_shape, graph.num_classes) != asked:
+        raise ValueError(
+            f'space.network: {settings.network} is for images of {graph.input_shape} and {graph.num_classes} '
+            f'classes, the data has {asked[0]} and {asked[1]}'
+        )
+    return graph
+
+
 def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
     """Return published strides, made for 224x224, for images of another side: the earliest are left out.
 
@@ -59,6 +92,8 @@ def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
 
 def network_of(name: str) -> Network:
     """Return a network of the zoo by its name, or a function from `FILE.py:function`.
+
+    The function appends operations to a builder, or takes nothing and returns a graph, or (apply, variables, example).
 
     Raises:
       ValueError: there is none.

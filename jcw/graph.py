@@ -486,7 +486,7 @@ def build(
         raise ValueError(
             'the network has no site: declare the widths to be searched with g.site(name, width)'
         )
-    return _with_dropped_blocks(graph) if drop_blocks else graph
+    return with_dropped_blocks(graph) if drop_blocks else graph
 
 
 def round_width(width: float, divisor: int) -> int:
@@ -494,8 +494,8 @@ def round_width(width: float, divisor: int) -> int:
     return max(divisor, math.floor(width / divisor + 0.5) * divisor)
 
 
-def _with_dropped_blocks(graph: Graph) -> Graph:
-    """Put 0 among the choices of every site that a residual goes round."""
+def with_dropped_blocks(graph: Graph) -> Graph:
+    """Return the graph with 0 among the choices of every site that a residual goes round."""
 
     def may_drop(site: Site) -> bool:
         return site.name not in _dropped_by(graph.operations, {site.name})[-1]

@@ -19,6 +19,8 @@ ALLOWED = {
     'budget': {'field', 'trellis'},
     'latency': {'space', 'field', 'trellis'},
     'nets': {'space'},
+    'trace': {'graph', 'nets'},
+    'describe': {'graph'},
     'search': {'field', 'trellis', 'budget', 'space'},
     'train': {'nets', 'space'},
     'deploy': {'nets', 'space'},
