@@ -32,7 +32,7 @@ class SpaceConfig:
     """The network, and the widths to choose from, as multiples of its usual ones."""
 
     network: str = 'mobilenet_v1'
-    """Of the zoo (docs/networks.md), or `FILE.py:function`."""
+    """Of the zoo (docs/networks.md), or `FILE.py:function` (docs/own_network.md)."""
     base_multiplier: float = 1.0
     min_multiplier: float = 0.2
     max_multiplier: float = 1.5

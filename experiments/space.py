@@ -1,5 +1,6 @@
 """The graph of a run: a network of the zoo, or a function in a file of one's own, and the widths its sites may take."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import inspect
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from experiments.config import Config
-from jcw.builder import build
+from jcw.builder import build, with_dropped_blocks
 from jcw.data import Dataset
 from jcw.graph import Graph
+from jcw.trace import trace
 from jcw.zoo import NETWORKS, Network
 
 
@@ -25,6 +27,8 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     """
     settings = config.space
     network = network_of(settings.network)
+    if ':' in settings.network and not inspect.signature(network).parameters:
+        return _own(config, dataset, network())
     published = inspect.signature(network).parameters.get('strides')
     if published is not None:
         strides = settings.strides or fitting(published.default, min(dataset.input_shape[:2]))
@@ -44,6 +48,36 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     )
 
 
+def _own(config: Config, dataset: Dataset, made: Any) -> Graph:
+    """Return the graph that a function made, or the one of the network (apply, variables, example) that it made."""
+    settings = config.space
+    if settings.strides is not None or settings.base_multiplier != 1:
+        raise ValueError(f'space.network: {settings.network} decides strides and base widths, leave them out')
+    if isinstance(made, tuple) and len(made) == 3:
+        graph, _ = trace(
+            *made,
+            min_multiplier=settings.min_multiplier,
+            max_multiplier=settings.max_multiplier,
+            levels=settings.levels,
+            divisor=settings.divisor,
+        )
+        graph = with_dropped_blocks(graph) if settings.drop_blocks else graph
+    elif isinstance(made, Graph):
+        graph = made
+    else:
+        raise ValueError(
+            f'space.network: {settings.network} must return a graph or (apply, variables, example), '
+            f'got {type(made).__name__}'
+        )
+    asked = dataset.input_shape, dataset.num_classes
+    if (graph.input_shape, graph.num_classes) != asked:
+        raise ValueError(
+            f'space.network: {settings.network} is for images of {graph.input_shape} and {graph.num_classes} '
+            f'classes, the data has {asked[0]} and {asked[1]}'
+        )
+    return graph
+
+
 def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
     """Return published strides, made for 224x224, for images of another side: the earliest are left out.
 
@@ -59,6 +93,8 @@ def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
 
 def network_of(name: str) -> Network:
     """Return a network of the zoo by its name, or a function from `FILE.py:function`.
+
+    The function appends operations to a builder, or takes nothing and returns a graph, or (apply, variables, example).
 
     Raises:
       ValueError: there is none.
@@ -88,5 +124,7 @@ def network_of(name: str) -> Network:
 
 def settings_of(config: Config, graph: Graph) -> dict[str, Any]:
     """Return what results depend on: the settings, and the graph's digest, so that a changed file is another run."""
-    digest = hashlib.sha256(json.dumps(graph.to_json()).encode()).hexdigest()
+    bare = [dataclasses.replace(op, note='') for op in graph.operations]
+    bare_graph = dataclasses.replace(graph, operations=tuple(bare))
+    digest = hashlib.sha256(json.dumps(bare_graph.to_json()).encode()).hexdigest()
     return {**vars(config.space), 'graph': digest}

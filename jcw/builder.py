@@ -71,9 +71,11 @@ class Builder:
         """Append the sum of two operations of one width; where a branch may be dropped, that is `y`."""
         return self._append('add', (x, y), activation=activation)
 
-    def gate(self, x: int, inner: Width, *, activation: str | None = 'relu') -> int:
-        """Append squeeze and excitation: `x * hard_sigmoid(B act(A mean(x)))` (Howard et al., 2019)."""
-        return self._append('gate', (x,), activation=activation, inner=inner)
+    def gate(
+        self, x: int, inner: Width, *, activation: str | None = 'relu', opening: str = 'hard_sigmoid'
+    ) -> int:
+        """Append squeeze and excitation: `x * opening(B act(A mean(x)))` (Howard et al., 2019)."""
+        return self._append('gate', (x,), activation=activation, inner=inner, opening=opening)
 
     def max_pool(self, x: int, *, kernel: int, stride: int) -> int:
         """Append a maximum over windows."""
@@ -170,7 +172,7 @@ def build(
         raise ValueError(
             'the network has no site: declare the widths to be searched with g.site(name, width)'
         )
-    return _with_dropped_blocks(graph) if drop_blocks else graph
+    return with_dropped_blocks(graph) if drop_blocks else graph
 
 
 def round_width(width: float, divisor: int) -> int:
@@ -178,8 +180,8 @@ def round_width(width: float, divisor: int) -> int:
     return max(divisor, math.floor(width / divisor + 0.5) * divisor)
 
 
-def _with_dropped_blocks(graph: Graph) -> Graph:
-    """Put 0 among the choices of every site that a residual goes round."""
+def with_dropped_blocks(graph: Graph) -> Graph:
+    """Return the graph with 0 among the choices of every site that a residual goes round."""
 
     def may_drop(site: Site) -> bool:
         return site.name not in dropped_by(graph.operations, {site.name})[-1]

@@ -3,7 +3,7 @@
 import itertools
 from typing import TYPE_CHECKING
 
-from jcw.operations import ACTIVATIONS, KINDS, MAPS, WRITES, Operation
+from jcw.operations import ACTIVATIONS, KINDS, MAPS, OPENINGS, WRITES, Operation
 
 if TYPE_CHECKING:
     from jcw.graph import Graph
@@ -81,7 +81,8 @@ def _check_operation(graph: 'Graph', place: int, known: set[str]) -> None:
             )
         if not isinstance(end, str) and (not isinstance(end, int) or isinstance(end, bool) or end < 1):
             raise ValueError(f'operation {name!r} needs a site or a positive number of channels, got {end!r}')
-    if not all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride)) or op.kernel % 2 == 0:
+    whole = all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride))
+    if not whole or (op.kernel % 2 == 0 and op.kind != 'max_pool'):
         raise ValueError(
             f'operation {name!r} needs an odd kernel and a positive stride, got {op.kernel} and {op.stride}'
         )
@@ -91,6 +92,8 @@ def _check_operation(graph: 'Graph', place: int, known: set[str]) -> None:
         raise ValueError(
             f'operation {name!r}: activation must be one of {ACTIVATIONS} or none, got {op.activation!r}'
         )
+    if op.opening not in OPENINGS:
+        raise ValueError(f'operation {name!r}: opening must be one of {OPENINGS}, got {op.opening!r}')
     reads = [graph.operations[r] for r in op.reads]
     for read in reads:
         if (read.kind in MAPS) == (op.kind == 'dense'):

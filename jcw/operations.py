@@ -8,6 +8,7 @@ KINDS = (*MAPS, 'mean', 'dense')
 WRITES = ('conv', 'dense')  # kinds that choose their output channels; the others keep those they read
 NORMALISED = ('conv', 'depthwise')
 ACTIVATIONS = ('relu', 'relu6', 'hard_swish', 'swish')
+OPENINGS = ('hard_sigmoid', 'sigmoid')  # what a gate multiplies by
 
 Width = str | int
 """A site's name, or a number of channels that is not searched."""
@@ -37,10 +38,12 @@ class Operation:
       kind: one of `KINDS`.
       reads: places in the list of the operations it reads.
       out: its channels.
-      kernel: side of the square kernel; of 'conv', 'depthwise' and 'max_pool'.
+      kernel: side of the square kernel; of 'conv', 'depthwise' and 'max_pool', of the last it may be even.
       stride: likewise.
       activation: one of `ACTIVATIONS`, or none; in a gate that of its inner layer.
       inner: channels of a gate's inner layer.
+      opening: one of `OPENINGS`; of a gate.
+      note: for readers, why the operation is what it is; no two operations differ by it.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Operation:
     stride: int = 1
     activation: str | None = None
     inner: Width | None = None
+    opening: str = 'hard_sigmoid'
+    note: str = dataclasses.field(default='', compare=False)
 
 
 def dropped_by(operations: Sequence[Operation], zero: set[str]) -> tuple[frozenset[str], ...]:

@@ -13,8 +13,11 @@ ALLOWED = {
     'field': set(),
     'order': set(),
     'trellis': {'field', 'order'},
-    'graph': {'trellis'},
-    'zoo': {'graph'},
+    'operations': set(),
+    'graph_checks': {'operations', 'graph'},  # the graph for its type alone
+    'graph': {'operations', 'graph_checks', 'trellis'},
+    'builder': {'graph'},
+    'zoo': {'graph', 'builder'},
     'data': set(),
     'constraints': {'field'},
     'budget': {'field', 'trellis'},
@@ -25,6 +28,8 @@ ALLOWED = {
     'search': {'field', 'trellis', 'budget', 'graph', 'constraints'},
     'train': {'nets', 'graph', 'records'},
     'deploy': {'nets', 'graph'},
+    'trace': {'graph', 'builder', 'operations', 'nets'},
+    'describe': {'graph'},
 }
 ONLY_IN = {
     'flax': {'train'},

@@ -81,7 +81,7 @@ def _add(form: _Form, op: Operation, own: Folded, *terms: jax.Array) -> jax.Arra
 def _gate(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
     squeezed = x.mean((1, 2), dtype=jnp.float32)
     inner = activations.BY_NAME[op.activation](squeezed @ own['reduce_kernel'] + own['reduce_bias'])
-    opened = activations.hard_sigmoid(inner @ own['expand_kernel'] + own['expand_bias'])
+    opened = activations.OPENINGS[op.opening](inner @ own['expand_kernel'] + own['expand_bias'])
     return (x * opened[:, None, None, :]).astype(form.dtype)
 
 

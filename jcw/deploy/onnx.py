@@ -128,7 +128,10 @@ def _gate(model: _Model, place: int, x: str) -> str:
     inner = model.product(squeezed, f'{op.name}/reduce', own['reduce_kernel'], own['reduce_bias'])
     inner = model.activated(inner, op.activation)
     opened = model.product(inner, f'{op.name}/expand', own['expand_kernel'], own['expand_bias'])
-    opened = model.append('HardSigmoid', opened, alpha=1 / 6, beta=0.5)
+    if op.opening == 'sigmoid':
+        opened = model.append('Sigmoid', opened)
+    else:
+        opened = model.append('HardSigmoid', opened, alpha=1 / 6, beta=0.5)
     return model.append(
         'Mul', x, model.append('Unsqueeze', opened, model.constant('positions', [2, 3], np.int64))
     )

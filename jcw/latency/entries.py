@@ -235,7 +235,8 @@ def signature(graph: Graph, layer: Layer, in_channels: int, out_channels: int) -
 def _label(op: Operation) -> str:
     side = str(op.kernel) if op.kind in ('conv', 'depthwise', 'max_pool') else ''
     step = f'/{op.stride}' if op.stride > 1 else ''
-    return f'{op.kind}{side}{step}{f":{op.activation}" if op.activation else ""}'
+    opening = f':{op.opening}' if op.kind == 'gate' and op.opening != 'hard_sigmoid' else ''
+    return f'{op.kind}{side}{step}{f":{op.activation}" if op.activation else ""}{opening}'
 
 
 def work_of(graph: Graph, layer: Layer, in_channels: int, out_channels: int) -> Work:

@@ -44,3 +44,9 @@ BY_NAME: dict[str | None, Callable[[jax.Array], jax.Array]] = {
     'swish': swish,
 }
 """What a graph's operation names."""
+
+OPENINGS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'hard_sigmoid': hard_sigmoid,
+    'sigmoid': jax.nn.sigmoid,
+}
+"""What a gate names."""

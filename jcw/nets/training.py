@@ -116,6 +116,20 @@ def mask_of(graph: Graph, place: int, masks: Masks) -> jax.Array:
     return mask
 
 
+def values(graph: Graph, variables: Variables, images: jax.Array) -> list[jax.Array]:
+    """Return the result of every operation at the largest widths, in evaluation and float32."""
+
+    def normalise(op: Operation, x: jax.Array, mask: jax.Array) -> jax.Array:
+        own, stats = variables['params'][op.name], variables['batch_stats'][op.name]
+        return masking.normalise_eval(
+            x, own['scale'], own['bias'], **stats, mask=mask, activation=op.activation
+        )
+
+    return Forms(graph, jnp.float32, 'native', masks_of(graph, None)).every(
+        variables['params'], images, normalise
+    )
+
+
 Normalise = Callable[[Operation, jax.Array, jax.Array], jax.Array]
 """(operation, result of its convolution, mask) -> normalised, activated and masked."""
 
@@ -130,11 +144,15 @@ class Forms(NamedTuple):
 
     def walk(self, params: dict[str, Any], images: jax.Array, normalise: Normalise) -> jax.Array:
         """Return the result of the last operation."""
+        return self.every(params, images, normalise)[-1]
+
+    def every(self, params: dict[str, Any], images: jax.Array, normalise: Normalise) -> list[jax.Array]:
+        """Return the results of all operations, in order."""
         values = [images.astype(self.dtype)]
         for place, op in enumerate(self.graph.operations[1:], 1):
             x = self.linear(op, params.get(op.name, {}), *(values[read] for read in op.reads))
             values.append(self.finish(place, x, normalise))
-        return values[-1]
+        return values
 
     def linear(self, op: Operation, own: dict[str, Any], *reads: jax.Array) -> jax.Array:
         """Return an operation's result before what masks it."""
@@ -176,7 +194,7 @@ def _gate(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax
     inner = activations.BY_NAME[op.activation](squeezed @ own['reduce_kernel'] + own['reduce_bias'])
     if isinstance(op.inner, str):
         inner = inner * forms.masks.sites[op.inner]
-    opened = activations.hard_sigmoid(inner @ own['expand_kernel'] + own['expand_bias'])
+    opened = activations.OPENINGS[op.opening](inner @ own['expand_kernel'] + own['expand_bias'])
     return (x * opened[:, None, None, :]).astype(x.dtype)
 
 

@@ -24,7 +24,22 @@ from tests.tiny_graph import (
     random_variables,
 )
 
-TINY = {'chain': GRAPH, 'residual': RESIDUAL, **{f'random {seed}': random_graph(seed) for seed in range(4)}}
+
+def _gated(g):
+    """Open gates by a sigmoid, pool windows of an even side."""
+    x = g.conv(g.images, g.site('stem', 6, (2, 4, 6)), kernel=3)
+    x = g.max_pool(x, kernel=2, stride=2)
+    x = g.gate(x, g.site('inner', 4, (2, 4)), opening='sigmoid')
+    return g.classify(x)
+
+
+GATED = build(_gated, (8, 7, 3), 5)
+TINY = {
+    'chain': GRAPH,
+    'residual': RESIDUAL,
+    'gated': GATED,
+    **{f'random {seed}': random_graph(seed) for seed in range(4)},
+}
 ZOO = (
     'mobilenet_v1',
     'mobilenet_v2',
