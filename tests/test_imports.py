@@ -27,7 +27,7 @@ ALLOWED = {
     'nets': {'graph'},
     'search': {'field', 'trellis', 'budget', 'graph', 'constraints'},
     'train': {'nets', 'graph', 'records'},
-    'deploy': {'nets', 'graph'},
+    'deploy': {'nets', 'graph', 'records'},
     'trace': {'graph', 'builder', 'operations', 'nets'},
     'describe': {'graph'},
 }

@@ -35,8 +35,8 @@ class Protocol:
       doubt: time a network again, after the others, if its standard error is still above this, relative.
       attempts: of timing a network, at most.
       window: networks that are held open together, visited in turn.
-      load_s: call the reference for so long before anything is timed, s: a phone or a laptop under sustained load lowers
-        its clock, and networks rank otherwise than in bursts.
+      load_s: call the reference for so long before anything is timed, s: a phone under sustained load lowers its clock,
+        and networks rank otherwise than in bursts.
     """
 
     warmup: int = 3

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jcw.operations import OPENINGS
 from jcw.nets.kernels import same_padding
+from jcw.operations import OPENINGS
 from jcw.trace.expressions import IDENTITY, Affine, Expression
 from jcw.trace.nodes import Node
 from jcw.trace.products import result_of, windowed
