@@ -144,7 +144,7 @@ class Entries:
     def __len__(self) -> int:
         return int(self.index.max()) + 1
 
-    def used(self, choices: Int[np.ndarray, '*samples sites']) -> Int[np.ndarray, '*samples sites']:
+    def used(self, choices: Int[np.ndarray, '*samples sites']) -> Int[np.ndarray, '*samples layers']:
         """Look up the entries that networks use, one per layer; -1 for a layer that is dropped."""
         choices = self.graph.settled(choices)
         none = np.zeros((*choices.shape[:-1], 1), choices.dtype)
