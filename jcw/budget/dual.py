@@ -112,7 +112,7 @@ def best_price(tables: Tables, budget: Float[Array, ' costs'], points: int = 64)
     return jnp.exp(lax.scan(sweep, start, jnp.asarray(radii, start.dtype))[0])
 
 
-def price_cloud(ends: Float[Array, '2 costs'], points: int) -> Float[Array, 'prices costs']:
+def price_cloud(ends: Float[Array, 'ends costs'], points: int) -> Float[Array, 'prices costs']:
     """Spread prices between and around those of two budgets, with both ends and zero among them."""
     high = jnp.log(ends.max(0))
     low = jnp.maximum(jnp.log(ends.min(0)), high - 4)

@@ -40,7 +40,7 @@ class Expression:
 
     Attributes:
       node: the operation whose result a leaf is.
-      value: numbers of each channel, or one of all; `square` as in `Known`.
+      value: numbers of each channel, or one of all; `square` and `taken` as in `Known`.
       name: the primitive.
       where: what to tell the user about it.
       seen: the array that the original function has here, and the roles of its axes, where it was run.
@@ -49,6 +49,7 @@ class Expression:
     node: Any = None
     value: np.ndarray | None = None
     square: np.ndarray | None = None
+    taken: np.ndarray | None = None
     name: str = ''
     function: Callable[..., Any] | None = None
     args: 'tuple[Expression, ...]' = ()
@@ -91,16 +92,17 @@ class Expression:
         return tuple(found.values())
 
     def at(self, x: Any) -> Any:
-        """Return its value where its only leaf is `x`, [points channels]."""
+        """Return its value where its only leaf is `x`, [points channels] or [points 1]."""
         values: dict[int, Any] = {}
-        for part in self.parts:
-            if part.node is not None:
-                values[id(part)] = x
-            elif part.value is not None:
-                values[id(part)] = part.value
-            else:
-                assert part.function is not None
-                values[id(part)] = part.function(*(values[id(arg)] for arg in part.args))
+        with np.errstate(all='ignore'):
+            for part in self.parts:
+                if part.node is not None:
+                    values[id(part)] = x
+                elif part.value is not None:
+                    values[id(part)] = part.value
+                else:
+                    assert part.function is not None
+                    values[id(part)] = part.function(*(values[id(arg)] for arg in part.args))
         return values[id(self)]
 
     def replaced(self, known: 'dict[int, Expression]') -> 'Expression':
@@ -122,27 +124,39 @@ class Expression:
 
 
 def activation_of(expression: Expression, channels: int) -> tuple[str, Affine] | None:
-    """Find the activation and the affine part of it whose activation an expression is, of one leaf."""
-    inner = [part.affine for part in expression.parts if part.affine is not None]
-    for affine in reversed(inner):
-        factor = np.broadcast_to(affine.factor, channels)
-        points = np.where(factor == 0, POINTS[:, None], (POINTS[:, None] - affine.shift) / _nonzero(factor))
-        with np.errstate(all='ignore'):
-            found = expression.at(points)
-        reached = factor * points + affine.shift
-        for name, function in RECOGNISED.items():
-            if _equal(found, function(reached)):
+    """Find the activation and the affine part of it whose activation an expression is, of one leaf.
+
+    The part is replaced by points, so that channels which it maps to one number are told apart as well; where it was
+    written down more than once, points are found that it maps to the wanted ones.
+    """
+    inner = [part for part in reversed(expression.parts) if part.affine is not None]
+    for part in inner:
+        leaf = Expression(node=part)
+        free = expression.replaced({id(part): leaf})
+        if free.leaves == {part} and (name := _name_of(free.at(POINTS[:, None]), POINTS[:, None], channels)):
+            return name, _affine_of(part)
+    for part in inner:
+        affine = _affine_of(part)
+        if np.all(affine.factor != 0):
+            points = (POINTS[:, None] - affine.shift) / affine.factor
+            if name := _name_of(expression.at(points), affine.factor * points + affine.shift, channels):
                 return name, affine
     return None
 
 
-def _equal(found: Any, expected: np.ndarray) -> bool:
-    found = np.broadcast_to(found, expected.shape)
+def _name_of(found: Any, reached: np.ndarray, channels: int) -> str | None:
+    found = np.broadcast_to(found, (len(POINTS), channels))
+    matching = (name for name, function in RECOGNISED.items() if _equal(found, function(reached)))
+    return next(matching, None)
+
+
+def _affine_of(part: Expression) -> Affine:
+    assert part.affine is not None
+    return part.affine
+
+
+def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.all(np.abs(found - expected) <= EXACT * (1 + np.abs(expected))))
-
-
-def _nonzero(factor: np.ndarray) -> np.ndarray:
-    return np.where(factor == 0, 1, factor)
 
 
 def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
@@ -156,6 +170,9 @@ def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
         )
         if isinstance(terms[1], Affine):
             *_, mean, variance = terms[1] if not isinstance(first, Affine) else (mean, variance)
+        taken = next((term.taken for term in terms if isinstance(term, Expression)), None)
+        if taken is not None and variance is not None and name != 'sub' and np.all(a + c != 0):
+            mean = taken / (a + c)
         sign = -1 if name == 'sub' else 1
         return Affine(a + sign * c, b + sign * d, mean, variance)
     known = [term for term in terms if not isinstance(term, Affine)]

@@ -22,10 +22,12 @@ class Known(NamedTuple):
     Attributes:
       value: the array.
       square: of what it is, or divides by, the root; of the value's shape.
+      taken: what was subtracted to make it, if that has a square: the mean's part in a shift.
     """
 
     value: Any
     square: Any = None
+    taken: Any = None
 
 
 def compute(eqn: Any, operands: list[Known]) -> list[Known]:
@@ -41,9 +43,16 @@ def compute(eqn: Any, operands: list[Known]) -> list[Known]:
     elif name in SCALES:
         squares = [operand.square for operand in operands if operand.square is not None]
         square = squares[0] if len(squares) == 1 else None
-    shape = np.shape(results[0])
-    square = None if square is None else np.broadcast_to(np.asarray(square), shape)
-    return [Known(results[0], square), *(Known(value) for value in results[1:])]
+    taken = None
+    if name == 'sub' and operands[1].square is not None:
+        taken = values[1]
+    elif name in KEEPS and operands[0].taken is not None:
+        taken = _apply(eqn, [operands[0].taken])[0]
+    square, taken = (
+        None if extra is None else np.broadcast_to(np.asarray(extra), np.shape(results[0]))
+        for extra in (square, taken)
+    )
+    return [Known(results[0], square, taken), *(Known(value) for value in results[1:])]
 
 
 def _apply(eqn: Any, values: list[Any]) -> list[Any]:

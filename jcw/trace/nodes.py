@@ -19,6 +19,7 @@ class Node:
       channels: how many it has.
       size: height and width of its result; none for a vector.
       where: primitive, shapes and line.
+      number: place among all that were read.
       kernel: (k, k, in, out), of 'depthwise' (k, k, out), of 'dense' (in, out).
       bias: of 'dense'.
       side, stride: of windows.
@@ -36,6 +37,7 @@ class Node:
     channels: int
     size: tuple[int, int] | None
     where: str
+    number: int = 0
     kernel: np.ndarray | None = None
     bias: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(()))
     side: int = 1
@@ -60,7 +62,7 @@ class Nodes:
 
     def append(self, kind: str, *reads: Node, **attributes: Any) -> Node:
         """Append an operation."""
-        node = Node(kind, reads, **attributes)
+        node = Node(kind, reads, number=len(self.all), **attributes)
         self.all.append(node)
         return node
 

@@ -1,5 +1,6 @@
 """Arithmetic joins the operation it follows: a convolution, its normalisation and its activation are one."""
 
+import heapq
 from collections import Counter
 from typing import NamedTuple
 
@@ -72,17 +73,23 @@ def _share(order: list[Node]) -> None:
 
 
 def _reachable(output: Node) -> list[Node]:
-    order: dict[Node, None] = {}
-
-    def visit(node: Node) -> None:
-        stack = [(node, False)]
-        while stack:
-            at, done = stack.pop()
-            if done:
-                order[at] = None
-            elif at not in order:
-                stack.append((at, True))
-                stack.extend((read, False) for read in reversed(at.reads) if read not in order)
-
-    visit(output)
-    return list(order)
+    """Return the operations that an output needs, each after those it reads, else in the order they were read in."""
+    readers: dict[Node, set[Node]] = {output: set()}
+    stack = [output]
+    while stack:
+        node = stack.pop()
+        for read in node.reads:
+            if read not in readers:
+                stack.append(read)
+            readers.setdefault(read, set()).add(node)
+    waiting = {node: len(set(node.reads)) for node in readers}
+    ready = [(node.number, node) for node in readers if not waiting[node]]
+    order = []
+    while ready:
+        _, node = heapq.heappop(ready)
+        order.append(node)
+        for reader in readers[node]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, (reader.number, reader))
+    return order

@@ -201,7 +201,7 @@ def _window(walk: Walk, eqn: Any, operands: list[Any]) -> tuple:
         tuple(params[key][i] for i in places) for key in ('window_dimensions', 'window_strides', 'padding')
     )
     own = x.pads or NO_PADS
-    pads = tuple((low + a, high + b) for (low, high), (a, b) in zip(own, pads, strict=True))
+    pads = tuple((int(low + a), int(high + b)) for (low, high), (a, b) in zip(own, pads, strict=True))
     after = size_after(node.size or (1, 1), side, steps, pads)
     if (steps[0] != steps[1] and after != (1, 1)) or node.size is None:
         raise ValueError(f'{where(eqn)}: strides of rows and columns must be equal, got {steps}')

@@ -160,7 +160,7 @@ def _mean(walk: Walk, eqn: Any, read: Node) -> Node:
 
 def _pads(x: Value, padding: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     own = x.pads or ((0, 0), (0, 0))
-    rows, columns = ((low + a, high + b) for (low, high), (a, b) in zip(own, padding, strict=True))
+    rows, columns = ((int(low + a), int(high + b)) for (low, high), (a, b) in zip(own, padding, strict=True))
     return rows, columns
 
 

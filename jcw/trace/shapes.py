@@ -44,9 +44,9 @@ def pad(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
         if between or (role == 'n' and (low or high)):
             raise ValueError(f'{where(eqn)}: padding between entries or of the batch cannot be expressed')
         if role == 'c':
-            more = low, high
+            more = int(low), int(high)
         elif role in around:
-            around[role] = low, high
+            around[role] = int(low), int(high)
     value = float(filling.value)
     if any(more):
         x = _more_channels(walk, eqn, x, more, value)

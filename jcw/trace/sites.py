@@ -80,7 +80,7 @@ def graph_of(
     names, sites, why = _Names(), dict[Any, Site](), dict[Any, str]()
 
     def width(key: Any, base: int, scope: str, place: int, kind: str) -> tuple[Width, str]:
-        root = widths.find(key)
+        root, base = widths.find(key), int(base)
         if root in widths.frozen:
             return base, f'frozen: {widths.frozen[root]}'
         if root not in sites and root not in why:
@@ -102,8 +102,9 @@ def graph_of(
         inner, inner_note = None, ''
         if node.kind == 'gate':
             assert node.inner is not None
-            size, scope = node.inner[0][0].shape[1], f'{node.scope}/inner' if node.scope else ''
-            inner, inner_note = width(('inner', id(node)), size, scope, place, 'inner')
+            size, scope = int(node.inner[0][0].shape[1]), f'{node.scope}/inner' if node.scope else ''
+            inner, why_inner = width(('inner', id(node)), size, scope, place, 'inner')
+            inner_note = why_inner and f'inner layer {why_inner}'
         out, note = width(_key(node), node.channels, node.scope, place, node.kind)
         kind = _kind(node)
         operations.append(
@@ -112,8 +113,8 @@ def graph_of(
                 kind,
                 tuple(places[id(read)] for read in part.reads),
                 out,
-                kernel=node.side if kind in ('conv', 'depthwise', 'max_pool') else 1,
-                stride=node.stride,
+                kernel=int(node.side) if kind in ('conv', 'depthwise', 'max_pool') else 1,
+                stride=int(node.stride),
                 activation=node.activation if kind == 'gate' else part.activation,
                 inner=inner,
                 opening=node.opening,

@@ -146,9 +146,12 @@ def _fixed(eqn: Any, known: Known, axes: Axes) -> Expression:
             f'{where(eqn)}: its numbers differ from place to place (a positional embedding, a random mask); '
             'only one for each channel can be written as a normalisation'
         )
-    square = None if known.square is None else channels_of(np.asarray(known.square), axes)
-    wide = None if square is None else np.asarray(square, np.float64)
-    return Expression(value=np.asarray(value, np.float64), square=wide)
+    extras = (
+        None if extra is None else channels_of(np.asarray(extra), axes)
+        for extra in (known.square, known.taken)
+    )
+    square, taken = (None if extra is None else np.asarray(extra, np.float64) for extra in extras)
+    return Expression(value=np.asarray(value, np.float64), square=square, taken=taken)
 
 
 def where(eqn: Any) -> str:

@@ -13,7 +13,8 @@ def size_after(
 ) -> tuple[int, int]:
     """Return height and width of a convolution's result."""
     height, width = (
-        (n + low + high - k) // s + 1 for n, k, s, (low, high) in zip(size, side, stride, pads, strict=True)
+        int(n + low + high - k) // int(s) + 1
+        for n, k, s, (low, high) in zip(size, side, stride, pads, strict=True)
     )
     return height, width
 

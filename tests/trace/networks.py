@@ -129,6 +129,41 @@ class PreActivated(nn.Module):
         return nn.Dense(5)(x.mean(axis=1).mean(axis=1))
 
 
+class OddWindows(nn.Module):
+    """Padding by itself, dilation, kernels that are not square, a global maximum, 1x1 convolutions after it."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        x = nn.Conv(8, (3, 3), 2, padding='VALID', use_bias=False)(x)
+        x = jnp.minimum(nn.relu(nn.BatchNorm(use_running_average=True)(x)), 6)
+        x = jnp.transpose(nn.Conv(16, (1, 1))(x), (0, 3, 1, 2))
+        x = jnp.transpose(x / (1 + jnp.exp(-x)), (0, 2, 3, 1))
+        x = nn.Conv(16, (3, 3), feature_group_count=16, kernel_dilation=2)(x)
+        x = nn.relu(nn.Conv(16, (3, 1))(nn.Conv(16, (1, 3))(x)))
+        x = jnp.max(x, axis=(1, 2), keepdims=True)
+        x = nn.hard_swish(nn.Conv(12, (1, 1))(x))
+        return nn.Conv(5, (1, 1))(x).reshape(x.shape[0], -1)
+
+
+class Shortcuts(nn.Module):
+    """Padding of both sides at strides, a mean pool and zero channels in shortcuts, hard gates of dense layers."""
+
+    @nn.compact
+    def __call__(self, x):
+        norm = partial(nn.BatchNorm, use_running_average=True)
+        sides = [(1, 1), (1, 1)]
+        x = nn.relu(norm()(nn.Conv(8, (3, 3), 2, padding=sides)(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), sides)
+        y = nn.relu(norm()(nn.Conv(16, (3, 3), 2, padding=sides)(x)))
+        s = nn.hard_sigmoid(nn.Dense(16)(nn.relu(nn.Dense(4)(y.mean((1, 2))))))
+        x = nn.relu(y * s[:, None, None] + nn.Conv(16, (1, 1))(nn.avg_pool(x, (2, 2), (2, 2))))
+        y = norm()(nn.Conv(24, (3, 3), 2, padding=sides)(x))
+        x = nn.relu(y + jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (4, 4))))
+        x = nn.avg_pool(x, x.shape[1:3]).reshape(x.shape[0], -1)
+        return nn.Dense(5)(nn.relu(norm()(x)))
+
+
 def linen(model, images=IMAGES):
     """Return a Linen model's function and variables off their initial values."""
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -216,6 +251,8 @@ NETWORKS = {
     'a MobileNet v2': lambda: linen(MobileNetV2()),
     'a MobileNet with gates': lambda: linen(MobileNetV2(gate=True)),
     'a network with normalisation first': lambda: linen(PreActivated()),
+    'windows of every kind': lambda: linen(OddWindows()),
+    'shortcuts of every kind': lambda: linen(Shortcuts(), jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)),
     'an NNX network': nnx_network,
     'a plain function of NCHW': plain_nchw,
 }

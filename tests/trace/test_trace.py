@@ -14,6 +14,7 @@ from jcw.trace import by_importance, trace
 from jcw.trace.importance import importance
 from jcw.trace.windows import as_same, size_after
 from tests.closeness import assert_close
+from tests.tiny_graph import RESIDUAL, random_graph, random_variables
 from tests.trace.networks import IMAGES, NETWORKS, MobileNetV2, drawn, linen, plain_nchw
 
 
@@ -70,7 +71,7 @@ def test_a_residual_stream_is_one_site():
         'conv_init': ['conv', 'max_pool', 'conv', 'add', 'conv', 'add'],
         'ResNetBlock_0/Conv_0': ['conv'],
         'ResNetBlock_1/Conv_0': ['conv'],
-        'ResNetBlock_2/conv_proj': ['conv', 'conv', 'add', 'conv', 'add', 'mean'],
+        'ResNetBlock_2/Conv_1': ['conv', 'conv', 'add', 'conv', 'add', 'mean'],
         'ResNetBlock_2/Conv_0': ['conv'],
         'ResNetBlock_3/Conv_0': ['conv'],
     }
@@ -216,3 +217,29 @@ def test_any_padding_is_some_same_padding():
             assert_close(convolved(images, same, stride), convolved(images, kernel, stride, padding=pads))
             agreeing += 1
     assert agreeing > 10
+
+
+ROUND_TRIPS = {'residual': RESIDUAL, **{f'random {seed}': random_graph(seed) for seed in range(3)}}
+
+
+@pytest.mark.parametrize('name', ROUND_TRIPS)
+def test_a_graph_that_is_run_and_traced_is_the_same_graph(name):
+    graph = ROUND_TRIPS[name]
+    variables = random_variables(0, graph=graph)
+    forward = network(graph, implementation='native').apply
+    found, own = trace(
+        lambda v, x: forward(v, x)[0],
+        variables,
+        jax.ShapeDtypeStruct((2, *graph.input_shape), jnp.float32),
+        divisor=1,
+    )
+    assert [(op.kind, op.reads, op.kernel, op.stride, op.activation) for op in found.operations] == [
+        (op.kind, op.reads, op.kernel, op.stride, op.activation) for op in graph.operations
+    ]
+    same = {(op.out, other.out) for op, other in zip(graph.operations, found.operations, strict=True)}
+    same = {pair for pair in same if isinstance(pair[0], str)}
+    assert len(same) == len({one for one, _ in same}) == len({other for _, other in same})
+    assert [found.width(op.out, found.base) for op in found.operations] == [
+        graph.width(op.out, graph.largest) for op in graph.operations
+    ]
+    jax.tree.map(assert_close, own, variables)
