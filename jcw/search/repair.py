@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -204,6 +204,7 @@ class Corrected:
         return tuple(self._graph.to_widths(self._at(limit)).tolist())
 
 
+@runtime_checkable
 class Method(Protocol):
     """What is asked for widths and told their times."""
 

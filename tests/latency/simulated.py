@@ -44,6 +44,7 @@ class SimulatedRuntime:
       drift: factor on all times as a function of the number of calls made.
       outlier_rate: of calls that take three times as long.
       cold_ms: added to a call after another program's, a tenth of it to the next, and so on.
+      elasticity: networks other than the base one slow down by the drift to this power.
       failing: says why a network fails, or nothing.
     """
 
@@ -54,6 +55,7 @@ class SimulatedRuntime:
     drift: Callable[[int], float] = lambda calls: 1.0
     outlier_rate: float = 0.0
     cold_ms: float = 0.0
+    elasticity: float = 1.0
     failing: Callable[[tuple[int, ...]], str] = lambda widths: ''
     seed: int = 0
     name: str = 'simulated'
@@ -79,7 +81,8 @@ class SimulatedRuntime:
         if reason := self.failing(key):
             raise RuntimeFailure(reason)
         self.held += 1
-        return SimulatedProgram(self, float(self.true_ms(key)))
+        power = 1.0 if key == tuple(self.graph.base.tolist()) else self.elasticity
+        return SimulatedProgram(self, float(self.true_ms(key)), power)
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
         pass
@@ -94,6 +97,7 @@ class SimulatedProgram:
 
     runtime: SimulatedRuntime
     true_ms: float
+    power: float = 1.0
 
     def time_ms(self) -> float:
         device = self.runtime
@@ -104,7 +108,7 @@ class SimulatedProgram:
         last, calls = device.warm
         device.warm = (self, calls + 1 if last is self else 0)
         cold = device.cold_ms * 0.1 ** device.warm[1]
-        return float((self.true_ms + cold) * factor * device.drift(device.calls))
+        return float((self.true_ms + cold) * factor * device.drift(device.calls) ** self.power)
 
     def close(self) -> None:
         self.runtime.held -= 1
