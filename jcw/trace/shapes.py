@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jcw.trace import pools, products
+from jcw.trace import pairs, pools, products
 from jcw.trace.known import Known
 from jcw.trace.values import Value, broadcast, reshaped
 from jcw.trace.walk import Walk, where
@@ -86,7 +86,7 @@ RULES: dict[str, Any] = {
     'reduce_window_sum': pools.window_sum,
     'reduce_window_max': pools.window_max,
     'slice': pools.strided,
-    'two': pools.two,
+    'two': pairs.two,
     'transpose': transpose,
     'reshape': reshape,
     'squeeze': reshape,
