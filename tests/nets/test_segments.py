@@ -159,7 +159,7 @@ def test_a_gate_keeps_one_map_besides_its_input(monkeypatch):
         maps.append(sum(leaf.ndim == 4 for leaf in gate.residuals))
         return y, gate
 
-    monkeypatch.setattr(trunk, '_gated_vjp', seen)
+    monkeypatch.setattr(segments, '_gated_vjp', seen)
     pair = segments.network(GRAPH, implementation='cpu').pair
     widths = jnp.tile(jnp.asarray(GRAPH.largest), (6, 1))
     jax.eval_shape(
