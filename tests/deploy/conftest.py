@@ -26,6 +26,7 @@ def _net(g):
 
 GRAPH = build(_net, (8, 8, 1), 10)
 WIDTHS = (8, 16, 16, 12)
+STEPS = 160
 
 
 class Trained(NamedTuple):
@@ -45,10 +46,10 @@ class Trained(NamedTuple):
 @pytest.fixture(scope='session')
 def trained() -> Trained:
     digits = data.load('digits')
-    net, optimiser = network(GRAPH), optim.sgd(0.2, 40)
+    net, optimiser = network(GRAPH), optim.sgd(0.2, STEPS)
     step = jax.jit(steps.plain_step(net, GRAPH, optimiser, steps.Recipe(digits.mean, digits.std)))
     state = init_state(jax.random.key(0), net, optimiser)
-    for index in range(40):
+    for index in range(STEPS):
         rows = data.batch_rows(index, len(digits.train), 64, 0)
         state, _ = step(state, jax.random.key(index), *digits.train.take(rows))
     batches = digits.train.take(slice(512)).images.reshape(4, 128, *GRAPH.input_shape)

@@ -150,8 +150,7 @@ def test_the_stage_exports_every_form_and_tests_those_of_litert(tmp_path, monkey
     for name, stand in stands.items():
         monkeypatch.setattr(export_stage, name, stand)
     about = {'device': 'paper', 'runtime': 'xla', 'dtype': 'float32', 'batch': 1}
-    table = SimpleNamespace(load=lambda path: SimpleNamespace(provenance=about))
-    monkeypatch.setattr(export_stage, 'LatencyTable', table)
+    monkeypatch.setattr(export_stage, 'load_table', lambda config: SimpleNamespace(provenance=about))
     forms = ExportConfig(onnx=True, int8=True, batch=7, calibration_images=20)
     folder = export_stage.export(Config(tmp_path, export=forms), dataset, GRAPH)
     said = json.loads((folder / 'network.json').read_text())['litert']

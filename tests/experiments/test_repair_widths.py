@@ -48,7 +48,7 @@ def run(tmp_path, monkeypatch):
     table = dataclasses.replace(table, entries=table.entries / 1e6, unit='ms per call')
     config = dataclasses.replace(DIGITS, run=tmp_path / 'run')
     widest = GRAPH.width_table.max(1, keepdims=True)
-    gain = np.where(GRAPH.width_table > 0, np.sqrt(GRAPH.width_table / widest), -np.inf)
+    gain = np.where(GRAPH.present, np.sqrt(GRAPH.width_table / widest), -np.inf)
     field = independent(gain)
     limit = 0.5 * float(table.predict(GRAPH.base))
 
@@ -70,8 +70,9 @@ def run(tmp_path, monkeypatch):
         return {'budget_ms': limit, 'base_ms': 2 * limit, 'gap': 0.0, 'methods': methods}
 
     monkeypatch.setattr(repair_widths, 'search', search)
-    monkeypatch.setattr(repair_widths, 'losses_of', lambda *_: loss)
-    monkeypatch.setattr(repair_widths, 'field_of', lambda *_: field)
+    monkeypatch.setattr(repair_widths, 'train', lambda *_: None)
+    monkeypatch.setattr(repair_widths, 'baselines_of', lambda *_: {n: at[n] for n in ('uniform', 'greedy')})
+    monkeypatch.setattr(repair_widths, 'utility_of', lambda *_: field)
     device = Device(table, 1.0)
     monkeypatch.setattr(repair_widths, 'time_networks', device)
     return SimpleNamespace(config=config, table=table, device=device, limit=limit, at=at, field=field)
@@ -79,7 +80,7 @@ def run(tmp_path, monkeypatch):
 
 def repaired(run, **settings):
     config = dataclasses.replace(run.config, repair=RepairConfig(**settings))
-    return repair_widths.repair(config, None, GRAPH, run.table, None)
+    return repair_widths.repair(config, None, GRAPH, run.table)
 
 
 @pytest.mark.parametrize('factor', [0.75, 0.97, 1.04, 1.3])
@@ -117,11 +118,11 @@ def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
         {'joint': run.field, 'adaptive': narrower},
         {name: run.at[name] for name in ('uniform', 'greedy')},
     )
-    assert list(held.methods) == ['joint', 'adaptive', 'uniform', 'greedy']
-    assert list(held.methods['joint']['widths']) != list(held.methods['adaptive']['widths'])
-    for found in held.methods.values():
-        assert found['holds']
-        assert found['measured_ms'] * (1 + 1.96 * found['measured_error']) <= run.limit
+    assert list(held) == ['joint', 'adaptive', 'uniform', 'greedy']
+    assert held['joint'].widths.tolist() != held['adaptive'].widths.tolist()
+    for found in held.values():
+        assert found.feasible
+        assert found.measured * (1 + 1.96 * found.error) <= run.limit
     assert sum(run.device.calls) == len(run.device.known)
 
 
@@ -168,7 +169,7 @@ def test_the_line_says_predicted_measured_budget_and_rounds(run):
 
 
 def test_the_table_says_the_rounds_of_every_method(run):
-    methods = {name: {**m, 'test_accuracy': 0.9} for name, m in repaired(run)['methods'].items()}
+    methods = {name: {**m, 'test_accuracies': [0.9, 0.8]} for name, m in repaired(run)['methods'].items()}
     rows = report.rows_of(GRAPH, methods)
     for row in rows:
         assert dict(zip(report.HEADINGS, report.cells_of(row), strict=True))['rounds'] == str(row['rounds'])

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.paths import paths
 from experiments.presets import parse
 from experiments.space import graph_of
-from experiments.train_supernet import folder_of, start_of
+from experiments.train_supernet import start_of
 from experiments.training import load_data
 from jcw.latency.table import flops_table
 from jcw.train.checkpoint import Checkpoints
@@ -89,7 +90,7 @@ def carry_of(config):
     """Read the last checkpoint: parameters, statistics, optimiser, width statistics and draws."""
     dataset = load_data(config)
     like = start_of(config, dataset, graph_of(config, dataset))[0]
-    with Checkpoints(folder_of(config) / 'checkpoints') as checkpoints:
+    with Checkpoints(paths(config).supernet / 'checkpoints') as checkpoints:
         return checkpoints.latest_step, checkpoints.restore(like)[0]
 
 
@@ -106,7 +107,7 @@ def test_killed_at_ten_random_moments_an_adaptive_run_ends_with_the_same_bits(ca
     """Kills fall on starts, steps and writes alike; each start goes on from what the one before it left."""
     run, moments = tmp_path / 'run', random.Random(0)
     config = prepare(run)
-    metrics = folder_of(config) / 'metrics.jsonl'
+    metrics = paths(config).supernet / 'metrics.jsonl'
     for kill in range(11):
         training = Training(cache, run)
         if kill % 4 == 3:

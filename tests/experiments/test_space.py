@@ -12,7 +12,7 @@ FILE = """
 import jax
 import jax.numpy as jnp
 
-from jcw.graph import build
+from jcw.builder import build
 
 
 def appended(g):

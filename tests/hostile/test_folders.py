@@ -98,8 +98,9 @@ def test_descriptions_that_sum_right_and_state_nonsense_are_value_errors(network
 
 def test_a_network_too_large_for_memory_is_refused_before_anything_is_allocated(network):
     description = json.loads((network / 'network.json').read_text())
-    large = changed(description, ('widths',), [8, 2**31, 2**31])
-    large['space']['width_choices'][1:] = [[2**31], [2**31]]
+    large = changed(description, ('widths',), [8, 2**31, 2**31, 2**31])
+    for site in large['graph']['sites'][1:]:
+        site['choices'] = [2**31]
     rewrite(network, large)
     tracemalloc.start()
     try:

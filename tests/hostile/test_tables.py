@@ -90,9 +90,9 @@ IMPOSSIBLE = [
     (('entries',), 7, 'not a latency table'),
     (('evidence', 'noise'), float('nan'), 'noise nan'),
     (('evidence', 'variances', 0), -1.0, 'variances'),
-    (('evidence', 'timed', 0), [1] * 6, 'width 1 of layer 0'),
+    (('evidence', 'timed', 0), [1] * 6, "width 1 of site 'site_0'"),
     (('evidence',), 7, 'not a latency table'),
-    (('space',), None, 'not a latency table'),
+    (('graph',), None, 'not a latency table'),
     (('provenance',), 7, 'not a latency table'),
     (('more',), 7, 'a table has the fields'),
 ]

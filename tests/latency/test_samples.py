@@ -113,7 +113,7 @@ def test_a_foreign_header_is_refused(tmp_path, change, message):
     ('line', 'message'),
     [
         (lines.write({'widths': [1, 2]}), 'line 2: expected 6 widths'),
-        (lines.write({'widths': [9, 16, 32, 32, 32, 64]}), 'line 2: width 9 of layer 0'),
+        (lines.write({'widths': [9, 16, 32, 32, 32, 64]}), "line 2: width 9 of site 'site_0'"),
         (b'not json\n', 'line 2: not JSON'),
         (b'[1]\n', 'expected a JSON object'),
         (lines.write({'latency': 3}), 'line 2: not a latency sample'),
@@ -213,7 +213,7 @@ def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
     with pytest.raises(ValueError, match='does not begin with a header'):
         samples.read(tmp_path / 'empty')
     path = write(tmp_path / 's')
-    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":9'))
+    path.write_bytes(path.read_bytes().replace(b'"version":4', b'"version":9'))
     with pytest.raises(ValueError, match='version 9'):
         samples.read(path)
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from jcw import deploy
+from jcw import deploy, records
 from jcw.builder import build
 from jcw.field import evaluate, score
 from jcw.latency import design, samples

@@ -7,7 +7,7 @@ import pytest
 
 from jcw import budget
 from jcw.builder import build
-from jcw.field import Field, chain_scopes, evaluate, independent
+from jcw.field import Field, add, chain_scopes, evaluate, independent
 from jcw.search import aows, stats
 from tests.tiny_graph import RESIDUAL
 
@@ -154,7 +154,7 @@ def test_effects_that_are_no_numbers_pass_neither_to_a_field_nor_to_draws(value)
     mean = np.where(GRAPH.present, -0.1, -np.inf)
     mean[1, 2] = value
     unary = stats.Unary(mean, np.ones(mean.shape))
-    named = r'the effect of choice 2 of layer 1 is (nan|inf)'
+    named = r'the effect of choice 2 of site 1 is (nan|inf)'
     with pytest.raises(ValueError, match=named):
         ows.to_field(unary, GRAPH)
     with pytest.raises(ValueError, match=named):
@@ -165,11 +165,14 @@ def test_effects_that_are_no_numbers_pass_neither_to_a_field_nor_to_draws(value)
 
 def test_draws_from_fields_with_numbers_that_are_none_are_refused():
     utility, cost = fields()
+    utility = add(
+        utility, cost.replace(unary=0 * cost.unary, tables=0 * cost.tables)
+    )  # with tables of its own
     for field, name in [(utility, 'utility'), (cost, 'cost')]:
-        for part in ('unary', 'pairwise'):
+        for part in ('unary', 'tables'):
             wrong = np.array(getattr(field, part))
             wrong.flat[0] = np.nan
-            pair = {'utility': utility, 'cost': cost, name: field._replace(**{part: wrong})}
+            pair = {'utility': utility, 'cost': cost, name: field.replace(**{part: wrong})}
             if (name, part) == ('utility', 'unary'):
                 wrong.flat[0] = np.inf
             with pytest.raises(ValueError, match=f'the field of {name} holds NaN or infinity'):
