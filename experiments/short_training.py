@@ -34,7 +34,7 @@ class ShortTraining:
         warmup = config.subnet.warmup_epochs * config.accuracy.epochs
         self._settings = dataclasses.replace(config.subnet, epochs=epochs, warmup_epochs=warmup)
         self._config, self._dataset, self._graph, self._start = config, dataset, graph, start
-        self._optimiser, self.num_steps = optimiser_of(self._settings, dataset)
+        self._optimiser, self.num_steps = optimiser_of(self._settings, len(dataset.train))
         net = network(graph, axis_name=parallel.AXIS)
         recipe = steps.Recipe(
             dataset.mean,

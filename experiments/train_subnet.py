@@ -1,15 +1,17 @@
 """Train a found network, test it, and time it on the device."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from experiments import launch, progress
-from experiments.config import Config
+from experiments.config import Config, DataConfig, SubnetConfig
 from experiments.locks import exclusive
 from experiments.paths import paths
 from experiments.presets import parse
@@ -50,11 +52,9 @@ def train(
     """
     settings, run = config.subnet, config
     config = config if seed is None else dataclasses.replace(config, seed=seed)
-    optimiser, num_steps = optimiser_of(settings, dataset)
-    if settings.ema:
-        optimiser = optim.with_average(optimiser, settings.ema)
+    program = program_of(config, dataset, graph, tuple(widths))
+    net, optimiser, num_steps = program.net, program.optimiser, program.num_steps
     claim_for(config, graph, widths, folder)
-    net = network(graph.fixed(widths))
     if settings.from_supernet:
         supernet = read_supernet(run, dataset, graph)
         carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
@@ -68,16 +68,16 @@ def train(
         ):
             carry = loop.run(
                 carry,
-                _step(config, dataset, graph, widths, optimiser, batch_of),
+                _step(config, program, batch_of),
                 num_steps,
                 folder=folder,
                 batch=settings.batch,
                 report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
-                score=_score(dataset, net) if config.launch.keep_best else None,
-                **launch.loop_settings(config, steps_per_epoch(dataset, settings.batch)),
+                score=_score(dataset, program) if config.launch.keep_best else None,
+                **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
         final = _final(config, dataset, net, jax.device_get(carry))
-        save_json(folder / 'result.json', _test(dataset, net, final))
+        save_json(folder / 'result.json', _test(dataset, program, final))
     state = read_back(folder, carry, num_steps)
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
@@ -88,24 +88,53 @@ def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> 
     claim(folder, data=config.data, space=space, subnet=config.subnet, widths=widths, seed=config.seed)
 
 
-def _step(config: Config, dataset: data.Dataset, graph: Graph, widths: list[int], optimiser, batch_of):
-    settings = config.subnet
-    recipe = steps.Recipe(
-        dataset.mean,
-        dataset.std,
-        Augmentation(config.data.crop_padding, config.data.flip, settings.mixup),
-        settings.label_smoothing,
-    )
-    net = network(graph.fixed(widths), axis_name=parallel.AXIS)
-    spread = parallel.data_parallel(
-        steps.plain_step(net, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
+class Program(NamedTuple):
+    """What trains and tests networks of one configuration, whatever their seeds: compiled once."""
+
+    net: Network
+    optimiser: optax.GradientTransformation
+    num_steps: int
+    step: Callable[..., Any]  # on all devices
+    evaluate: Callable[..., steps.Evaluation]
+
+
+def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: tuple[int, ...]) -> Program:
+    """Return the program of a configuration, that of the last call where nothing it depends on has changed."""
+    about = config.subnet, config.data, len(dataset.train), dataset.mean, dataset.std
+    return _program(graph, widths, *about)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(
+    graph: Graph,
+    widths: tuple[int, ...],
+    settings: SubnetConfig,
+    images: DataConfig,
+    examples: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Program:
+    optimiser, num_steps = optimiser_of(settings, examples)
+    if settings.ema:
+        optimiser = optim.with_average(optimiser, settings.ema)
+    augmentation = Augmentation(images.crop_padding, images.flip, settings.mixup)
+    recipe = steps.Recipe(mean, std, augmentation, settings.label_smoothing)
+    fixed = graph.fixed(widths)
+    net, mapped = network(fixed), network(fixed, axis_name=parallel.AXIS)
+    step = parallel.data_parallel(
+        steps.plain_step(mapped, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
         batch_args=(False, False, True, True),
         batch_outputs=(False, False),
     )
+    evaluate = jax.jit(lambda v, images, labels: steps.evaluate(net, v, None, images, labels, mean, std))
+    return Program(net, optimiser, num_steps, step, evaluate)
+
+
+def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[..., Any]:
     key = jax.random.key(config.seed + 3)
 
-    def step(state, index: int):
-        return spread(state, jax.random.fold_in(key, index), *batch_of(index))
+    def step(state: TrainState, index: int) -> Any:
+        return program.step(state, jax.random.fold_in(key, index), *batch_of(index))
 
     return step
 
@@ -121,25 +150,21 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
     )
 
 
-def _test(dataset: data.Dataset, net: Network, variables: Variables) -> dict[str, float]:
-    accuracy = _accuracy(dataset, net)
+def _test(dataset: data.Dataset, program: Program, variables: Variables) -> dict[str, float]:
+    accuracy = _accuracy(program)
     parts = {'validation': dataset.validation, 'test': dataset.test}
     return {f'{name}_accuracy': accuracy(variables, source) for name, source in parts.items()}
 
 
-def _score(dataset: data.Dataset, net: Network) -> Callable[[TrainState], float]:
+def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], float]:
     """Return the accuracy on validation images as a function of what training carries."""
-    accuracy = _accuracy(dataset, net)
+    accuracy = _accuracy(program)
     return lambda state: accuracy(jax.device_get(state.variables), dataset.validation)
 
 
-def _accuracy(dataset: data.Dataset, net: Network) -> Callable[[Variables, data.Source], float]:
-    evaluate = jax.jit(
-        lambda v, images, labels: steps.evaluate(net, v, None, images, labels, dataset.mean, dataset.std)
-    )
-
+def _accuracy(program: Program) -> Callable[[Variables, data.Source], float]:
     def accuracy(variables: Variables, source: data.Source) -> float:
-        parts = ((len(part), evaluate(variables, *part).accuracy) for part in data.in_chunks(source))
+        parts = ((len(part), program.evaluate(variables, *part).accuracy) for part in data.in_chunks(source))
         return sum(count * float(share) for count, share in parts) / len(source)
 
     return accuracy

@@ -78,7 +78,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
                 batch=settings.batch,
                 report=lambda p: update(p.step, _note(p)),
                 score=_score(config, dataset, graph) if config.launch.keep_best else None,
-                **launch.loop_settings(config, steps_per_epoch(dataset, settings.batch)),
+                **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
         variables = jax.device_get(carry[0].variables)
         save_json(folder / 'result.json', _validate(config, dataset, graph, variables))
@@ -91,7 +91,7 @@ def start_of(
 ) -> tuple[Carry, optax.GradientTransformation, int]:
     """Return what training begins with, its optimiser and the number of its steps."""
     settings = config.supernet
-    optimiser, num_steps = optimiser_of(settings, dataset)
+    optimiser, num_steps = optimiser_of(settings, len(dataset.train))
     state = init_state(jax.random.key(config.seed), network(graph), optimiser)
     return (state, stats.empty(*graph.present.shape), aows.uniform(graph)), optimiser, num_steps
 

@@ -36,18 +36,18 @@ def batches(config: Config, dataset: data.Dataset, batch: int) -> data.Batches:
 
 
 def optimiser_of(
-    settings: SupernetConfig | SubnetConfig, dataset: data.Dataset
+    settings: SupernetConfig | SubnetConfig, examples: int
 ) -> tuple[optax.GradientTransformation, int]:
     """Return the optimiser of the settings and the number of its steps.
 
     Raises:
       Usage: there is not a single step.
     """
-    epoch = steps_per_epoch(dataset, settings.batch)
+    epoch = steps_per_epoch(examples, settings.batch)
     num_steps = round(settings.epochs * epoch) if settings.epochs > 0 else 0
     if num_steps < 1:
         raise Usage(
-            f'{settings.epochs:g} epochs of {len(dataset.train)} training images in batches of {settings.batch} '
+            f'{settings.epochs:g} epochs of {examples} training images in batches of {settings.batch} '
             'are no step at all: take a smaller batch or more epochs'
         )
     optimiser = optim.sgd(
@@ -61,9 +61,9 @@ def optimiser_of(
     return optimiser, num_steps
 
 
-def steps_per_epoch(dataset: data.Dataset, batch: int) -> int:
+def steps_per_epoch(examples: int, batch: int) -> int:
     """Return how many whole batches an epoch has; none where the batch is not positive."""
-    return len(dataset.train) // batch if batch > 0 else 0
+    return examples // batch if batch > 0 else 0
 
 
 def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.ndarray:

@@ -21,7 +21,7 @@ NONSENSE = [
     -1,
     0,
     1.5,
-    2**31,
+    2**30,
     2**62,
     1e308,
     '',
@@ -32,8 +32,8 @@ NONSENSE = [
     [[]],
     {},
     {'a': {'b': [1]}},
-    [2**31] * 3,
-    [8, 16, 2**31],
+    [2**30] * 3,
+    [8, 16, 2**30],
     ['8', '16', '12'],
 ]
 
@@ -98,9 +98,9 @@ def test_descriptions_that_sum_right_and_state_nonsense_are_value_errors(network
 
 def test_a_network_too_large_for_memory_is_refused_before_anything_is_allocated(network):
     description = json.loads((network / 'network.json').read_text())
-    large = changed(description, ('widths',), [8, 2**31, 2**31, 2**31])
+    large = changed(description, ('widths',), [8, 2**30, 2**30, 2**30])
     for site in large['graph']['sites'][1:]:
-        site['choices'] = [2**31]
+        site['choices'] = [2**30]
     rewrite(network, large)
     tracemalloc.start()
     try:
