@@ -8,10 +8,8 @@ processes share the trainings among them.
 """
 
 import dataclasses
-import fcntl
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from experiments import (
     comparison,
+    fit_accuracy,
     fit_latency,
     measure_latency,
     plots,
@@ -29,17 +28,21 @@ from experiments import (
     train_subnet,
     train_supernet,
 )
+from experiments.budget import at_budget, budget_ms
 from experiments.comparison import Widths
 from experiments.config import Config
+from experiments.locks import alone, if_free
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import budget_name, claim, read_json, save_json, space_of
+from experiments.run_folder import claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
+from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable, flops_table
-from jcw.mrf import ChainMRF
 from jcw.search import baselines
-from jcw.space import SearchSpace
 
 
 class Setting(NamedTuple):
@@ -47,7 +50,7 @@ class Setting(NamedTuple):
 
     config: Config
     dataset: data.Dataset
-    space: SearchSpace
+    graph: Graph
     table: LatencyTable
     supernet: Callable[[], train_supernet.Supernet]  # trained, or read, when it is first asked for
     losses: Callable[[], search_widths.Losses]  # of its subnets
@@ -61,8 +64,8 @@ def main(config: Config) -> None:
     if accuracies is None:
         progress.console.print('Other processes still train the rest; call again for the table.')
         return
-    with _alone(config.run / 'preparing.lock'):
-        times = train_subnet.measured(config, setting.space, [list(widths) for widths in networks])
+    with alone(config.run / 'preparing.lock'):
+        times = train_subnet.measured(config, setting.graph, [list(widths) for widths in networks])
     rows = comparison.table_of(setting.table, chosen, accuracies, times)
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
@@ -70,7 +73,7 @@ def main(config: Config) -> None:
     plots.save(folder / 'accuracy.png', comparison.draw(rows))
     if 'adaptive' in config.compare.methods:
         metrics = {
-            budget: train_supernet.folder_of(at_budget(config, budget, adaptive=True)) / 'metrics.jsonl'
+            budget: paths(at_budget(config, budget, adaptive=True)).supernet / 'metrics.jsonl'
             for budget in config.compare.budgets
         }
         plots.save(folder / 'entropy.png', comparison.draw_narrowing(metrics))
@@ -80,14 +83,14 @@ def main(config: Config) -> None:
 
 def _prepare(config: Config) -> Setting:
     dataset = load_data(config)
-    with _alone(config.run / 'preparing.lock'):
+    with alone(config.run / 'preparing.lock'):
         measure_latency.measure(config)
         table = fit_latency.fit(config)
-        progress.console.print(fit_latency.describe(config.run / 'latency'), highlight=False)
-    space, plain = space_of(config, dataset), at_budget(config, config.search.budget)
-    supernet = functools.cache(lambda: train_supernet.train(plain, dataset, space))
-    losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, space, supernet()))
-    return Setting(config, dataset, space, table, supernet, losses)
+        progress.console.print(fit_latency.describe(config), highlight=False)
+    graph, plain = graph_of(config, dataset), at_budget(config, config.search.budget)
+    supernet = functools.cache(lambda: train_supernet.train(plain, dataset, graph))
+    losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, graph, supernet()))
+    return Setting(config, dataset, graph, table, supernet, losses)
 
 
 def choose(setting: Setting, budget: float) -> dict[str, Widths]:
@@ -99,17 +102,18 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
     setting = setting._replace(config=at_budget(setting.config, budget))
     config = setting.config
     folder = claim(
-        config.run / 'chosen' / budget_name(config),
+        config.run / 'chosen' / paths(config).budget,
         data=config.data,
-        space=config.space,
+        space=settings_of(config, setting.graph),
         supernet=config.supernet,
+        accuracy=config.accuracy,
         search=config.search,
         seed=config.seed,
     )
     found: dict[str, Widths] = {}
     for name in config.compare.methods:
         path = folder / f'{name}.json'
-        with _alone(config.run / 'preparing.lock'):
+        with alone(config.run / 'preparing.lock'):
             if not path.exists():
                 save_json(path, _chosen(name, setting))
         stated = read_json(path)
@@ -123,7 +127,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
 
 def _chosen(name: str, setting: Setting) -> dict[str, Any]:
     """Return what a method chooses by the table, or why a baseline has nothing to choose."""
-    limit = search_widths.budget_ms(setting.config, setting.table)
+    limit = budget_ms(setting.config, setting.table)
     if name in FIELDS:
         choices = np.asarray(budgets.solve(FIELDS[name](setting), setting.table.to_cost(), limit).choices)
     else:
@@ -131,7 +135,7 @@ def _chosen(name: str, setting: Setting) -> dict[str, Any]:
             choices = BASELINES[name](setting, limit)
         except ValueError as error:
             return {'none': str(error)}
-    widths = setting.space.to_widths(choices)
+    widths = setting.graph.to_widths(choices)
     return {'widths': widths, 'ms': float(setting.table.predict(widths))}
 
 
@@ -139,18 +143,18 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     """Return the widths that hold the measured budget, of every method that has such; the others are named."""
     config = setting.config
     path = folder / 'measured' / f'{"-".join(sorted(found))}.json'
-    with _alone(config.run / 'preparing.lock'):
+    with alone(config.run / 'preparing.lock'):
         claim(path.parent, repair=config.repair)
         if not path.exists():
             held = repair_widths.hold(
                 config,
-                setting.space,
+                setting.graph,
                 setting.table,
-                search_widths.budget_ms(config, setting.table),
+                budget_ms(config, setting.table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},
             )
-            save_json(path, held.methods)
+            save_json(path, {name: repair_widths.held_of(each)._asdict() for name, each in held.items()})
     methods = read_json(path)
     for name, method in methods.items():
         if not method['holds']:
@@ -162,41 +166,38 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     return {name: tuple(methods[name]['widths']) for name in found if methods[name]['holds']}
 
 
-def at_budget(config: Config, budget: float, *, adaptive: bool = False) -> Config:
-    """Return the configuration of a run at one of the budgets."""
-    search = dataclasses.replace(config.search, budget=budget, budget_ms=None)
-    supernet = dataclasses.replace(config.supernet, adaptive=adaptive)
-    return dataclasses.replace(config, search=search, supernet=supernet)
+def _joint(setting: Setting) -> Field:
+    return search_widths.utility_of(setting.config, setting.dataset, setting.graph, setting.table)
 
 
-def _joint(setting: Setting) -> ChainMRF:
-    return search_widths.field_of(setting.config, setting.supernet(), setting.space)
+def _rewards(setting: Setting) -> Field:
+    return search_widths.rewards_of(setting.config, setting.supernet(), setting.graph)
 
 
-def _adaptive(setting: Setting) -> ChainMRF:
+def _adaptive(setting: Setting) -> Field:
     config = at_budget(setting.config, setting.config.search.budget, adaptive=True)
-    supernet = train_supernet.train(config, setting.dataset, setting.space)
-    return search_widths.field_of(config, supernet, setting.space)
+    supernet = train_supernet.train(config, setting.dataset, setting.graph)
+    return search_widths.rewards_of(config, supernet, setting.graph)
 
 
 def _uniform(setting: Setting, limit: float) -> np.ndarray:
-    return baselines.uniform(setting.space, setting.table.to_cost(), limit)
+    return baselines.uniform(setting.graph, setting.table.to_cost(), limit)
 
 
 def _greedy(setting: Setting, limit: float) -> np.ndarray:
-    return search_widths.slim(setting.config, setting.space, setting.table, setting.losses(), limit)
+    return search_widths.slim(setting.config, setting.graph, setting.table, setting.losses(), limit)
 
 
 def _random(setting: Setting, limit: float) -> np.ndarray:
     """Search at random, just within the limit, with as many evaluations as greedy needs to get there."""
-    config, space, table, losses = setting.config, setting.space, setting.table, setting.losses()
+    config, graph, table, losses = setting.config, setting.graph, setting.table, setting.losses()
     asked: dict[Widths, None] = {}
 
     def noted(choices: np.ndarray) -> float:
         asked[tuple(choices.tolist())] = None
         return losses(choices)
 
-    search_widths.slim(config, space, table, noted, limit)
+    search_widths.slim(config, graph, table, noted, limit)
     evaluations = len(asked)
     asked.clear()
     with progress.bar('Random search', evaluations) as update:
@@ -207,17 +208,28 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
             return value
 
         key = jax.random.key(config.seed + 4)
-        return baselines.random_search(key, space, shown, table.to_cost(), limit, evaluations)
+        return baselines.random_search(key, graph, shown, table.to_cost(), limit, evaluations)
 
 
 def _flops(setting: Setting, limit: float) -> np.ndarray:
-    flops = flops_table(setting.space).to_cost()
-    return baselines.by_proxy(_joint(setting), flops, setting.table.to_cost(), limit)
+    flops = flops_table(setting.graph).to_cost()
+    return baselines.by_proxy(_rewards(setting), flops, setting.table.to_cost(), limit)
 
 
-FIELDS = {'joint': _joint, 'adaptive': _adaptive}
+def _random_trained(setting: Setting, limit: float) -> np.ndarray:
+    """Train as many random networks just within the limit as joint search trains, and take the best."""
+    return fit_accuracy.best_of_random(setting.config, setting.dataset, setting.graph, setting.table, limit)
+
+
+FIELDS = {'joint': _joint, 'rewards': _rewards, 'adaptive': _adaptive}
 """What joint search maximises."""
-BASELINES = {'greedy': _greedy, 'uniform': _uniform, 'random': _random, 'flops': _flops}
+BASELINES = {
+    'greedy': _greedy,
+    'uniform': _uniform,
+    'random': _random,
+    'random_trained': _random_trained,
+    'flops': _flops,
+}
 """From a budget in predicted ms to choices."""
 
 
@@ -230,13 +242,14 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
         widths, seed = jobs[index]
         folder = _final_folder(setting.config, widths, seed)
         if (folder / 'result.json').exists():
-            train_subnet.claim_for(dataclasses.replace(setting.config, seed=seed), list(widths), folder)
+            varied = dataclasses.replace(setting.config, seed=seed)
+            train_subnet.claim_for(varied, setting.graph, list(widths), folder)
             continue
-        with _if_free(folder / 'training.lock') as free:
+        with if_free(folder / 'taken.lock') as free:
             if free:
                 title = f'Network {place + 1} of {len(jobs)}'
                 train_subnet.train(
-                    setting.config, setting.dataset, setting.space, list(widths), folder, title, seed
+                    setting.config, setting.dataset, setting.graph, list(widths), folder, title, seed
                 )
                 forget_programs()
     results = [_final_folder(setting.config, *job) / 'result.json' for job in jobs]
@@ -250,29 +263,7 @@ def _final_folder(config: Config, widths: Widths, seed: int) -> Path:
     return config.run / 'finals' / '-'.join(map(str, widths)) / f'seed_{seed}'
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in here; a process that dies leaves."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _if_free(path: Path) -> Iterator[bool]:
-    """Say whether no other process is in here, and keep others out meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.run_folder import claim, read_json, save_json
 
     run_stage(main, parse(__doc__), keep_freed=True)

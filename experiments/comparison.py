@@ -1,12 +1,12 @@
 """What a comparison of methods shows: its table, its arithmetic, its plots."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import plots
+from experiments.run_folder import read_lines
 from jcw.latency.samples import Sample
 from jcw.latency.table import LatencyTable, flops_table
 
@@ -20,7 +20,7 @@ def table_of(
     times: dict[Widths, Sample],
 ) -> list[dict[str, Any]]:
     """Return a row per budget and method; gains are relative, with the standard error over seeds."""
-    flops = flops_table(table.space)
+    flops = flops_table(table.graph)
     rows = []
     for budget, found in chosen.items():
         for name, widths in found.items():
@@ -28,7 +28,7 @@ def table_of(
             rows.append(
                 {
                     'budget': budget,
-                    'budget_ms': budget * float(table.predict(table.space.base)),
+                    'budget_ms': budget * float(table.predict(table.graph.base)),
                     'method': name,
                     'predicted_ms': float(table.predict(widths)),
                     'measured_ms': times[widths].ms,
@@ -113,7 +113,7 @@ def draw_narrowing(metrics: dict[float, Path]) -> Any:
     """Draw the entropy of the draws over the training of adaptive supernets, a line per budget's `metrics.jsonl`."""
     figure, axes = plots.axes(5, 3.5)
     for budget, path in metrics.items():
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = list(read_lines(path))
         axes.plot(
             [line['step'] for line in lines],
             [line['entropy'] for line in lines],

@@ -29,33 +29,42 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SpaceConfig:
-    """Widths to choose from, as multiples of MobileNet v1's."""
+    """The network, and the widths to choose from, as multiples of its usual ones."""
 
+    network: str = 'mobilenet_v1'
+    """Of the zoo (docs/networks.md), or `FILE.py:function` (docs/own_network.md)."""
     base_multiplier: float = 1.0
     min_multiplier: float = 0.2
     max_multiplier: float = 1.5
     levels: int = 14
     divisor: int = 8
     strides: tuple[int, ...] | None = None
-    """One per layer, 14 in all; by default the published ones, made for 224x224."""
+    """Of the network's stages; by default the published ones, the earliest left out for images below 224x224."""
+    drop_blocks: bool = False
+    """Let widths inside residual branches be 0, which drops the branch: depth is searched, too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyConfig:
     """How the device is timed."""
 
-    runtime: Literal['xla', 'onnx', 'command'] = 'xla'
+    runtime: Literal['xla', 'onnx', 'litert', 'command'] = 'xla'
     command: str | None = None
     """For runtime 'command': the program that times a network (docs/latency.md)."""
+    command_format: Literal['none', 'onnx', 'tflite', 'int8'] = 'none'
+    """For runtime 'command': the file of the network that the program is given; int8 is LiteRT in whole numbers."""
     device: str = 'unnamed'
     """For runtime 'command': the device in full, for the record."""
     networks: int = 250
     """Networks to time for the table."""
     batch: int = 8
     """Images per call."""
-    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    dtype: Literal['float32', 'bfloat16', 'int8'] = 'float32'
+    """That networks are computed in: bfloat16 by runtime 'xla', int8 by 'litert'; by 'command' as its program does."""
     attempts: int = 3
     """Times that a network whose calls disagree is timed, at most."""
+    load_seconds: float = 0.0
+    """Call the reference network for so long before timing begins: sustained load instead of bursts."""
     cores: tuple[int, ...] | None = (0,)
     """CPU cores the timing process is pinned to; none for no pinning."""
     compile_cores: tuple[int, ...] = (1,)
@@ -74,12 +83,8 @@ class SupernetConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
-    mutation: Literal['one', 'layer', 'all', 'together'] = 'one'
-    """Which layers' widths are redrawn: one, one that is the same for the whole step, all, or all alike."""
-    group: int = 1
-    """Examples that share a configuration, with batch statistics of their own; 1 for one per example."""
-    form: Literal['masked', 'switched'] = 'masked'
-    """Whether a group computes all channels and masks, or, by `lax.switch`, little more than its live ones."""
+    mutation: Literal['site', 'example'] = 'site'
+    """Whether one site is mutated for a whole step, each in its turn, or one of each example's own."""
     distillation: bool = True
     """Whether the smallest and the mutated network learn from the largest; if not, from the labels."""
     accumulate: int = 1
@@ -90,8 +95,6 @@ class SupernetConfig:
     """Of a reward's weight in the width statistics, as a fraction of the run."""
     adaptive: bool = False
     """Narrow the draws to configurations that can still win at the budget (AOWS)."""
-    joint_draws: bool = True
-    """With `adaptive`: draw from the field as a whole instead of from its marginals layer by layer."""
     adaptive_warmup: float = 0.4
     """With `adaptive`: fraction of the run with even draws."""
     hottest: float = 2.0
@@ -104,6 +107,22 @@ class SupernetConfig:
     """With `adaptive`: how often in the run the draws follow the statistics."""
     recalibration_images: int = 2000
     """Training images from which batch statistics of a subnet are re-estimated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyConfig:
+    """Short trainings of single networks, to which the accuracy field is fitted (docs/accuracy.md)."""
+
+    trainings: int = 16
+    """Networks to train; 0 to trust the supernet's rewards alone."""
+    epochs: float = 0.25
+    """Length of each, as a part of the final network's epochs."""
+    from_supernet: bool = False
+    """Start from the supernet's weights instead of from scratch."""
+    measure: Literal['accuracy', 'loss'] = 'accuracy'
+    """What of their validation is fitted."""
+    budgets: tuple[float, ...] = ()
+    """Budgets that share them, as fractions of the base network's latency; by default the search's alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +174,31 @@ class SubnetConfig:
     """Greatest norm of the gradient."""
     from_supernet: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    seeds: tuple[int, ...] = (0,)
+    """Trainings of each found network; the first is the one that is exported."""
     ema: float = 0.0
     """Decay, per step, of an average of the weights that takes their place at the end; 0 for none."""
+
+
+Method = Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 'random_trained', 'flops']
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """The forms in which the network ships, besides the two that jax reads (docs/deploy.md)."""
+
+    weights: Literal['float32', 'bfloat16', 'int8'] = 'float32'
+    """In which kernels are stored; nothing is computed in it."""
+    onnx: bool = False
+    """Also write network.onnx, for any batch size."""
+    litert: bool = False
+    """Also write network.tflite."""
+    int8: bool = False
+    """Also write network.int8.tflite, which computes in whole numbers, and test it."""
+    batch: int = 1
+    """Images per call of the LiteRT files."""
+    calibration_images: int = 500
+    """Training images from which the ranges of activations are taken for int8."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +207,18 @@ class CompareConfig:
 
     budgets: tuple[float, ...] = (0.25, 0.4, 0.6)
     """As fractions of the base network's predicted latency."""
-    methods: tuple[Literal['joint', 'adaptive', 'greedy', 'uniform', 'random', 'flops'], ...] = (
+    methods: tuple[
+        Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 'random_trained', 'flops'], ...
+    ] = (
         'joint',
-        'adaptive',
+        'rewards',
         'greedy',
         'uniform',
         'random',
+        'random_trained',
         'flops',
     )
-    """Joint search, the same after adaptive narrowing, and the baselines."""
+    """Joint search; the same by the supernet's rewards alone, also after adaptive narrowing; and the baselines."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the trainings of each network found."""
 
@@ -223,9 +268,11 @@ class Config:
     space: SpaceConfig = SpaceConfig()
     latency: LatencyConfig = LatencyConfig()
     supernet: SupernetConfig = SupernetConfig()
+    accuracy: AccuracyConfig = AccuracyConfig()
     search: SearchConfig = SearchConfig()
     repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()
+    export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
     ranking: RankingConfig = RankingConfig()
     launch: LaunchConfig = LaunchConfig()

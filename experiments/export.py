@@ -1,36 +1,51 @@
 """Write the found network in its deployable form."""
 
+import os
 from pathlib import Path
 
+import numpy as np
+
 from experiments import progress
+from experiments.budget import load_table
 from experiments.config import Config
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import space_of
-from experiments.search_widths import folder_of
-from experiments.train_subnet import found, subnet_folder, timed, train
+from experiments.space import graph_of
+from experiments.train_subnet import found, timed, train
 from experiments.training import load_data
 from jcw import data, deploy
-from jcw.latency.table import LatencyTable
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
-def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: str = 'joint') -> Path:
+def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'joint') -> Path:
     """Export a method's network, with what was predicted and measured of it."""
     result = found(config)
-    chosen = timed(config, space, {method: result['methods'][method]})[method]
+    chosen = timed(config, graph, {method: result['methods'][method]})[method]
     widths = chosen['widths']
     variables, accuracy = train(
-        config, dataset, space, widths, subnet_folder(config, method), f'Training {method}'
+        config,
+        dataset,
+        graph,
+        widths,
+        paths(config).subnet(method),
+        f'Training {method}',
+        config.seed + config.subnet.seeds[0],
     )
-    table = LatencyTable.load(config.run / 'latency' / 'table.json')
+    forms = config.export
+    table = load_table(config)
     return deploy.export(
-        config.run / ('network_adaptive' if config.supernet.adaptive else 'network') / folder_of(config).name,
+        paths(config).network,
         variables,
-        space,
+        graph,
         widths,
         mean=dataset.mean,
         std=dataset.std,
         class_names=dataset.class_names,
+        weights=forms.weights,
+        onnx=forms.onnx,
+        litert=forms.batch if forms.litert or forms.int8 else 0,
+        calibration=spread(dataset.train, forms.calibration_images) if forms.int8 else None,
+        accuracy_of=lambda model: litert_accuracy(model, dataset.test),
         details={
             'accuracy': accuracy,
             'latency': {
@@ -47,9 +62,24 @@ def export(config: Config, dataset: data.Dataset, space: SearchSpace, method: st
     )
 
 
+def spread(source: data.Source, count: int) -> np.ndarray:
+    """Return images from all over a set, which may be sorted by class."""
+    rows = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    return source.take(rows).images
+
+
+def litert_accuracy(model: bytes, source: data.Source) -> float:
+    """Return the accuracy of a LiteRT file, run on this machine."""
+    correct = 0
+    for part in data.in_chunks(source):
+        logits = deploy.litert_logits(model, part.images, threads=os.cpu_count() or 1)
+        correct += int((logits.argmax(-1) == np.asarray(part.labels)).sum())
+    return correct / len(source)
+
+
 def main(config: Config) -> None:
     dataset = load_data(config)
-    folder = export(config, dataset, space_of(config, dataset))
+    folder = export(config, dataset, graph_of(config, dataset))
     progress.console.print(f'Deployable network: {folder}', highlight=False)
 
 

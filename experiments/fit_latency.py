@@ -1,34 +1,45 @@
 """Fit the latency table to the timed networks, and say how wrong it is on networks it has not seen."""
 
-from pathlib import Path
+import dataclasses
 
 from experiments import progress
 from experiments.config import Config
+from experiments.locks import exclusive
+from experiments.paths import Paths, paths
 from experiments.presets import parse
 from experiments.run_folder import Usage, read_json, save_json
-from jcw.latency import samples
+from jcw.latency import drift, samples
 from jcw.latency.report import compare
 from jcw.latency.table import LatencyTable, fit_samples, flops_table
 
+DIGEST = 'samples_digest'  # of the file that a table was fitted to
+
 
 def fit(config: Config) -> LatencyTable:
-    """Fit and save the table with its held-out predictions; reuse it while the samples are the same."""
-    folder = config.run / 'latency'
-    path = folder / 'samples.jsonl'
+    """Fit and save the table with its held-out predictions; reuse it while the samples are the same, to the byte."""
+    path = paths(config).samples
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.measure_latency first')
-    timed = samples.read(path)
-    table_file, report_file = folder / 'table.json', folder / 'fit.json'
-    if table_file.exists() and report_file.exists() and read_json(report_file)['samples'] == len(timed.timed):
-        return LatencyTable.load(table_file)
+    with exclusive(path.parent, 'fitting'):
+        return _fit(paths(config), samples.read(path), samples.digest(path))
+
+
+def _fit(where: Paths, timed: samples.Samples, digest: str) -> LatencyTable:
+    table_file, report_file = where.table, where.fit
+    if table_file.exists() and report_file.exists():
+        table = LatencyTable.load(table_file)
+        if digest == table.provenance.get(DIGEST) == read_json(report_file).get(DIGEST):
+            return table
     table, result = fit_samples(timed)
-    measured = timed.latency_ms
-    flops = flops_table(table.space).predict(timed.widths)
+    table = dataclasses.replace(table, provenance={**table.provenance, DIGEST: digest})
+    measured = drift.corrected(timed).latency_ms  # as the table was fitted to them
+    flops = flops_table(table.graph).predict(timed.widths)
     found = compare(measured, result.predicted, table.predict_std(timed.widths), flops)
     table.save(table_file)
     save_json(
         report_file,
         {
+            DIGEST: digest,
             'samples': len(timed.timed),
             'held_out': result.held_out._asdict(),
             'flops': found.flops._asdict(),
@@ -41,9 +52,9 @@ def fit(config: Config) -> LatencyTable:
     return table
 
 
-def describe(folder: Path) -> str:
+def describe(config: Config) -> str:
     """Say in two lines how good the table is, and warn where it is not good enough."""
-    report = read_json(folder / 'fit.json')
+    report = read_json(paths(config).fit)
     held, flops = report['held_out'], report['flops']
     return (
         f'Latency table from {report["samples"]} networks; on networks held out: '
@@ -56,7 +67,7 @@ def describe(folder: Path) -> str:
 
 def main(config: Config) -> None:
     fit(config)
-    progress.console.print(describe(config.run / 'latency'), highlight=False)
+    progress.console.print(describe(config), highlight=False)
 
 
 if __name__ == '__main__':

@@ -11,34 +11,65 @@ import jax
 import numpy as np
 
 from experiments import progress
-from experiments.config import Config
+from experiments.config import Config, LatencyConfig
+from experiments.locks import exclusive
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import Usage, claim, space_of
+from experiments.run_folder import Usage, claim
+from experiments.space import graph_of, settings_of
 from experiments.timing_process import Request
 from jcw import data
+from jcw.graph import Graph
 from jcw.latency import design, drift, samples, supervise
 from jcw.latency.measure import Protocol, pending
-from jcw.space import SearchSpace
 
-SAMPLES = 'samples.jsonl'
+TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float32', 'int8')}
+"""Types that a runtime computes in."""
 
 
 def measure(config: Config) -> Path:
     """Time the networks that the table needs; return the samples' file."""
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
+    _check(config.latency)
     dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     settings = dataclasses.replace(config.latency, networks=0)
-    folder = claim(config.run / 'latency', space=config.space, latency=settings, seed=config.seed)
-    networks = design.sequence(jax.random.key(config.seed), space, config.latency.networks)
-    path = folder / SAMPLES
-    time_networks(config, space, networks, path, 'Timing networks')
+    claim(paths(config).latency, space=settings_of(config, graph), latency=settings, seed=config.seed)
+    networks = design.sequence(jax.random.key(config.seed), graph, config.latency.networks)
+    path = paths(config).samples
+    time_networks(config, graph, networks, path, 'Timing networks')
     return path
 
 
+def _check(settings: LatencyConfig) -> None:
+    """Refuse a type that the runtime does not compute in, or that the file given to a command is not in.
+
+    Raises:
+      Usage: with the way out.
+    """
+    times = TIMES.get(settings.runtime, (settings.dtype,))
+    if settings.dtype not in times:
+        able = ' or '.join(repr(name) for name, types in TIMES.items() if settings.dtype in types)
+        raise Usage(
+            f'runtime {settings.runtime!r} times {" and ".join(times)}, not {settings.dtype}: '
+            f'take runtime {able} for it'
+        )
+    if settings.load_seconds < 0:
+        raise Usage(f'--latency.load-seconds must not be negative, got {settings.load_seconds:g}')
+    if settings.command_format == 'none':
+        return
+    if settings.runtime != 'command':
+        raise Usage(f"latency.command_format is for runtime 'command', not {settings.runtime!r}")
+    if (settings.command_format == 'int8') != (settings.dtype == 'int8'):
+        raise Usage(
+            f'the command gets {settings.command_format} files while samples would state {settings.dtype}: '
+            f'set --latency.dtype {"int8" if settings.command_format == "int8" else "float32"}'
+        )
+
+
 def time_networks(
-    config: Config, space: SearchSpace, networks: Sequence[Sequence[int]] | np.ndarray, path: Path, title: str
+    config: Config, graph: Graph, networks: Sequence[Sequence[int]] | np.ndarray, path: Path, title: str
 ) -> samples.Samples:
     """Time networks that the file lacks or doubts, in a process pinned to the configured cores.
 
@@ -48,19 +79,20 @@ def time_networks(
     Raises:
       Usage: the process failed; its own words are above.
     """
-    first = config.run / 'latency' / SAMPLES
-    if not path.exists() and first.exists():
-        samples.create(path, samples.read(first).header)
+    first = paths(config).samples
     wanted = [[int(w) for w in widths] for widths in networks]
-    held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
-    if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
-        _run(config, space, wanted, path, title, held & {tuple(widths) for widths in wanted})
+    with exclusive(path.parent, 'timing'):
+        if not path.exists() and first.exists():
+            samples.create(path, samples.read(first).header)
+        held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
+        if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
+            _run(config, graph, wanted, path, title, held & {tuple(widths) for widths in wanted})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 
 def _run(
     config: Config,
-    space: SearchSpace,
+    graph: Graph,
     networks: list[list[int]],
     path: Path,
     title: str,
@@ -68,7 +100,7 @@ def _run(
 ) -> None:
     settings = config.latency
     request = Request(
-        space=space.to_json(),
+        graph=graph.to_json(),
         networks=networks,
         path=str(path),
         runtime=settings.runtime,
@@ -79,6 +111,8 @@ def _run(
         cores=list(settings.cores or ()),
         compile_cores=list(settings.compile_cores),
         attempts=settings.attempts,
+        command_format=settings.command_format,
+        load_seconds=settings.load_seconds,
     )
     with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(networks)) as update:
         file = Path(folder) / 'request.json'

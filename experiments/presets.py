@@ -1,5 +1,6 @@
 """Presets, the starting points of runs, each with its lab record; and the command line, which reads them."""
 
+import dataclasses
 import operator
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from experiments.config import (
+    AccuracyConfig,
     CompareConfig,
     Config,
     DataConfig,
@@ -28,12 +30,15 @@ DIGITS = Config(
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
     latency=LatencyConfig(networks=180, batch=32, attempts=1),
+    accuracy=AccuracyConfig(trainings=12),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),
     search=SearchConfig(greedy_images=144),
     repair=RepairConfig(rounds=6),
-    subnet=SubnetConfig(epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0),
+    subnet=SubnetConfig(
+        epochs=20, batch=64, learning_rate=0.4, warmup_epochs=1, label_smoothing=0, mixup=0, seeds=(0, 1, 2)
+    ),
 )
 """Question: does the whole pipeline run in minutes where nothing but packages can be downloaded, and is its
 network better than uniform and greedy ones of the same measured latency? Command: `scripts/quickstart`.
@@ -57,6 +62,25 @@ CIFAR10 = Config(
     subnet=SubnetConfig(epochs=100, batch=128, learning_rate=0.2),
 )
 """The easy cross-check: its configurations differ little. Not run yet."""
+CIFAR10_MOBILENET_V2 = Config(
+    run=Path('runs/cifar10_mobilenet_v2'),
+    data=DataConfig(name='cifar10', crop_padding=4, flip=True),
+    space=SpaceConfig(network='mobilenet_v2', base_multiplier=0.5, levels=8),
+    latency=LatencyConfig(batch=1),
+    supernet=SupernetConfig(epochs=30, batch=128, learning_rate=0.2, warmup_epochs=2),
+    subnet=SubnetConfig(epochs=60, batch=128, learning_rate=0.2, warmup_epochs=2, mixup=0),
+)
+"""Residual streams and inner widths at half size, strides fitted to 32x32. A short run of all stages is in
+`docs/results`; this length was not run."""
+CIFAR10_RESNET20 = Config(
+    run=Path('runs/cifar10_resnet20'),
+    data=DataConfig(name='cifar10', crop_padding=4, flip=True),
+    space=SpaceConfig(network='resnet20', levels=8, divisor=4),
+    latency=LatencyConfig(batch=1),
+    supernet=SupernetConfig(epochs=30, batch=128, learning_rate=0.2, warmup_epochs=2),
+    subnet=SubnetConfig(epochs=60, batch=128, learning_rate=0.2, warmup_epochs=2, mixup=0),
+)
+"""Basic blocks of dense 3x3 convolutions. A short run of all stages is in `docs/results`; this length was not run."""
 TINY_IMAGENET100 = Config(
     run=Path('runs/tiny_imagenet100'),
     data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
@@ -87,6 +111,8 @@ PRESETS = {
     'digits': ('A quarter-width network on scikit-learn digits: minutes on two cores.', DIGITS),
     'fashion_mnist': ('A quarter-width network on Fashion-MNIST.', FASHION_MNIST),
     'cifar10': ('A half-width network on CIFAR-10.', CIFAR10),
+    'cifar10_mobilenet_v2': ('A half-width MobileNet v2 on CIFAR-10.', CIFAR10_MOBILENET_V2),
+    'cifar10_resnet20': ('ResNet-20 on CIFAR-10.', CIFAR10_RESNET20),
     'tiny_imagenet100': (
         'A quarter-width network on 100 classes at 32x32, sized so that methods can be compared on two cores.',
         TINY_IMAGENET100,
@@ -100,9 +126,10 @@ PRESETS = {
 
 COUNTS = (
     *('latency.networks', 'latency.batch', 'latency.attempts'),
-    *('supernet.batch', 'supernet.group', 'supernet.accumulate', 'supernet.refreshes'),
+    *('supernet.batch', 'supernet.accumulate', 'supernet.refreshes'),
     *('supernet.recalibration_images', 'subnet.batch', 'subnet.accumulate'),
     *('search.frontier', 'search.greedy_images', 'repair.candidates', 'ranking.random', 'ranking.standalone'),
+    *('export.batch', 'export.calibration_images'),
 )
 """Settings that are at least 1."""
 
@@ -113,6 +140,10 @@ def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
     if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
         args = ['digits', *args]
     config = tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
+    preset = PRESETS.get(args[0], ('', config))[1].space
+    if config.space.network != preset.network and config.space.strides == preset.strides:
+        space = dataclasses.replace(config.space, strides=None)  # the preset's are its own network's
+        config = dataclasses.replace(config, space=space)
     for name in COUNTS:
         if (value := operator.attrgetter(name)(config)) < 1:
             sys.exit(f'--{name.replace("_", "-")} must be at least 1, got {value}')

@@ -14,30 +14,24 @@ from scipy import stats as scipy_stats
 
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import claim, read_json, save_json, space_of
+from experiments.run_folder import claim, read_json, save_json
+from experiments.space import graph_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import forget_programs, load_data
 from jcw import data
+from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency.table import flops_table
-from jcw.mrf import ChainMRF
 from jcw.search import ows, stats
-from jcw.space import SearchSpace
-
-GROUP = 16
 
 VARIATIONS: dict[str, Callable[[SupernetConfig], SupernetConfig]] = {
-    'one layer, per example': lambda s: dataclasses.replace(s, mutation='one', group=1),
-    'one layer, the same in a step': lambda s: dataclasses.replace(s, mutation='layer', group=1),
-    'one layer, labels instead of distillation': lambda s: dataclasses.replace(
-        s, mutation='one', group=1, distillation=False
+    'one site, the same in a step': lambda s: dataclasses.replace(s, mutation='site'),
+    'one site, per example': lambda s: dataclasses.replace(s, mutation='example'),
+    'one site, labels instead of distillation': lambda s: dataclasses.replace(
+        s, mutation='site', distillation=False
     ),
-    'all layers, per example': lambda s: dataclasses.replace(s, mutation='all', group=1),
-    f'all layers, groups of {GROUP}': lambda s: dataclasses.replace(s, mutation='all', group=GROUP),
-    f'all layers, groups of {GROUP}, labels': lambda s: dataclasses.replace(
-        s, mutation='all', group=GROUP, distillation=False
-    ),
-    f'all together, groups of {GROUP}': lambda s: dataclasses.replace(s, mutation='together', group=GROUP),
 }
 
 
@@ -71,24 +65,26 @@ def spearman(predicted: np.ndarray, truth: np.ndarray, resamples: int = 2000) ->
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    space = space_of(config, dataset)
+    graph = graph_of(config, dataset)
     rng = np.random.default_rng(config.seed + 5)
-    drawn = (rng.random((config.ranking.random, space.num_layers)) * space.num_choices).astype(np.int32)
-    widths = space.to_widths(drawn)
-    accuracy = standalone(config, dataset, space, widths[: config.ranking.standalone])
-    flops = np.array([float(flops_table(space).predict(w)) for w in widths])
+    drawn = graph.settled(
+        (rng.random((config.ranking.random, graph.num_sites)) * graph.num_choices).astype(np.int32)
+    )
+    widths = graph.to_widths(drawn)
+    accuracy = standalone(config, dataset, graph, widths[: config.ranking.standalone])
+    flops = np.array([float(flops_table(graph).predict(w)) for w in widths])
     rows = []
     for name, vary in VARIATIONS.items():
         folder = config.run / 'ranking' / name.replace(' ', '_').replace(',', '')
         varied = dataclasses.replace(config, run=folder, supernet=vary(config.supernet))
-        rows.append({'variation': name, **_study(varied, dataset, space, drawn, widths, flops, accuracy)})
+        rows.append({'variation': name, **_study(varied, dataset, graph, drawn, widths, flops, accuracy)})
         forget_programs()
         save_json(config.run / 'ranking' / 'results.json', rows)
     (config.run / 'ranking' / 'table.md').write_text(markdown(rows))
     progress.console.print(markdown(rows), highlight=False)
 
 
-def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networks: np.ndarray) -> np.ndarray:
+def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: np.ndarray) -> np.ndarray:
     """Train networks alone; return their mean test accuracy over seeds."""
     means = []
     for number, widths in enumerate(networks):
@@ -97,7 +93,7 @@ def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networ
             folder = config.run / 'ranking' / 'standalone' / '-'.join(map(str, widths)) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
             _, result = train_subnet.train(
-                config, dataset, space, [int(w) for w in widths], folder, title, seed
+                config, dataset, graph, [int(w) for w in widths], folder, title, seed
             )
             values.append(result['test_accuracy'])
             forget_programs()
@@ -108,34 +104,34 @@ def standalone(config: Config, dataset: data.Dataset, space: SearchSpace, networ
 def _study(
     config: Config,
     dataset: data.Dataset,
-    space: SearchSpace,
+    graph: Graph,
     choices: np.ndarray,
     widths: np.ndarray,
     flops: np.ndarray,
     accuracy: np.ndarray,
 ) -> dict[str, Any]:
     """Return all correlations of one variation."""
-    supernet = train_supernet.train(config, dataset, space)
-    loss, raw = (_losses(config, dataset, space, supernet, widths, again) for again in (True, False))
+    supernet = train_supernet.train(config, dataset, graph)
+    loss, raw = (_losses(config, dataset, graph, supernet, widths, again) for again in (True, False))
     unaries = {
-        'regression': stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge),
-        'marginal means': stats.marginal_means(supernet.width_stats, space.num_choices),
+        'regression': stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge),
+        'marginal means': stats.marginal_means(supernet.width_stats, graph.num_choices),
     }
-    scores = {name: _scores(ows.to_field(unary, space), choices) for name, unary in unaries.items()}
+    scores = {name: _scores(ows.to_field(unary, graph), choices) for name, unary in unaries.items()}
     alone = len(accuracy)
     against_loss = {**scores, 'FLOPs': flops}
     against_alone = {**against_loss, 'loss': -loss, 'loss, not recalibrated': -raw}
     return {
         'loss': {name: spearman(values, -loss) for name, values in against_loss.items()},
         'standalone': {name: spearman(values[:alone], accuracy) for name, values in against_alone.items()},
-        'accuracies': read_json(train_supernet.folder_of(config) / 'result.json'),
+        'accuracies': read_json(paths(config).supernet / 'result.json'),
     }
 
 
 def _losses(
     config: Config,
     dataset: data.Dataset,
-    space: SearchSpace,
+    graph: Graph,
     supernet: train_supernet.Supernet,
     widths: np.ndarray,
     recalibrated: bool,
@@ -145,7 +141,7 @@ def _losses(
         measure = SubnetLoss(
             config,
             dataset,
-            space,
+            graph,
             supernet.variables,
             config.search.greedy_images,
             recalibrated=recalibrated,
@@ -155,11 +151,11 @@ def _losses(
             for each in widths:
                 values.append(float(measure(each).loss))
                 update(len(values), '')
-        save_json(folder / 'result.json', values)
-    return np.array(read_json(folder / 'result.json'))
+        save_json(folder / 'result.json', {'losses': values})
+    return np.array(read_json(folder / 'result.json')['losses'])
 
 
-def _scores(field: ChainMRF, choices: np.ndarray) -> np.ndarray:
+def _scores(field: Field, choices: np.ndarray) -> np.ndarray:
     values = np.asarray(field.unary)[np.arange(choices.shape[1]), choices].sum(1)
     return np.where(np.isfinite(values), values, values[np.isfinite(values)].min() - 1)
 

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 
 from experiments import plots
+from experiments.comparison import standard_error
 from experiments.config import Config
-from experiments.repair_widths import describe, result_file
+from experiments.fit_accuracy import draw as draw_accuracy
+from experiments.paths import paths
+from experiments.repair_widths import describe
 from experiments.run_folder import read_json
-from experiments.search_widths import describe_drivers, folder_of
+from experiments.search_widths import describe_drivers
 from jcw.data import Dataset
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable, flops_table, params_table
-from jcw.space import SearchSpace
 
 
-def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def rows_of(graph: Graph, results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row per method: widths, latency, parameters, FLOPs and accuracy."""
-    flops, params = flops_table(space), params_table(space)
+    flops, params = flops_table(graph), params_table(graph)
     return [
         {
             'method': name,
@@ -30,7 +33,8 @@ def rows_of(space: SearchSpace, results: dict[str, dict[str, Any]]) -> list[dict
             'holds': result.get('holds'),
             'parameters': int(params.predict(result['widths'])),
             'mflops': float(flops.predict(result['widths'])) / 1e6,
-            'test_accuracy': result['test_accuracy'],
+            'test_accuracy': float(np.mean(result['test_accuracies'])),
+            'standard_error': standard_error(np.array(result['test_accuracies'])),
             'widths': result['widths'],
         }
         for name, result in results.items()
@@ -49,27 +53,36 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         str(row['rounds']),
         f'{row["parameters"]:,}',
         f'{row["mflops"]:.2f}',
-        f'{row["test_accuracy"]:.1%}',
+        f'{row["test_accuracy"]:.1%}'
+        + (f' ± {row["standard_error"]:.1%}' if row['standard_error'] == row['standard_error'] else ''),
         ' '.join(str(w) for w in row['widths']),
     )
 
 
+def _with_error(mean: float, error: float) -> str:
+    """Say an accuracy; the standard error only where there are several seeds."""
+    return f'{mean:.1%}' if np.isnan(error) else f'{mean:.1%} ± {error:.1%}'
+
+
 def write(
-    config: Config, dataset: Dataset, space: SearchSpace, table: LatencyTable, rows: list[dict[str, Any]]
+    config: Config, dataset: Dataset, graph: Graph, table: LatencyTable, rows: list[dict[str, Any]]
 ) -> Path:
     """Draw the plots, write `report.html`, and return its path."""
-    result = read_json(result_file(config))
-    fit = read_json(config.run / 'latency' / 'fit.json')
-    folder = config.run / 'plots'
+    result = read_json(paths(config).found)
+    fit = read_json(paths(config).fit)
+    folder = paths(config).plots
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {
         'latency.png': draw_latency(fit),
         'frontier.png': draw_frontier(result),
-        'widths.png': draw_widths(space, rows),
+        'widths.png': draw_widths(graph, rows),
     }
+    accuracy = paths(config).accuracy / 'report.json'
+    if config.accuracy.trainings:
+        drawn['accuracy.png'] = draw_accuracy(read_json(accuracy))
     for name, picture in drawn.items():
         (folder / name).write_bytes(picture)
-    path = config.run / 'report.html'
+    path = paths(config).report
     path.write_text(_page(config, dataset, table, rows, result, fit, drawn), encoding='utf-8')
     return path
 
@@ -97,20 +110,21 @@ def draw_frontier(result: dict[str, Any]) -> bytes:
     )
     axes.axvline(result['budget_ms'], color='black', linewidth=0.8, linestyle='--', label='budget')
     axes.axvline(result['base_ms'], color=plots.COLOURS['base'], linewidth=0.8, label='base network')
-    axes.set(xlabel='predicted latency (ms per call)', ylabel='best utility (nats against the largest)')
+    axes.set(xlabel='predicted latency (ms per call)', ylabel=f'best utility ({result["unit"]})')
     axes.legend(frameon=False)
     return plots.png(figure)
 
 
-def draw_widths(space: SearchSpace, rows: list[dict[str, Any]]) -> bytes:
-    """Draw the widths that each method gave each layer, as bars against the base widths."""
+def draw_widths(graph: Graph, rows: list[dict[str, Any]]) -> bytes:
+    """Draw the widths that each method gave each site, as bars against the base widths."""
     figure, axes = plots.axes(9, 3.2)
-    named = {'base': space.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
+    named = {'base': graph.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
     bar = 0.8 / len(named)
     for i, (name, widths) in enumerate(named.items()):
-        places = np.arange(space.num_layers) + (i - (len(named) - 1) / 2) * bar
+        places = np.arange(graph.num_sites) + (i - (len(named) - 1) / 2) * bar
         axes.bar(places, widths, width=bar, label=name, color=plots.COLOURS.get(name))
-    axes.set(xlabel='layer', ylabel='channels', xticks=range(space.num_layers))
+    axes.set(ylabel='channels')
+    axes.set_xticks(range(graph.num_sites), graph.site_names, rotation=60, ha='right', fontsize=8)
     axes.legend(frameon=False, ncols=len(named))
     return plots.png(figure)
 
@@ -124,28 +138,29 @@ tr { border-bottom: 1px solid #ddd } img { max-width: 100% } .pair { display: fl
 """
 
 
-def drivers_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row per layer of the joint optimum: width, its part of utility and latency, what changing it trades."""
+def drivers_of(graph: Graph, result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row per site of the joint optimum: width, its part of utility and latency, what changing it trades."""
     found = result['explanation']
     parts = zip(
+        graph.site_names,
         result['methods']['joint']['widths'],
         *(found[name] for name in ('utility', 'ms', 'gain_per_ms', 'loss_per_ms')),
         strict=True,
     )
     return [
         (
-            str(layer),
+            site,
             str(width),
             f'{utility:+.4f}',
             f'{ms:.4f} ms',
             f'{gain:.3f}',
             'narrowest' if loss is None else f'{loss:.3f}',
         )
-        for layer, (width, utility, ms, gain, loss) in enumerate(parts)
+        for site, width, utility, ms, gain, loss in parts
     ]
 
 
-DRIVERS = ('layer', 'width', 'utility (nats)', 'latency', 'nats per ms if wider', 'nats per ms if narrower')
+DRIVERS = ('site', 'width', 'utility', 'latency', 'gain per ms if wider', 'loss per ms if narrower')
 
 
 def _sentence(warning: str) -> str:
@@ -190,23 +205,26 @@ def _page(
     share = result['budget_ms'] / result['base_ms']
     head = line(HEADINGS, 'th')
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)
-    searched = read_json(folder_of(config) / 'result.json')
-    drivers = '\n'.join(line(cells, 'td') for cells in drivers_of(searched))
+    searched = read_json(paths(config).search / 'result.json')
+    drivers = '\n'.join(line(cells, 'td') for cells in drivers_of(table.graph, searched))
+    accuracy = image('accuracy.png', 'Predicted against obtained accuracy') if 'accuracy.png' in plots else ''
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>jcw: {html.escape(dataset.name)} at {result['budget_ms']:.3f} ms</title><style>{STYLE}</style>
-<h1>MobileNet v1 on {html.escape(dataset.name)}, sized to this device</h1>
+<h1>{html.escape(config.space.network)} on {html.escape(dataset.name)}, sized to this device</h1>
 <p>Budget: {result['budget_ms']:.3f} ms per call of {source['batch']} images, {share:.0%} of the base network.
 Device: {html.escape(str(source['device']))}; runtime: {html.escape(str(source['runtime']))}, {source['dtype']}.
 Each network below was trained {start} by the same recipe
-({config.subnet.epochs:g} epochs, seed {config.seed}).</p>
+({config.subnet.epochs:g} epochs; {len(config.subnet.seeds)} seeds, mean and standard error).</p>
 <table>{head}
 {body}</table>
 <p>{html.escape(_capital(describe(result)))}. {_baselines(result)}</p>
-<p class="note">One seed: differences of accuracy within about a point are noise. The joint search's optimum is proven:
-upper bound minus utility is {result['gap']:.1e}.</p>
-{image('widths.png', 'Widths per layer')}
+<p class="note">The test set has {len(dataset.test)} images: a standard error of
+{100 * (0.09 / len(dataset.test)) ** 0.5:.1f} points at 90 %, beside that of the seeds.
+The joint search's optimum is proven: upper bound minus utility is {result['gap']:.1e}.</p>
+{image('widths.png', 'Widths per site')}
 <div class="pair">{image('latency.png', 'Predicted against measured latency')}
+{accuracy}
 {image('frontier.png', 'Best utility at every budget')}</div>
 <h2>What drives the joint search</h2>
 <p>The optimum for the latency table, before it was measured. {html.escape(describe_drivers(searched))}</p>

@@ -1,6 +1,7 @@
 """The files of a run folder: written whole, and never mixed between settings."""
 
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -12,26 +13,15 @@ import numpy as np
 
 from experiments import launch
 from experiments.config import Config
-from jcw.data import Dataset
-from jcw.space import SearchSpace, mobilenet_v1
+from jcw import records
 from jcw.train import memory
 from jcw.train.loop import Diverged, Interrupted
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 class Usage(Exception):
     """A wrong request, whose message is all the user needs to see."""
-
-
-def space_of(config: Config, dataset: Dataset) -> SearchSpace:
-    """Build the search space of a run."""
-    settings = dataclasses.asdict(config.space)
-    return mobilenet_v1(dataset.input_shape, dataset.num_classes, **settings)
-
-
-def budget_name(config: Config) -> str:
-    """Return what folders of the configured budget's results are called."""
-    settings = config.search
-    return f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
 
 
 def claim(folder: Path, **settings: Any) -> Path:
@@ -53,7 +43,10 @@ def claim(folder: Path, **settings: Any) -> Path:
         for name, value in settings.items()
         if dataclasses.is_dataclass(value) and not isinstance(value, type)
     }
-    changed = list(_differences(_filled(read_json(path), _as_json(defaults)), wanted))
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise Usage(f'{path} is damaged (it is no object): remove {folder} to do it again')
+    changed = list(_differences(_filled(held, _as_json(defaults)), wanted))
     if changed:
         raise Usage(
             f'{folder} holds results of other settings: {"; ".join(changed)}. '
@@ -72,12 +65,39 @@ def save_json(path: Path, value: Any) -> None:
 def _write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')  # processes may share the folder
-    partial.write_text(json.dumps(value, indent=1, default=_plain) + '\n')
+    plain = _as_json(value)
+    text = json.dumps(records.summed(plain) if isinstance(plain, dict) else plain, indent=1)
+    partial.write_text(text + '\n', encoding='utf-8')
     os.replace(partial, path)
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """Read what `save_json` wrote; an object carries a checksum.
+
+    Raises:
+      Usage: it is damaged.
+    """
+    try:
+        value = records.parse(path.read_bytes(), finite=False)
+        return records.checked(value) if isinstance(value, dict) else value
+    except ValueError as error:
+        raise Usage(
+            f'{path} is damaged ({error}): put back a copy, or remove it and what was made from it, '
+            f'and run the stage again that writes it'
+        ) from None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines.
+
+    Raises:
+      Usage: a line is damaged.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            yield records.parse(line, finite=False)
+        except ValueError as error:
+            raise Usage(f'{path}, line {number} is damaged ({error}): remove the line to go on') from None
 
 
 def _plain(value: Any) -> Any:
@@ -132,3 +152,20 @@ def run_stage(
     except (Usage, ValueError, Diverged, Interrupted) as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         sys.exit(0 if isinstance(error, Interrupted) else 1)
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        print(f'the disk is full: {error}; free some space, then the same command goes on', file=sys.stderr)
+        sys.exit(1)
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it follows from, says that no more can be written.
+
+    Libraries that write in threads of their own pass it on in words.
+    """
+    while error is not None:
+        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or FULL in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,101 +1,91 @@
 """Find the best configuration within the budget, the frontier of all budgets, and what the baselines choose."""
 
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import progress
+from experiments import fit_accuracy, progress
+from experiments.budget import budget_ms, load_table
 from experiments.config import Config
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.train_supernet import Supernet, train
-from experiments.train_supernet import folder_of as supernet_folder
 from experiments.training import load_data
-from jcw import budget, data
+from jcw import budget, data, records
+from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
-from jcw.mrf import ChainMRF
 from jcw.search import baselines, greedy, ows, stats
-from jcw.space import SearchSpace
 
 
-def budget_ms(config: Config, table: LatencyTable) -> float:
-    """Return the budget in ms per call.
-
-    Raises:
-      Usage: it is not positive, or no configuration meets it.
-    """
-    base = float(table.predict(table.space.base))
-    limit = config.search.budget * base if config.search.budget_ms is None else config.search.budget_ms
-    least = _least(table)
-    if not limit >= least:
-        raise Usage(
-            f'no configuration meets a budget of {limit:.3f} ms: the smallest reachable latency is {least:.3f} ms '
-            f'({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
-            f'Try --search.budget {np.ceil(100 * least / base + 1) / 100:.2f} or more.'
-        )
-    return limit
+def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
+    """Return the field that joint search maximises: fitted to short trainings, or the supernet's rewards alone."""
+    if config.accuracy.trainings:
+        return fit_accuracy.utility_of(fit_accuracy.fit(config, dataset, graph, table), graph)
+    return rewards_of(config, train(config, dataset, graph), graph)
 
 
-def _least(table: LatencyTable) -> float:
-    cost = table.to_cost()
-    present = np.where(table.space.width_table > 0, 0.0, -np.inf)
-    return float(budget.solve(ChainMRF(present, np.zeros_like(cost.pairwise)), cost, 0.0).cost)
+def rewards_of(config: Config, supernet: Supernet, graph: Graph) -> Field:
+    """Return the accuracy field that a supernet's width statistics suggest, in nats."""
+    return ows.to_field(stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge), graph)
 
 
-def field_of(config: Config, supernet: Supernet, space: SearchSpace) -> ChainMRF:
-    """Return the accuracy field, from the supernet's width statistics."""
-    return ows.to_field(stats.to_unary(supernet.width_stats, space.num_choices, config.search.ridge), space)
+def baselines_of(
+    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, supernet: Supernet
+) -> dict[str, Callable[[float], np.ndarray]]:
+    """Return what the baselines choose at a budget in ms."""
+    losses, cost = losses_of(config, dataset, graph, supernet), table.to_cost()
+    return {
+        'uniform': lambda limit: baselines.uniform(graph, cost, limit),
+        'greedy': lambda limit: slim(config, graph, table, losses, limit),
+    }
 
 
-def folder_of(config: Config) -> Path:
-    """Return the folder of the configured budget's results."""
-    return config.run / ('search_adaptive' if config.supernet.adaptive else 'search') / budget_name(config)
-
-
-def search(
-    config: Config, dataset: data.Dataset, space: SearchSpace, table: LatencyTable, supernet: Supernet
-) -> dict[str, Any]:
+def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> dict[str, Any]:
     """Return widths by method: joint, and uniform and greedy where they reach the budget; write all of it."""
-    limit = budget_ms(config, table)
-    folder = claim(
-        folder_of(config),
+    limit, path = budget_ms(config, table), paths(config).search / 'result.json'
+    claim(
+        path.parent,
         data=config.data,
-        space=config.space,
+        space=settings_of(config, graph),
         supernet=config.supernet,
+        accuracy=config.accuracy,
         search=config.search,
         seed=config.seed,
     )
-    if (folder / 'result.json').exists():
-        result = read_json(folder / 'result.json')
-        refuse_other_table(folder, result['base_ms'], float(table.predict(space.base)))
+    if path.exists():
+        result = read_json(path)
+        refuse_other_table(path.parent, result['base_ms'], float(table.predict(graph.base)))
         return result
-    utility, cost = field_of(config, supernet, space), table.to_cost()
+    utility, cost = utility_of(config, dataset, graph, table), table.to_cost()
     solution = budget.solve(utility, cost, limit)
     frontier = budget.frontier(utility, cost, config.search.frontier)
-    losses = losses_of(config, dataset, space, supernet)
-    choices = {
-        'joint': np.asarray(solution.choices),
-        **_within_reach('uniform', lambda: baselines.uniform(space, cost, limit)),
-        **_within_reach('greedy', lambda: slim(config, space, table, losses, limit)),
-    }
+    others = baselines_of(config, dataset, graph, table, train(config, dataset, graph))
+    choices = {'joint': np.asarray(solution.choices)}
+    for name, choose in others.items():
+        choices |= _within_reach(name, functools.partial(choose, limit))
     result = {
         'budget_ms': limit,
-        'base_ms': float(table.predict(space.base)),
+        'base_ms': float(table.predict(graph.base)),
+        'unit': '%' if config.accuracy.trainings and config.accuracy.measure == 'accuracy' else 'nats',
         'gap': float(solution.upper_bound - solution.utility),
         'methods': {
-            name: {'widths': space.to_widths(c), 'ms': float(table.predict(space.to_widths(c)))}
+            name: {'widths': graph.to_widths(c), 'ms': float(table.predict(graph.to_widths(c)))}
             for name, c in choices.items()
         },
-        'explanation': explain(space, utility, cost, limit, np.asarray(solution.choices)),
+        'explanation': explain(graph, utility, cost, limit, np.asarray(solution.choices)),
         'frontier': {'ms': frontier.cost, 'utility': frontier.utility, 'choices': frontier.choices},
     }
-    save_json(folder / 'result.json', result)
-    return read_json(folder / 'result.json')
+    save_json(path, result)
+    return read_json(path)
 
 
 def refuse_other_table(folder: Path, then_ms: float, now_ms: float) -> None:
@@ -120,22 +110,20 @@ def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.n
         return {}
 
 
-def explain(
-    space: SearchSpace, utility: ChainMRF, cost: ChainMRF, limit: float, choices: np.ndarray
-) -> dict[str, Any]:
-    """Return what drives the solution: each layer's part, the price of a millisecond, and the next-best change."""
+def explain(graph: Graph, utility: Field, cost: Field, limit: float, choices: np.ndarray) -> dict[str, Any]:
+    """Return what drives the solution: each site's part, the price of a millisecond, and the next-best change."""
     found = budget.explain(utility, cost, limit, choices)
-    layer, widths = found.next_layer, space.to_widths(choices)
+    site, widths = found.next_site, graph.to_widths(choices)
     change = None
-    if layer >= 0:
+    if site >= 0:
         changed = choices.copy()
-        changed[layer] = found.next_choice[layer]
+        changed[site] = found.next_choice[site]
         change = {
-            'layer': layer,
-            'from': widths[layer],
-            'to': space.to_widths(changed)[layer],
-            'utility': found.next_utility[layer],
-            'ms': found.next_cost[layer],
+            'site': graph.site_names[site],
+            'from': widths[site],
+            'to': graph.to_widths(changed)[site],
+            'utility': found.next_utility[site],
+            'ms': found.next_cost[site],
         }
     return {
         'price_per_ms': found.price,
@@ -149,26 +137,26 @@ def explain(
 
 def describe_drivers(result: dict[str, Any]) -> str:
     """Say what a millisecond is worth at the optimum and which single change within the budget is the next best."""
-    found = result['explanation']
+    found, unit = result['explanation'], result['unit']
     change = found['next_change']
-    price = f'At this budget a millisecond is worth {found["price_per_ms"]:.3f} nats.'
+    price = f'At this budget a millisecond is worth {found["price_per_ms"]:.3f} {unit}.'
     if change is None:
         return price
     return (
-        f'{price} The next-best change within the budget: layer {change["layer"]} from {change["from"]} to '
-        f'{change["to"]} channels, {change["utility"]:+.4f} nats and {change["ms"]:+.4f} ms.'
+        f'{price} The next-best change within the budget: site {change["site"]} from {change["from"]} to '
+        f'{change["to"]} channels, {change["utility"]:+.4f} {unit} and {change["ms"]:+.4f} ms.'
     )
 
 
 def slim(
     config: Config,
-    space: SearchSpace,
+    graph: Graph,
     table: LatencyTable,
     loss: Callable[[np.ndarray], float],
     limit: float,
 ) -> np.ndarray:
     """Slim greedily to the limit; the way down to a lower limit goes on from there, every loss remembered."""
-    begin, steps = float(table.predict(space.largest)), 0
+    begin, steps = float(table.predict(graph.largest)), 0
     with progress.bar('Greedy slimming', 100) as update:
 
         def report(step: greedy.Step) -> None:
@@ -178,9 +166,9 @@ def slim(
             update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {steps} steps')
 
         way = greedy.slim(
-            space,
+            graph,
             loss,
-            lambda choices: float(table.predict(space.to_widths(choices))),
+            lambda choices: float(table.predict(graph.to_widths(choices))),
             limit,
             per_cost=config.search.greedy_per_ms,
             report=report,
@@ -188,14 +176,14 @@ def slim(
     return np.asarray(way[-1].choices)
 
 
-def losses_of(config: Config, dataset: data.Dataset, space: SearchSpace, supernet: Supernet) -> 'Losses':
+def losses_of(config: Config, dataset: data.Dataset, graph: Graph, supernet: Supernet) -> 'Losses':
     """Return the loss of the supernet's subnets on validation images, by choices, remembered beside the supernet."""
     images = config.search.greedy_images
     if images < 1:
         raise Usage(f'search.greedy_images must be positive, got {images}')
-    measure = SubnetLoss(config, dataset, space, supernet.variables, images)
-    path = supernet_folder(config) / f'losses_{images}.jsonl'
-    return Losses(path, lambda choices: float(measure(space.to_widths(choices)).loss))
+    measure = SubnetLoss(config, dataset, graph, supernet.variables, images)
+    path = paths(config).supernet / f'losses_{images}.jsonl'
+    return Losses(path, lambda choices: float(measure(graph.to_widths(choices)).loss))
 
 
 class Losses:
@@ -204,11 +192,11 @@ class Losses:
     def __init__(self, path: Path, loss: Callable[[np.ndarray], float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._loss = path, loss
-        text = path.read_text() if path.exists() else ''
-        whole = text[: text.rfind('\n') + 1]
+        text = path.read_bytes() if path.exists() else b''
+        whole = text[: text.rfind(b'\n') + 1]
         if whole != text:
-            os.truncate(path, len(whole.encode()))  # a line that was being written when the process died
-        self._known = {tuple(choices): value for choices, value in map(json.loads, whole.splitlines())}
+            os.truncate(path, len(whole))  # a line that was being written when the process died
+        self._known = dict(self._read(whole.split(b'\n')[:-1]))
 
     def __len__(self) -> int:
         return len(self._known)
@@ -223,22 +211,29 @@ class Losses:
                 )
             self._known[key] = value
             with self._path.open('a') as file:
-                file.write(f'[{list(key)}, {self._known[key]}]\n')
+                file.write(json.dumps(records.summed({'choices': key, 'loss': value})) + '\n')
         return self._known[key]
+
+    def _read(self, lines: list[bytes]) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Yield what the lines remember; what a damaged one did is asked for again."""
+        for number, line in enumerate(lines, 1):
+            try:
+                record = records.checked(records.parse(line))
+            except ValueError as error:
+                progress.console.print(f'{self._path}, line {number} is damaged ({error}): taken anew')
+                continue
+            yield tuple(record['choices']), record['loss']
 
 
 def main(config: Config) -> None:
-    path = config.run / 'latency' / 'table.json'
-    if not path.exists():
-        raise Usage(f'{path} is missing: run experiments.fit_latency first')
-    table = LatencyTable.load(path)
+    table = load_table(config)
     budget_ms(config, table)
     dataset = load_data(config)
-    space = space_of(config, dataset)
-    trained = supernet_folder(config)
+    graph = graph_of(config, dataset)
+    trained = paths(config).supernet
     if not (trained / 'result.json').exists():
         raise Usage(f'{trained} holds no trained supernet: run experiments.train_supernet first')
-    result = search(config, dataset, space, table, train(config, dataset, space))
+    result = search(config, dataset, graph, table)
     for name, found in result['methods'].items():
         progress.console.print(
             f'{name:8} {found["ms"]:.3f} ms of {result["budget_ms"]:.3f}  {found["widths"]}', highlight=False

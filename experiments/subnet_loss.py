@@ -9,9 +9,9 @@ import numpy as np
 from experiments.config import Config
 from experiments.training import calibration_images
 from jcw import data
-from jcw.nets import switching
-from jcw.nets.mobilenet import Variables
-from jcw.space import SearchSpace
+from jcw.graph import Graph
+from jcw.nets import switched
+from jcw.nets.axes import Variables
 from jcw.train import steps
 
 
@@ -26,7 +26,7 @@ class SubnetLoss:
         self,
         config: Config,
         dataset: data.Dataset,
-        space: SearchSpace,
+        graph: Graph,
         variables: Variables,
         validation: int,
         *,
@@ -36,14 +36,14 @@ class SubnetLoss:
         images = calibration_images(config, dataset, config.supernet.batch) if recalibrated else None
         held = dataset.validation.take(slice(validation))
         self._arguments = jax.device_put((images, held.images, held.labels))
-        self._measure = functools.partial(_evaluate, space=space, mean=dataset.mean, std=dataset.std)
+        self._measure = functools.partial(_evaluate, graph=graph, mean=dataset.mean, std=dataset.std)
 
     def __call__(self, widths: np.ndarray) -> steps.Evaluation:
         evaluation = self._measure(self.variables, jnp.asarray(widths, jnp.int32), *self._arguments)
         return jax.tree.map(float, evaluation)
 
 
-@functools.partial(jax.jit, static_argnames=('space', 'mean', 'std'))
+@functools.partial(jax.jit, static_argnames=('graph', 'mean', 'std'))
 def _evaluate(
     variables: Variables,
     widths: jax.Array,
@@ -51,12 +51,12 @@ def _evaluate(
     held_images: jax.Array,
     held_labels: jax.Array,
     *,
-    space: SearchSpace,
+    graph: Graph,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> steps.Evaluation:
     """Evaluate one subnet; compiled once for a space and numbers of images, whoever asks."""
-    net = switching.network(space)
+    net = switched.network(graph)
     if images is not None:
         variables = steps.recalibrate(net, variables, widths, images, mean, std)
     return steps.evaluate(net, variables, widths, held_images, held_labels, mean, std)

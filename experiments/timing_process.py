@@ -6,9 +6,11 @@ makes it the worker that compiles ahead on other cores.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from typing import Any
 class Request:
     """What to time, and where its samples go."""
 
-    space: dict[str, Any]
+    graph: dict[str, Any]
     networks: list[list[int]]
     path: str
     runtime: str
@@ -28,6 +30,8 @@ class Request:
     cores: list[int]
     compile_cores: list[int]
     attempts: int
+    command_format: str = 'none'
+    load_seconds: float = 0.0
 
 
 def main() -> None:
@@ -59,10 +63,26 @@ def _pin(cores: list[int]) -> None:
 
 def _build(request: Request):
     from jcw import deploy
-    from jcw.space import SearchSpace
+    from jcw.graph import Graph
 
-    space = SearchSpace.from_json(request.space)
-    return lambda widths: deploy.build(space, widths, request.batch, request.dtype)
+    graph = Graph.from_json(request.graph)
+    return lambda widths: deploy.build(graph, widths, request.batch, request.dtype)
+
+
+def _written(request: Request, form: str) -> Callable[[Sequence[int]], bytes]:
+    """Return what writes the network of some widths as a file: weights are random, and so is calibration."""
+    import numpy as np
+
+    from jcw import deploy
+    from jcw.graph import Graph
+
+    graph, batch = Graph.from_json(request.graph), request.batch
+    if form == 'onnx':
+        return lambda widths: deploy.onnx_model(graph, widths, batch=batch)
+    if form == 'tflite':
+        return lambda widths: deploy.litert_model(graph, widths, batch=batch)
+    images = np.random.default_rng(0).integers(0, 256, (4, *graph.input_shape), np.uint8)
+    return lambda widths: deploy.litert_int8(deploy.litert_model(graph, widths, batch=batch), images)
 
 
 def _compile(request: Request, folder: str) -> None:
@@ -77,14 +97,24 @@ def _runtime(request: Request, request_file: str):
 
         from jcw.latency.runtimes.command import CommandRuntime
 
-        return CommandRuntime(shlex.split(request.command or ''), device=request.device)
+        written = None if request.command_format == 'none' else _written(request, request.command_format)
+        return CommandRuntime(
+            shlex.split(request.command or ''),
+            device=request.device,
+            export=written,
+            suffix='.onnx' if request.command_format == 'onnx' else '.tflite',
+            details={'network': request.command_format},
+        )
     if request.runtime == 'onnx':
-        from jcw import deploy
         from jcw.latency.runtimes.onnx import OnnxRuntime
-        from jcw.space import SearchSpace
 
-        space = SearchSpace.from_json(request.space)
-        return OnnxRuntime(lambda widths: deploy.onnx_model(space, widths, batch=request.batch))
+        return OnnxRuntime(_written(request, 'onnx'), dtype=request.dtype)
+    if request.runtime == 'litert':
+        from jcw.latency.runtimes.litert import LitertRuntime
+
+        return LitertRuntime(
+            _written(request, 'int8' if request.dtype == 'int8' else 'tflite'), dtype=request.dtype
+        )
     from jcw.latency.runtimes import ahead, xla
 
     if not set(request.compile_cores) - set(request.cores):
@@ -99,21 +129,25 @@ def _time_or_say_why_not(request: Request, request_file: str) -> None:
 
     try:
         _time(request, request_file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(json.dumps({'refused': f'the disk is full: {error}'}), flush=True)
     except (RuntimeFailure, ValueError) as error:
         reference = 'the reference network cannot be timed: ' if isinstance(error, RuntimeFailure) else ''
         print(json.dumps({'refused': f'{reference}{error}'}), flush=True)
 
 
 def _time(request: Request, request_file: str) -> None:
+    from jcw.graph import Graph
     from jcw.latency.measure import measure
-    from jcw.space import SearchSpace
 
-    space = SearchSpace.from_json(request.space)
+    graph = Graph.from_json(request.graph)
     runtime = _runtime(request, request_file)
     try:
         for sample in measure(
             runtime,
-            space,
+            graph,
             request.networks,
             request.path,
             batch=request.batch,
@@ -135,7 +169,8 @@ def _protocol(request: Request):
     """A user's own program warms up as it sees fit; each of its answers counts."""
     from jcw.latency.measure import Protocol
 
-    return Protocol(attempts=request.attempts, **({'warmup': 0} if request.runtime == 'command' else {}))
+    own = {'warmup': 0} if request.runtime == 'command' else {}
+    return Protocol(attempts=request.attempts, load_s=request.load_seconds, **own)
 
 
 if __name__ == '__main__':

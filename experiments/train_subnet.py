@@ -1,35 +1,45 @@
 """Train a found network, test it, and time it on the device."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+import optax
 
 from experiments import launch, progress
-from experiments.config import Config
+from experiments.config import Config, DataConfig, SubnetConfig
+from experiments.locks import exclusive
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.repair_widths import result_file
-from experiments.run_folder import Usage, claim, read_json, save_json, space_of
-from experiments.search_widths import folder_of
+from experiments.run_folder import Usage, claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.train_supernet import train as read_supernet
-from experiments.training import batches, calibration_images, load_data, optimiser_of, steps_per_epoch
+from experiments.training import (
+    batches,
+    calibration_images,
+    load_data,
+    optimiser_of,
+    read_back,
+    steps_per_epoch,
+)
 from jcw import data
+from jcw.graph import Graph
 from jcw.latency import samples
-from jcw.nets.mobilenet import Network, Variables, network
-from jcw.nets.slicing import slice_variables
-from jcw.space import SearchSpace
+from jcw.nets.axes import Variables, slice_variables
+from jcw.nets.training import Network, network
 from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
-from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import TrainState, init_state, start_from
 
 
 def train(
     config: Config,
     dataset: data.Dataset,
-    space: SearchSpace,
+    graph: Graph,
     widths: list[int],
     folder: Path,
     title: str,
@@ -42,58 +52,89 @@ def train(
     """
     settings, run = config.subnet, config
     config = config if seed is None else dataclasses.replace(config, seed=seed)
-    optimiser, num_steps = optimiser_of(settings, dataset)
-    if settings.ema:
-        optimiser = optim.with_average(optimiser, settings.ema)
-    claim_for(config, widths, folder)
-    net = network(space, widths)
+    program = program_of(config, dataset, graph, tuple(widths))
+    net, optimiser, num_steps = program.net, program.optimiser, program.num_steps
+    claim_for(config, graph, widths, folder)
     if settings.from_supernet:
-        supernet = read_supernet(run, dataset, space)
-        carry = start_from(slice_variables(supernet.variables, space, widths), optimiser)
+        supernet = read_supernet(run, dataset, graph)
+        carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
     if not (folder / 'result.json').exists():
-        with batches(config, dataset, settings.batch) as batch_of, progress.bar(title, num_steps) as update:
+        with (
+            exclusive(folder, 'training'),
+            batches(config, dataset, settings.batch) as batch_of,
+            progress.bar(title, num_steps) as update,
+        ):
             carry = loop.run(
                 carry,
-                _step(config, dataset, space, widths, optimiser, batch_of),
+                _step(config, program, batch_of),
                 num_steps,
                 folder=folder,
                 batch=settings.batch,
                 report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
-                score=_score(dataset, net) if config.launch.keep_best else None,
-                **launch.loop_settings(config, steps_per_epoch(dataset, settings.batch)),
+                score=_score(dataset, program) if config.launch.keep_best else None,
+                **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
         final = _final(config, dataset, net, jax.device_get(carry))
-        save_json(folder / 'result.json', _test(dataset, net, final))
-    with Checkpoints(folder / 'checkpoints') as checkpoints:
-        state, _ = checkpoints.restore(carry)
+        save_json(folder / 'result.json', _test(dataset, program, final))
+    state = read_back(folder, carry, num_steps)
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
 
-def claim_for(config: Config, widths: list[int], folder: Path) -> None:
+def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> None:
     """Make the folder of a network's training, or see that it was made under the same settings."""
-    claim(folder, data=config.data, space=config.space, subnet=config.subnet, widths=widths, seed=config.seed)
+    space = settings_of(config, graph)
+    claim(folder, data=config.data, space=space, subnet=config.subnet, widths=widths, seed=config.seed)
 
 
-def _step(config: Config, dataset: data.Dataset, space: SearchSpace, widths: list[int], optimiser, batch_of):
-    settings = config.subnet
-    recipe = steps.Recipe(
-        dataset.mean,
-        dataset.std,
-        Augmentation(config.data.crop_padding, config.data.flip, settings.mixup),
-        settings.label_smoothing,
-    )
-    net = network(space, widths, axis_name=parallel.AXIS)
-    spread = parallel.data_parallel(
-        steps.plain_step(net, space, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
+class Program(NamedTuple):
+    """What trains and tests networks of one configuration, whatever their seeds: compiled once."""
+
+    net: Network
+    optimiser: optax.GradientTransformation
+    num_steps: int
+    step: Callable[..., Any]  # on all devices
+    evaluate: Callable[..., steps.Evaluation]
+
+
+def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: tuple[int, ...]) -> Program:
+    """Return the program of a configuration, that of the last call where nothing it depends on has changed."""
+    about = config.subnet, config.data, len(dataset.train), dataset.mean, dataset.std
+    return _program(graph, widths, *about)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(
+    graph: Graph,
+    widths: tuple[int, ...],
+    settings: SubnetConfig,
+    images: DataConfig,
+    examples: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Program:
+    optimiser, num_steps = optimiser_of(settings, examples)
+    if settings.ema:
+        optimiser = optim.with_average(optimiser, settings.ema)
+    augmentation = Augmentation(images.crop_padding, images.flip, settings.mixup)
+    recipe = steps.Recipe(mean, std, augmentation, settings.label_smoothing)
+    fixed = graph.fixed(widths)
+    net, mapped = network(fixed), network(fixed, axis_name=parallel.AXIS)
+    step = parallel.data_parallel(
+        steps.plain_step(mapped, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
         batch_args=(False, False, True, True),
         batch_outputs=(False, False),
     )
+    evaluate = jax.jit(lambda v, images, labels: steps.evaluate(net, v, None, images, labels, mean, std))
+    return Program(net, optimiser, num_steps, step, evaluate)
+
+
+def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[..., Any]:
     key = jax.random.key(config.seed + 3)
 
-    def step(state, index: int):
-        return spread(state, jax.random.fold_in(key, index), *batch_of(index))
+    def step(state: TrainState, index: int) -> Any:
+        return program.step(state, jax.random.fold_in(key, index), *batch_of(index))
 
     return step
 
@@ -109,32 +150,28 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
     )
 
 
-def _test(dataset: data.Dataset, net: Network, variables: Variables) -> dict[str, float]:
-    accuracy = _accuracy(dataset, net)
+def _test(dataset: data.Dataset, program: Program, variables: Variables) -> dict[str, float]:
+    accuracy = _accuracy(program)
     parts = {'validation': dataset.validation, 'test': dataset.test}
     return {f'{name}_accuracy': accuracy(variables, source) for name, source in parts.items()}
 
 
-def _score(dataset: data.Dataset, net: Network) -> Callable[[TrainState], float]:
+def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], float]:
     """Return the accuracy on validation images as a function of what training carries."""
-    accuracy = _accuracy(dataset, net)
+    accuracy = _accuracy(program)
     return lambda state: accuracy(jax.device_get(state.variables), dataset.validation)
 
 
-def _accuracy(dataset: data.Dataset, net: Network) -> Callable[[Variables, data.Source], float]:
-    evaluate = jax.jit(
-        lambda v, images, labels: steps.evaluate(net, v, None, images, labels, dataset.mean, dataset.std)
-    )
-
+def _accuracy(program: Program) -> Callable[[Variables, data.Source], float]:
     def accuracy(variables: Variables, source: data.Source) -> float:
-        parts = ((len(part), evaluate(variables, *part).accuracy) for part in data.in_chunks(source))
+        parts = ((len(part), program.evaluate(variables, *part).accuracy) for part in data.in_chunks(source))
         return sum(count * float(share) for count, share in parts) / len(source)
 
     return accuracy
 
 
 def measured(
-    config: Config, space: SearchSpace, networks: list[list[int]]
+    config: Config, graph: Graph, networks: list[list[int]]
 ) -> dict[tuple[int, ...], samples.Sample]:
     """Time finished networks on the device; those already timed are read back.
 
@@ -143,8 +180,8 @@ def measured(
     """
     from experiments.measure_latency import time_networks
 
-    path = config.run / 'latency' / 'finals.jsonl'
-    read = time_networks(config, space, networks, path, 'Timing the results')
+    path = paths(config).finals
+    read = time_networks(config, graph, networks, path, 'Timing the results')
     times = {sample.widths: sample for sample in read.timed}
     for widths in networks:
         if tuple(widths) not in times:
@@ -153,13 +190,11 @@ def measured(
     return times
 
 
-def timed(
-    config: Config, space: SearchSpace, methods: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def timed(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what is known of every method's network with its measured latency; repair has measured it already."""
     if all('measured_ms' in method for method in methods.values()):
         return methods
-    times = measured(config, space, [method['widths'] for method in methods.values()])
+    times = measured(config, graph, [method['widths'] for method in methods.values()])
     samples_of = {name: times[tuple(method['widths'])] for name, method in methods.items()}
     return {
         name: {**method, 'measured_ms': samples_of[name].ms, 'measured_error': samples_of[name].error}
@@ -169,7 +204,7 @@ def timed(
 
 def found(config: Config) -> dict[str, Any]:
     """Read what was found at the configured budget, repaired unless the configuration says otherwise."""
-    path = result_file(config)
+    path = paths(config).found
     if not path.exists():
         stage = 'repair_widths' if config.repair.rounds else 'search_widths'
         raise Usage(f'{path} is missing: run experiments.{stage} first')
@@ -178,20 +213,27 @@ def found(config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    space = space_of(config, dataset)
-    for name, method in timed(config, space, found(config)['methods']).items():
+    graph = graph_of(config, dataset)
+    for name, method in timed(config, graph, found(config)['methods']).items():
         widths = method['widths']
-        _, result = train(config, dataset, space, widths, subnet_folder(config, name), f'Training {name}')
+        accuracies = [each['test_accuracy'] for each in train_seeds(config, dataset, graph, widths, name)]
         progress.console.print(
-            f'{name:8} test accuracy {result["test_accuracy"]:.1%}, {method["measured_ms"]:.3f} ms  {widths}',
+            f'{name:8} test accuracy {np.mean(accuracies):.1%}, {method["measured_ms"]:.3f} ms  {widths}',
             highlight=False,
         )
 
 
-def subnet_folder(config: Config, method: str) -> Path:
-    """Return the folder of a method's trained network at the configured budget."""
-    networks = 'subnets_adaptive' if config.supernet.adaptive else 'subnets'
-    return config.run / networks / folder_of(config).name / method
+def train_seeds(
+    config: Config, dataset: data.Dataset, graph: Graph, widths: list[int], name: str
+) -> list[dict[str, Any]]:
+    """Train a method's network with every seed; the first is the one that is exported."""
+    results = []
+    for number, seed in enumerate(config.subnet.seeds):
+        folder = paths(config).subnet(name)
+        folder = folder if number == 0 else folder / f'seed_{seed}'
+        title = f'Training {name}, {number + 1} of {len(config.subnet.seeds)}'
+        results.append(train(config, dataset, graph, widths, folder, title, config.seed + seed)[1])
+    return results
 
 
 if __name__ == '__main__':

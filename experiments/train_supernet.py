@@ -1,7 +1,6 @@
-"""Train the supernet, and gather what its rewards say of every layer's widths."""
+"""Train the supernet, and gather what its rewards say of every site's widths."""
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,20 +8,23 @@ import numpy as np
 import optax
 
 from experiments import launch, progress
+from experiments.budget import budget_ms, load_table
 from experiments.config import Config
+from experiments.locks import exclusive
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import Usage, budget_name, claim, read_json, save_json, space_of
+from experiments.run_folder import Usage, claim, read_json, save_json
+from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
-from experiments.training import batches, load_data, optimiser_of, steps_per_epoch
+from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
-from jcw.latency.table import LatencyTable
-from jcw.nets import switching, trunk
-from jcw.nets.mobilenet import Network, Variables, network
+from jcw.graph import Graph
+from jcw.nets import segments
+from jcw.nets.axes import Variables
+from jcw.nets.training import network
 from jcw.search import aows, stats
-from jcw.space import SearchSpace
-from jcw.train import loop, mutation, parallel, sandwich, steps
+from jcw.train import loop, mutation, parallel, steps
 from jcw.train.augment import Augmentation
-from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import TrainState, init_state
 
 Carry = tuple[TrainState, stats.WidthStats, aows.Draws]
@@ -48,79 +50,76 @@ class Supernet(NamedTuple):
     width_stats: stats.WidthStats
 
 
-def folder_of(config: Config) -> Path:
-    """Return the supernet's folder; an adaptive one belongs to its budget."""
-    return config.run / (
-        f'supernet_adaptive_{budget_name(config)}' if config.supernet.adaptive else 'supernet'
-    )
-
-
-def train(config: Config, dataset: data.Dataset, space: SearchSpace) -> Supernet:
+def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     """Train, or continue, or read back, the run's supernet."""
     settings = config.supernet
-    wanted = {'data': config.data, 'space': config.space, 'supernet': settings, 'seed': config.seed}
+    wanted = {
+        'data': config.data,
+        'space': settings_of(config, graph),
+        'supernet': settings,
+        'seed': config.seed,
+    }
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
         wanted['ridge'] = config.search.ridge
-    carry, optimiser, num_steps = start_of(config, dataset, space)  # settings it refuses claim nothing
-    folder = claim(folder_of(config), **wanted)
+    carry, optimiser, num_steps = start_of(config, dataset, graph)  # settings it refuses claim nothing
+    folder = claim(paths(config).supernet, **wanted)
     if not (folder / 'result.json').exists():
         with (
+            exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
             progress.bar('Training the supernet', num_steps) as update,
         ):
             carry = loop.run(
                 carry,
-                _step(config, dataset, space, optimiser, num_steps, batch_of),
+                _step(config, dataset, graph, optimiser, num_steps, batch_of),
                 num_steps,
                 folder=folder,
                 batch=settings.batch,
                 report=lambda p: update(p.step, _note(p)),
-                score=_score(config, dataset, space) if config.launch.keep_best else None,
-                **launch.loop_settings(config, steps_per_epoch(dataset, settings.batch)),
+                score=_score(config, dataset, graph) if config.launch.keep_best else None,
+                **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
         variables = jax.device_get(carry[0].variables)
-        save_json(folder / 'result.json', _validate(config, dataset, space, variables))
-    with Checkpoints(folder / 'checkpoints') as checkpoints:
-        (state, width_stats, _), _ = checkpoints.restore(carry)
+        save_json(folder / 'result.json', _validate(config, dataset, graph, variables))
+    state, width_stats, _ = read_back(folder, carry, num_steps)
     return Supernet(state.variables, width_stats)
 
 
 def start_of(
-    config: Config, dataset: data.Dataset, space: SearchSpace
+    config: Config, dataset: data.Dataset, graph: Graph
 ) -> tuple[Carry, optax.GradientTransformation, int]:
     """Return what training begins with, its optimiser and the number of its steps."""
     settings = config.supernet
-    optimiser, num_steps = optimiser_of(settings, dataset)
-    state = init_state(jax.random.key(config.seed), network(space), optimiser)
-    present = space.width_table > 0
-    return (state, stats.empty(*present.shape), aows.uniform(present)), optimiser, num_steps
+    optimiser, num_steps = optimiser_of(settings, len(dataset.train))
+    state = init_state(jax.random.key(config.seed), network(graph), optimiser)
+    return (state, stats.empty(*graph.present.shape), aows.uniform(graph)), optimiser, num_steps
 
 
-def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, num_steps: int, batch_of):
+def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_steps: int, batch_of):
     """Return the loop's step: a batch by its number, the sandwich on all devices, then the statistics."""
     settings = config.supernet
     parts = jax.device_count() * settings.accumulate
-    if settings.batch % (settings.group * parts):
+    if settings.batch % parts:
         raise Usage(
-            f'supernet.batch {settings.batch} in {parts} parts, on {jax.device_count()} devices, '
-            f'does not divide into groups of {settings.group}'
+            f'supernet.batch {settings.batch} does not divide into {parts} parts, on {jax.device_count()} devices'
         )
-    whole, smallest = (network(space, w, axis_name=parallel.AXIS) for w in (space.largest, space.smallest))
+    form = segments.network if settings.mutation == 'site' else network
+    supernet = form(graph, axis_name=parallel.AXIS)
+    smallest = network(graph.fixed(graph.smallest), axis_name=parallel.AXIS)
     recipe = steps.Recipe(
         dataset.mean,
         dataset.std,
         Augmentation(config.data.crop_padding, config.data.flip),
         settings.label_smoothing,
     )
-    draw = mutation.per_group(_draw(config, space), settings.group)
     sandwich_step = steps.supernet_step(
-        _mutated(config, space, whole),
+        supernet,
         smallest,
-        space,
+        graph,
         optimiser,
         recipe,
-        draw,
+        mutation.draw_of(graph, settings.mutation),
         parallel.AXIS,
         accumulate=settings.accumulate,
         distil=settings.distillation,
@@ -135,16 +134,16 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
     )
     keep = 0.5 ** (1 / max(settings.half_life * num_steps, 1))
     collect = jax.jit(functools.partial(stats.update, keep=keep))
-    narrow = _narrowing(config, space, num_steps) if settings.adaptive else lambda index, _, draws: draws
+    narrow = _narrowing(config, graph, num_steps) if settings.adaptive else lambda index, _, draws: draws
     key = jax.random.key(config.seed + 1)
 
     def step(carry: Carry, index: int):
         state, width_stats, draws = carry
         draws = narrow(index, width_stats, draws)
         images, labels = batch_of(index)
-        layer = np.int32(mutation.turn(config.seed, index, space.num_layers))
+        site = np.int32(mutation.turn(config.seed, index, graph.num_sites))
         state, metrics, rewards = spread(
-            state, jax.random.fold_in(key, index), images, labels, (draws, layer)
+            state, jax.random.fold_in(key, index), images, labels, (draws.probabilities, site)
         )
         logged = Metrics(**metrics._asdict(), entropy=draws.entropy, price=draws.price)
         return (state, collect(width_stats, *rewards), draws), logged
@@ -152,68 +151,33 @@ def _step(config: Config, dataset: data.Dataset, space: SearchSpace, optimiser, 
     return step
 
 
-def _mutated(config: Config, space: SearchSpace, whole: Network) -> Network:
-    """Return the supernet that trains mutated widths in the form and the groups of the settings."""
-    size = config.supernet.group
-    if config.supernet.mutation == 'layer' and size > 1:
-        raise Usage(
-            "supernet.mutation 'layer' shares the largest network's batch statistics: leave supernet.group at 1"
-        )
-    if config.supernet.form == 'masked':
-        if config.supernet.mutation == 'layer':
-            return trunk.network(space, axis_name=parallel.AXIS)
-        return mutation.grouped(whole, network(space), size)
-    if size == 1:
-        raise Usage(
-            "supernet.form 'switched' is for groups: give supernet.group, the examples that share widths"
-        )
-    return mutation.mutated_by(whole, switching.network(space, group=size))
-
-
-def _score(config: Config, dataset: data.Dataset, space: SearchSpace):
+def _score(config: Config, dataset: data.Dataset, graph: Graph):
     """Return the mean validation accuracy of the largest, base and smallest subnet, as a function of the carry."""
-    measure = SubnetLoss(config, dataset, space, {}, len(dataset.validation))
+    measure = SubnetLoss(config, dataset, graph, {}, len(dataset.validation))
 
     def score(carry: Carry) -> float:
         measure.variables = jax.device_get(carry[0].variables)
-        sizes = (space.largest, space.base, space.smallest)
+        sizes = (graph.largest, graph.base, graph.smallest)
         return float(np.mean([measure(widths).accuracy for widths in sizes]))
 
     return score
 
 
-def _draw(config: Config, space: SearchSpace) -> sandwich.Draw:
-    """Return the draw of the settings; its inputs are `aows.Draws`, even unless the run is adaptive, and a layer."""
-    settings = config.supernet
-    if settings.adaptive and settings.joint_draws and settings.mutation in ('all', 'together'):
-        return lambda keys, inputs: aows.jointly(keys, inputs[0])
-    draw = mutation.independent(space, settings.mutation)
-    if settings.mutation == 'layer':
-        return lambda keys, inputs: draw(keys, (inputs[0].probabilities, inputs[1]))
-    return lambda keys, inputs: draw(keys, inputs[0].probabilities)
-
-
-def _narrowing(config: Config, space: SearchSpace, num_steps: int):
+def _narrowing(config: Config, graph: Graph, num_steps: int):
     """Return `(index, stats, draws) -> draws`, which follows the statistics every so many steps.
 
     The draws travel with the training state, so an interrupted run goes on with the same ones.
     """
-    from experiments.search_widths import budget_ms
-
-    settings = config.supernet
-    path = config.run / 'latency' / 'table.json'
-    if not path.exists():
-        raise Usage(f'an adaptive supernet needs {path}: run experiments.fit_latency first')
-    table = LatencyTable.load(path)
-    limit, cost, live = budget_ms(config, table), table.to_cost(), space.width_table > 0
+    settings, table = config.supernet, load_table(config)
+    limit, cost = budget_ms(config, table), table.to_cost()
     schedule = aows.Schedule(settings.adaptive_warmup, settings.hottest, settings.coldest, settings.floor)
     every = max(num_steps // settings.refreshes, 1)
 
     def narrow(index: int, width_stats: stats.WidthStats, draws: aows.Draws) -> aows.Draws:
         if index % every or index / num_steps < schedule.warmup or index == 0:
             return draws
-        unary = stats.to_unary(width_stats, space.num_choices, config.search.ridge)
-        return aows.refreshed(unary, live, cost, limit, index / num_steps, schedule)
+        unary = stats.to_unary(width_stats, graph.num_choices, config.search.ridge)
+        return aows.refreshed(unary, graph, cost, limit, index / num_steps, schedule)
 
     return narrow
 
@@ -228,15 +192,15 @@ def _note(at: loop.Progress) -> str:
     )
 
 
-def _validate(config: Config, dataset: data.Dataset, space: SearchSpace, variables: Variables) -> dict:
-    measure = SubnetLoss(config, dataset, space, variables, len(dataset.validation))
-    named = {'largest': space.largest, 'base': space.base, 'smallest': space.smallest}
+def _validate(config: Config, dataset: data.Dataset, graph: Graph, variables: Variables) -> dict:
+    measure = SubnetLoss(config, dataset, graph, variables, len(dataset.validation))
+    named = {'largest': graph.largest, 'base': graph.base, 'smallest': graph.smallest}
     return {name: measure(widths)._asdict() for name, widths in named.items()}
 
 
 def describe(config: Config) -> str:
     """Say in a line how good the supernet is."""
-    path = folder_of(config) / 'result.json'
+    path = paths(config).supernet / 'result.json'
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.train_supernet first')
     parts = [f'{name} {value["accuracy"]:.1%}' for name, value in read_json(path).items()]
@@ -245,7 +209,7 @@ def describe(config: Config) -> str:
 
 def main(config: Config) -> None:
     dataset = load_data(config)
-    train(config, dataset, space_of(config, dataset))
+    train(config, dataset, graph_of(config, dataset))
     progress.console.print(describe(config), highlight=False)
 
 

@@ -1,6 +1,8 @@
 """What the training of the supernet and that of a found network share: images, optimiser, calibration."""
 
 import gc
+from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +12,9 @@ from experiments.config import Config, SubnetConfig, SupernetConfig
 from experiments.run_folder import Usage
 from jcw import data
 from jcw.train import optim
+from jcw.train.checkpoint import Checkpoints
+
+Carry = TypeVar('Carry')
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -31,18 +36,18 @@ def batches(config: Config, dataset: data.Dataset, batch: int) -> data.Batches:
 
 
 def optimiser_of(
-    settings: SupernetConfig | SubnetConfig, dataset: data.Dataset
+    settings: SupernetConfig | SubnetConfig, examples: int
 ) -> tuple[optax.GradientTransformation, int]:
     """Return the optimiser of the settings and the number of its steps.
 
     Raises:
       Usage: there is not a single step.
     """
-    epoch = steps_per_epoch(dataset, settings.batch)
+    epoch = steps_per_epoch(examples, settings.batch)
     num_steps = round(settings.epochs * epoch) if settings.epochs > 0 else 0
     if num_steps < 1:
         raise Usage(
-            f'{settings.epochs:g} epochs of {len(dataset.train)} training images in batches of {settings.batch} '
+            f'{settings.epochs:g} epochs of {examples} training images in batches of {settings.batch} '
             'are no step at all: take a smaller batch or more epochs'
         )
     optimiser = optim.sgd(
@@ -56,9 +61,9 @@ def optimiser_of(
     return optimiser, num_steps
 
 
-def steps_per_epoch(dataset: data.Dataset, batch: int) -> int:
+def steps_per_epoch(examples: int, batch: int) -> int:
     """Return how many whole batches an epoch has; none where the batch is not positive."""
-    return len(dataset.train) // batch if batch > 0 else 0
+    return examples // batch if batch > 0 else 0
 
 
 def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.ndarray:
@@ -66,6 +71,22 @@ def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.
     batch = min(batch, len(dataset.train))
     count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
     return dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
+
+
+def read_back(folder: Path, like: Carry, num_steps: int) -> Carry:
+    """Return what a finished training carried at its end.
+
+    Raises:
+      Usage: its last checkpoint is gone, or was set aside as damaged.
+    """
+    with Checkpoints(folder / 'checkpoints') as checkpoints:
+        carry, meta = checkpoints.restore(like)
+    if meta['step'] != num_steps:
+        raise Usage(
+            f'{folder} has no whole checkpoint of its last step, {num_steps}, only of step {meta["step"]}: '
+            f'remove {folder / "result.json"}, and the same command trains the rest again'
+        )
+    return carry
 
 
 def forget_programs() -> None:

@@ -1,108 +1,140 @@
-"""What users ask of configurations, as potentials of 0 and -inf: `mrf.add` them to a utility.
+"""What users ask of configurations, as potentials of 0 and -inf: `field.add` them to a utility.
 
-`widths` are those of a search space's `width_table`, [layers choices] with 0 where a layer has fewer choices.
+`widths` are those of a graph, padded: site `s` has the first `num_choices[s]` of row `s`. A width may be 0.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jcw.mrf import ChainMRF
+from jcw.field import Field, Scopes, check_scopes, ends, independent, present_pairs, to_host
 
-Widths = Int[np.ndarray, 'layers choices']
+Widths = Int[np.ndarray, 'sites choices']
+NumChoices = Int[np.ndarray, ' _']
 
 
-def multiples_of(widths: Widths, divisor: int) -> ChainMRF:
-    """Allow only widths that are multiples of `divisor`, such as 8, 16 or 32.
+def multiples_of(widths: Widths, num_choices: NumChoices, divisor: int) -> Field:
+    """Allow only widths that are multiples of `divisor`, such as 8, 16 or 32; 0 is one.
 
     Raises:
-      ValueError: a layer has none.
+      ValueError: a site has none.
     """
     if divisor < 1:
         raise ValueError(f'divisor must be positive, got {divisor}')
-    return _allow(widths, widths % divisor == 0, f'a multiple of {divisor}')
+    return _allow(widths, num_choices, widths % divisor == 0, f'a multiple of {divisor}')
 
 
-def at_least(widths: Widths, least: int | Int[np.ndarray, '...']) -> ChainMRF:
-    """Allow only widths of `least` channels or more, one number for all layers or one each.
+def at_least(widths: Widths, num_choices: NumChoices, least: int | Int[np.ndarray, '...']) -> Field:
+    """Allow only widths of `least` channels or more, one number for all sites or one each.
 
     Raises:
-      ValueError: a layer has none, or `least` does not fit the layers.
+      ValueError: a site has none, or `least` does not fit the sites.
     """
     if np.shape(least) not in ((), widths.shape[:1]):
         raise ValueError(f'least must be a number or {len(widths)} of them, got shape {np.shape(least)}')
-    return _allow(widths, widths >= np.reshape(least, (-1, 1)), f'at least {least}')
+    return _allow(widths, num_choices, widths >= np.reshape(least, (-1, 1)), f'at least {least}')
 
 
-def fixed(widths: Widths, layers: Mapping[int, int]) -> ChainMRF:
-    """Give each layer in `layers` the width stated there.
+def fixed(widths: Widths, num_choices: NumChoices, sites: Mapping[int, int]) -> Field:
+    """Give each site in `sites` the width stated there.
 
     Raises:
-      ValueError: there is no such layer, or it has no such width.
+      ValueError: there is no such site, or it has no such width.
     """
     allowed = np.ones(widths.shape, bool)
-    for layer, width in layers.items():
-        if not 0 <= layer < len(widths):
-            raise ValueError(f'layer must be from 0 to {len(widths) - 1}, got {layer}')
-        allowed[layer] = widths[layer] == width
-    return _allow(widths, allowed, f'among the fixed widths {dict(layers)}')
+    for site, width in sites.items():
+        if not 0 <= site < len(widths):
+            raise ValueError(f'site must be from 0 to {len(widths) - 1}, got {site}')
+        allowed[site] = widths[site] == width
+    return _allow(widths, num_choices, allowed, f'among the fixed widths {dict(sites)}')
 
 
-def non_decreasing(widths: Widths) -> ChainMRF:
-    """Allow no layer to be narrower than the one before it."""
-    return _allow_pairs(widths, widths[:-1, :, None] <= widths[1:, None, :])
+def whole_blocks(present: Bool[np.ndarray, 'sites choices'], blocks: Iterable[tuple[int, ...]]) -> Field:
+    """Let the sites of a block be 0 together or not at all; 0 is their first choice. Allow whatever is present.
+
+    Args:
+      present: which choices there are.
+      blocks: sites that are dropped together, as `Graph.blocks` has them.
+    """
+    scopes = tuple((a, b) for block in blocks for a, b in itertools.pairwise(block))
+    zero = np.arange(present.shape[1]) == 0
+    mixed = zero[:, None] != zero[None]
+    allowed = np.broadcast_to(~mixed, (len(scopes), *mixed.shape)) | ~present_pairs(present, scopes)
+    return Field(np.where(present, 0.0, -np.inf), _potential(allowed), scopes)
 
 
-def tied(widths: Widths, edges: list[int] | Int[np.ndarray, ' edges']) -> ChainMRF:
-    """Give layers `e` and `e + 1` the same width, for each `e` in `edges`.
+def non_decreasing(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
+    """Allow the second site of no pair to be narrower than the first.
 
     Raises:
-      ValueError: there is no such pair of layers, or it has no width in common.
+      ValueError: there is no such pair of sites, or the second has no width as great as one of the first.
     """
-    allowed = np.ones((len(widths) - 1, *widths.shape[1:] * 2), bool)
-    for edge in edges:
-        if not 0 <= edge < len(allowed):
-            raise ValueError(f'edges must be from 0 to {len(allowed) - 1}, got {edge}')
-        allowed[edge] = widths[edge][:, None] == widths[edge + 1][None, :]
-        if not allowed[edge][widths[edge] > 0].any():
-            raise ValueError(f'layers {edge} and {edge + 1} have no width in common')
-    return _allow_pairs(widths, allowed)
+    return _allow_pairs(widths, num_choices, pairs, np.less_equal, 'in this order')
 
 
-def no_part_above(cost: ChainMRF, limit: float) -> ChainMRF:
+def tied(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
+    """Give both sites of each pair the same width.
+
+    Raises:
+      ValueError: there is no such pair of sites, or it has no width in common.
+    """
+    return _allow_pairs(widths, num_choices, pairs, np.equal, 'in common')
+
+
+def no_part_above(cost: Field, limit: float) -> Field:
     """Allow only configurations none of whose single costs exceeds a limit: a maximum in place of a sum.
 
-    Peak activation memory is such a cost: `no_part_above(activations_table(space).to_cost(), numbers)`.
+    Peak activation memory is such a cost: `no_part_above(activations_table(graph).to_cost(), numbers)`.
 
     Raises:
-      ValueError: a layer, or a pair of layers, has no part within the limit; it says the least that would do.
+      ValueError: a site, or a pair of sites, has no part within the limit; it says the least that would do.
     """
-    unary, pairwise = (np.asarray(leaf, np.float64) for leaf in cost)
-    absent = np.isneginf(unary)
-    beside = absent[:-1, :, None] | absent[1:, None, :]
+    cost = to_host(cost)
+    absent = np.isneginf(cost.unary)
+    beside = ~present_pairs(~absent, cost.scopes)
     least = max(
-        np.where(absent, np.inf, unary).min(1).max(),
-        np.where(beside, np.inf, pairwise).min((1, 2)).max(initial=-np.inf),
+        np.where(absent, np.inf, cost.unary).min(1).max(),
+        np.where(beside, np.inf, cost.tables).min((1, 2)).max(initial=-np.inf),
     )
     if not limit >= least:
-        raise ValueError(f'some layer has nothing within {limit:g}: the limit must be at least {least:g}')
-    return ChainMRF(_potential((unary <= limit) | absent), _potential((pairwise <= limit) | beside))
+        raise ValueError(f'some site has nothing within {limit:g}: the limit must be at least {least:g}')
+    return Field(
+        _potential((cost.unary <= limit) | absent), _potential((cost.tables <= limit) | beside), cost.scopes
+    )
 
 
-def _allow(widths: Widths, allowed: Bool[np.ndarray, 'layers choices'], what: str) -> ChainMRF:
-    present = widths > 0
+def _allow(widths: Widths, num_choices: NumChoices, allowed: Bool[np.ndarray, '...'], what: str) -> Field:
+    present = _present(widths, num_choices)
     none = ~(allowed & present).any(1)
     if none.any():
-        layer = int(none.argmax())
-        raise ValueError(f'no width of layer {layer} is {what}: {widths[layer][present[layer]].tolist()}')
-    pairwise = np.zeros((len(widths) - 1, *widths.shape[1:] * 2))
-    return ChainMRF(_potential(allowed | ~present), pairwise)
+        site = int(none.argmax())
+        raise ValueError(f'no width of site {site} is {what}: {widths[site][present[site]].tolist()}')
+    return independent(_potential(allowed | ~present))
 
 
-def _allow_pairs(widths: Widths, allowed: Bool[np.ndarray, 'edges choices choices']) -> ChainMRF:
-    present = (widths[:-1, :, None] > 0) & (widths[1:, None, :] > 0)
-    return ChainMRF(np.zeros(widths.shape), _potential(allowed | ~present))
+def _allow_pairs(
+    widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]], rule: np.ufunc, what: str
+) -> Field:
+    scopes: Scopes = tuple((int(i), int(j)) for i, j in pairs)
+    check_scopes(scopes, len(widths))
+    first, second = ends(scopes)
+    allowed = rule(widths[first][:, :, None], widths[second][:, None, :])
+    present = present_pairs(_present(widths, num_choices), scopes)
+    none = ~(allowed & present).any((1, 2))
+    if none.any():
+        i, j = scopes[int(none.argmax())]
+        raise ValueError(f'sites {i} and {j} have no widths {what}')
+    return Field(np.zeros(widths.shape), _potential(allowed | ~present), scopes)
+
+
+def _present(widths: Widths, num_choices: NumChoices) -> Bool[np.ndarray, 'sites choices']:
+    if np.shape(num_choices) != widths.shape[:1]:
+        raise ValueError(
+            f'need the number of choices of {len(widths)} sites, got shape {np.shape(num_choices)}'
+        )
+    return np.arange(widths.shape[1]) < num_choices[:, None]
 
 
 def _potential(allowed: Bool[np.ndarray, '...']) -> Float[np.ndarray, '...']:

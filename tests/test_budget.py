@@ -1,24 +1,39 @@
 """The exact solve: against the table of all configurations, against HiGHS, its properties, edges and messages."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jcw import budget, mrf
-from jcw.budget.tables import evaluate
-from tests.solver_oracle import best_by_highs, best_by_table, random_field, table
+from jcw import budget
+from jcw.field import evaluate, independent
+from jcw.trellis import max_sum
+from tests.solver_oracle import (
+    RESIDUAL,
+    TREE,
+    best_by_highs,
+    best_by_table,
+    random_field,
+    random_scopes,
+    table,
+)
 
 ROUNDING = 1e-11
 seeds = st.integers(0, 2**32 - 1)
 
 
-def problem(seed, layers=4, choices=3, **kwargs):
+def scaled(field, factor):
+    return jax.tree.map(lambda leaf: leaf * factor, field)
+
+
+def problem(seed, sites=4, choices=3, scopes=None, **kwargs):
     """A utility, a cost, and a budget between the cheapest and the dearest configuration."""
     rng = np.random.default_rng(seed)
-    utility, cost = (random_field(rng, layers, choices, **kwargs) for _ in range(2))
-    low, high = -mrf.max_sum(mrf.ChainMRF(-cost.unary, -cost.pairwise))[0], mrf.max_sum(cost)[0]
+    utility, cost = (random_field(rng, sites, choices, scopes, **kwargs) for _ in range(2))
+    low, high = -max_sum(scaled(cost, -1))[0], max_sum(cost)[0]
     return utility, cost, float(low + rng.uniform(0.05, 0.95) * (high - low))
 
 
@@ -35,9 +50,15 @@ def assert_optimal(solution, utility, cost, limit, best):
 
 
 @pytest.mark.parametrize('integers', [False, True])
-@pytest.mark.parametrize(('layers', 'choices'), [(1, 1), (1, 5), (4, 1), (2, 2), (3, 4), (5, 3)])
-def test_solve_is_the_best_of_the_table_at_every_budget(layers, choices, integers):
-    utility, cost, _ = problem(layers, layers, choices, integers=integers)
+@pytest.mark.parametrize(
+    ('sites', 'choices', 'scopes'),
+    [
+        *[(1, 1, None), (1, 5, None), (4, 1, None), (2, 2, None), (3, 4, None), (5, 3, None)],
+        *[(3, 3, ()), (4, 3, TREE), (4, 1, RESIDUAL), (4, 3, RESIDUAL), (5, 3, (*RESIDUAL, (4, 3)))],
+    ],
+)
+def test_solve_is_the_best_of_the_table_at_every_budget(sites, choices, scopes, integers):
+    utility, cost, _ = problem(sites, sites, choices, scopes, integers=integers)
     reachable = np.unique(table(cost)[1])
     for limit in [*reachable[:: max(1, len(reachable) // 8)] * (1 + 1e-12), reachable[-1] + 1, np.inf]:
         best = best_by_table(utility, [cost], [limit])[0]
@@ -55,6 +76,20 @@ def test_solve_agrees_with_highs_on_hundreds_of_problems(first):
         )
 
 
+@pytest.mark.parametrize('graph', range(12))
+def test_solve_agrees_with_highs_on_random_graphs_of_different_scopes(graph):
+    rng = np.random.default_rng(graph)
+    scopes = random_scopes(rng, 6, extra=graph % 3)
+    parts = scopes[::2] if graph % 2 else scopes
+    for seed in range(20):
+        _, cost, limit = problem(seed, 6, 3, scopes)
+        utility = random_field(rng, 6, 3, parts)
+        choices = best_by_highs(utility, [cost], [limit])
+        assert evaluate(cost, choices[None])[0] <= limit
+        best = evaluate(utility, choices[None])[0]
+        assert_optimal(budget.solve(utility, cost, limit), utility, cost, limit, best)
+
+
 @pytest.mark.slow
 def test_solve_agrees_with_highs_at_the_size_of_a_network():
     for seed in range(10):
@@ -66,20 +101,23 @@ def test_solve_agrees_with_highs_at_the_size_of_a_network():
         )
 
 
-@given(seeds)
+graphs = st.sampled_from([None, TREE, RESIDUAL])
+
+
+@given(seeds, graphs)
 @settings(max_examples=40, deadline=None)
-def test_solutions_are_feasible_in_float64_and_proven(seed):
-    utility, cost, limit = problem(seed)
-    single = [mrf.ChainMRF(*(leaf.astype(np.float32) for leaf in field)) for field in (utility, cost)]
+def test_solutions_are_feasible_in_float64_and_proven(seed, scopes):
+    utility, cost, limit = problem(seed, scopes=scopes)
+    single = [jax.tree.map(np.float32, field) for field in (utility, cost)]
     solution = budget.solve(*single, limit)
-    widened = [mrf.ChainMRF(*(leaf.astype(np.float64) for leaf in field)) for field in single]
+    widened = [jax.tree.map(np.float64, field) for field in single]
     assert_optimal(solution, *widened, limit, best_by_table(widened[0], [widened[1]], [limit])[0])
 
 
-@given(seeds)
+@given(seeds, graphs)
 @settings(max_examples=20, deadline=None)
-def test_a_greater_budget_is_never_worse(seed):
-    utility, cost, limit = problem(seed)
+def test_a_greater_budget_is_never_worse(seed, scopes):
+    utility, cost, limit = problem(seed, scopes=scopes)
     better = budget.solve(utility, cost, limit * np.array([1, 1.01, 1.1, 1.5, 3])).utility
     assert (np.diff(better) >= 0).all()
 
@@ -89,8 +127,8 @@ def test_a_greater_budget_is_never_worse(seed):
 def test_constants_change_nothing(seed, gift, charge):
     utility, cost, limit = problem(seed, pairs=False)
     plain = budget.solve(utility, cost, limit)
-    gifted = utility._replace(unary=utility.unary + gift)
-    charged = cost._replace(unary=cost.unary + charge)
+    gifted = utility.replace(unary=utility.unary + gift)
+    charged = cost.replace(unary=cost.unary + charge)
     moved = budget.solve(gifted, charged, limit + charge * len(cost.unary))
     np.testing.assert_array_equal(moved.choices, plain.choices)
     np.testing.assert_allclose(moved.utility, plain.utility + gift * len(cost.unary), rtol=1e-9, atol=1e-9)
@@ -103,13 +141,9 @@ def test_units_do_not_matter(unit):
         plain = budget.solve(utility, cost, limit)
         for powers in ((1, 0), (0, 1), (1, -1)):
             a, b = (unit**power for power in powers)
-            scaled = budget.solve(
-                mrf.ChainMRF(utility.unary * a, utility.pairwise * a),
-                mrf.ChainMRF(cost.unary * b, cost.pairwise * b),
-                limit * b,
-            )
-            np.testing.assert_array_equal(scaled.choices, plain.choices)
-            np.testing.assert_allclose(scaled.upper_bound, scaled.utility, rtol=ROUNDING, atol=0)
+            other = budget.solve(scaled(utility, a), scaled(cost, b), limit * b)
+            np.testing.assert_array_equal(other.choices, plain.choices)
+            np.testing.assert_allclose(other.upper_bound, other.utility, rtol=ROUNDING, atol=0)
 
 
 def test_an_infeasible_budget_is_an_answer_with_the_smallest_reachable_cost():
@@ -125,21 +159,21 @@ def test_an_infeasible_budget_is_an_answer_with_the_smallest_reachable_cost():
 def test_absent_choices_are_not_taken_and_their_costs_ignored():
     utility, cost, limit = problem(4)
     utility.unary[1, 2] = utility.unary[3, 0] = -np.inf
-    dear = mrf.ChainMRF(cost.unary.copy(), cost.pairwise.copy())
-    dear.unary[1, 2], dear.unary[3, 0], dear.pairwise[0, :, 2] = 1e9, 1e9, 1e9
-    cost.unary[1, 2] = cost.unary[3, 0] = cost.pairwise[0, 0, 2] = np.nan
+    dear = scaled(cost, 1)
+    dear.unary[1, 2], dear.unary[3, 0], dear.tables[0, :, 2] = 1e9, 1e9, 1e9
+    cost.unary[1, 2] = cost.unary[3, 0] = cost.tables[0, 0, 2] = np.nan
     best = best_by_table(utility, [dear], [limit])[0]
     assert_optimal(budget.solve(utility, cost, limit), utility, cost, limit, best)
 
 
 def test_forbidden_pairs_and_infinite_costs_are_avoided():
     utility, cost, _ = problem(6)
-    utility.pairwise[1, :, 2] = -np.inf
-    cost.pairwise[0, 1, 1] = np.inf
+    utility.tables[1, :, 2] = -np.inf
+    cost.tables[0, 1, 1] = np.inf
     choices = budget.solve(utility, cost, np.inf).choices
     assert choices[2] != 2
     assert tuple(choices[:2]) != (1, 1)
-    utility.pairwise[2] = -np.inf
+    utility.tables[2] = -np.inf
     nowhere = budget.solve(utility, cost, np.inf)
     assert not nowhere.feasible
     assert nowhere.cost == np.inf
@@ -147,9 +181,9 @@ def test_forbidden_pairs_and_infinite_costs_are_avoided():
 
 def test_zero_costs_and_equal_utilities_are_solved():
     utility, cost, _ = problem(7)
-    free = mrf.ChainMRF(0 * cost.unary, 0 * cost.pairwise)
+    free = scaled(cost, 0)
     assert_optimal(budget.solve(utility, free, 0.0), utility, free, 0.0, table(utility)[1].max())
-    flat = mrf.ChainMRF(0 * utility.unary, 0 * utility.pairwise)
+    flat = scaled(utility, 0)
     limit = table(cost)[1].min() * 1.2
     assert_optimal(budget.solve(flat, cost, limit), flat, cost, limit, 0.0)
 
@@ -175,7 +209,7 @@ def test_a_limit_on_labels_leaves_bounds_that_are_true():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         unary = rng.random((5, 4)) + 0.5
-        utility, cost = (mrf.ChainMRF(table, np.zeros((4, 4, 4))) for table in (unary, unary.copy()))
+        utility, cost = independent(unary), random_field(rng, 5, 4, pairs=False).replace(unary=unary)
         limit = float(unary.mean(1).sum())
         solution = budget.solve(utility, cost, limit, max_labels=2)
         best = best_by_table(utility, [cost], [limit])[0]
@@ -186,10 +220,13 @@ def test_a_limit_on_labels_leaves_bounds_that_are_true():
     assert loose  # the limit did stop some of them
 
 
-def test_two_budgets_are_solved_exactly():
-    for seed in range(40):
+@pytest.mark.parametrize('scopes', [(None, None), (TREE, None), (RESIDUAL, ())])
+def test_two_budgets_are_solved_exactly_also_of_different_scopes(scopes):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
-        utility, *costs = (random_field(rng, 4, 3, integers=seed % 2 == 0) for _ in range(3))
+        utility, *costs = (
+            random_field(rng, 4, 3, graph, integers=seed % 2 == 0) for graph in (None, *scopes)
+        )
         limits = [np.quantile(table(cost)[1], rng.uniform(0.1, 0.6)) + 1e-9 for cost in costs]
         solution, best = budget.solve(utility, costs, limits), best_by_table(utility, costs, limits)
         assert solution.feasible == (len(best) > 0)
@@ -208,9 +245,10 @@ def test_three_costs_agree_with_highs():
         assert_optimal(budget.solve(utility, costs, limits), utility, costs[2], limits[2], best)
 
 
-def test_k_best_lists_different_configurations_in_order():
+@pytest.mark.parametrize('scopes', [None, TREE, RESIDUAL])
+def test_k_best_lists_different_configurations_in_order(scopes):
     for seed in range(10):
-        utility, cost, limit = problem(seed, integers=seed % 2 == 0)
+        utility, cost, limit = problem(seed, scopes=scopes, integers=seed % 2 == 0)
         expected = best_by_table(utility, [cost], [limit])[:6]
         ranked = budget.k_best(utility, cost, limit, 6)
         assert ranked.feasible.sum() == len(expected)
@@ -220,7 +258,10 @@ def test_k_best_lists_different_configurations_in_order():
         assert len(np.unique(ranked.choices[ranked.feasible], axis=0)) == len(expected)
 
 
-def test_under_jit_and_vmap_it_agrees_with_the_host_and_does_not_recompile():
+@pytest.mark.parametrize(
+    ('scopes', 'gap'), [(None, 1e-3), ((*RESIDUAL, (4, 3)), 1e-2)]
+)  # more states, same labels
+def test_under_jit_and_vmap_it_agrees_with_the_host_and_does_not_recompile(scopes, gap):
     traces = []
 
     @jax.jit
@@ -230,21 +271,24 @@ def test_under_jit_and_vmap_it_agrees_with_the_host_and_does_not_recompile():
         return budget.solve(utility, cost, limit)
 
     for first in (0, 8):
-        problems = [problem(seed, 5, 4) for seed in range(first, first + 8)]
+        problems = [problem(seed, 5, 4, scopes) for seed in range(first, first + 8)]
         utilities, costs = (
-            mrf.ChainMRF(*(np.stack(leaves).astype(np.float32) for leaves in zip(*fields, strict=True)))
+            jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float32), *fields)
             for fields in list(zip(*problems, strict=True))[:2]
         )
         limits = np.array([limit for *_, limit in problems], np.float32)
         answers = together(utilities, costs, limits)
         for i in range(8):
-            utility, cost = (mrf.ChainMRF(*(leaf[i] for leaf in field)) for field in (utilities, costs))
+            utility, cost = (jax.tree.map(lambda leaf, i=i: leaf[i], field) for field in (utilities, costs))
             alone = budget.solve(utility, cost, float(limits[i]))
             assert answers.feasible[i]
-            assert cost_of(mrf.ChainMRF(*(leaf.astype(np.float64) for leaf in cost)), alone) <= limits[i]
+            assert cost_of(jax.tree.map(np.float64, cost), alone) <= limits[i]
             np.testing.assert_allclose(answers.utility[i], alone.utility, rtol=1e-5)
-            assert alone.utility <= answers.upper_bound[i] <= alone.utility + 1e-3
+            assert alone.utility <= answers.upper_bound[i] <= alone.utility + gap
     assert len(traces) == 1
+
+
+CLIQUE = tuple(itertools.combinations(range(4), 2))
 
 
 def bad(part, entry, value, of='cost'):
@@ -258,20 +302,46 @@ def bad(part, entry, value, of='cost'):
     [
         (bad('unary', (2, 1), np.nan), r'cost.unary\[2, 1\] is NaN'),
         (bad('unary', (2, 1), -np.inf), r'cost.unary\[2, 1\] is -inf'),
-        (bad('pairwise', (0, 1, 2), np.nan), r'cost.pairwise\[0, 1, 2\] is NaN'),
-        (bad('pairwise', (0, 1, 2), np.nan, of='utility'), r'utility.pairwise\[0, 1, 2\] is NaN'),
+        (bad('tables', (0, 1, 2), np.nan), r'cost.tables\[0, 1, 2\] is NaN'),
+        (bad('tables', (0, 1, 2), np.nan, of='utility'), r'utility.tables\[0, 1, 2\] is NaN'),
         (bad('unary', (0, 1), np.inf, of='utility'), r'utility.unary\[0, 1\] is \+inf'),
-        (bad('unary', 3, -np.inf, of='utility'), 'layer 3 has no choice'),
+        (bad('unary', 3, -np.inf, of='utility'), 'site 3 has no choice'),
         ((*problem(0)[:2], -1.0), 'budget must be zero or more, got -1'),
         ((*problem(0)[:2], [1.0, np.nan]), r'budget\[1\] must be zero or more, got nan'),
         ((problem(0)[0], [problem(0)[1]] * 2, 1.0), '2 costs need 2 budgets'),
-        ((problem(0)[0], problem(0, layers=3)[1], 1.0), r'cost.unary has shape \(3, 3\) but utility.unary'),
+        ((problem(0)[0], problem(0, sites=3)[1], 1.0), r'cost.unary has shape \(3, 3\) but utility.unary'),
         (
-            (problem(0)[0], problem(0)[1]._replace(pairwise=np.zeros((4, 3, 3))), 1.0),
-            r'cost.pairwise must have shape \(3, 3, 3\)',
+            (problem(0)[0], problem(0)[1].replace(tables=np.zeros((4, 3, 3))), 1.0),
+            r'cost.tables must have shape \(3, 3, 3\)',
+        ),
+        (
+            (problem(0)[0].replace(scopes=((0, 1), (1, 2), (2, 4))), problem(0)[1], 1.0),
+            r'from 0 to 3, got \(2, 4\)',
+        ),
+        ((*problem(0)[:2], []), 'need at least one budget, got an empty array'),
+        ((problem(0)[0], [], []), 'need at least one cost'),
+        (
+            (scaled(problem(0)[0], 1j), problem(0)[1], 1.0),
+            'utility.unary must hold real numbers, got complex',
+        ),
+        (
+            (random_field(np.random.default_rng(0), 4, 2, CLIQUE), independent(np.ones((4, 2))), 1.0),
+            '2 sites remembered',
         ),
     ],
 )
 def test_bad_input_is_refused_with_the_entry_that_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         budget.solve(*arguments)
+
+
+@pytest.mark.parametrize('max_labels', [0, -1, 10**6])
+def test_room_for_no_label_and_for_too_many_is_refused(max_labels):
+    with pytest.raises(ValueError, match=f'max_labels must be from 1 to 16384, got {max_labels}'):
+        budget.solve(*problem(0), max_labels=max_labels)
+
+
+@pytest.mark.parametrize('k', [0, 10**6])
+def test_none_and_too_many_of_the_best_are_refused(k):
+    with pytest.raises(ValueError, match=f'k must be from 1 to 4096, got {k}'):
+        budget.k_best(*problem(0), k)

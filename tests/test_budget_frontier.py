@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 
-from jcw import budget, mrf
-from jcw.budget.tables import evaluate
-from tests.solver_oracle import best_by_table, random_field, table
+from jcw import budget
+from jcw.field import evaluate, independent
+from tests.solver_oracle import RESIDUAL, TREE, best_by_table, random_field, table
 
 ROUNDING = 1e-11
 
 
-def problem(seed, layers=4, choices=4, **kwargs):
+def problem(seed, sites=4, choices=4, scopes=None, **kwargs):
     rng = np.random.default_rng(seed)
-    return tuple(random_field(rng, layers, choices, **kwargs) for _ in range(2))
+    return tuple(random_field(rng, sites, choices, scopes, **kwargs) for _ in range(2))
 
 
+@pytest.mark.parametrize('scopes', [None, TREE, RESIDUAL])
 @pytest.mark.parametrize('integers', [False, True])
-def test_every_point_of_the_frontier_is_the_best_of_the_table(integers):
-    utility, cost = problem(1, integers=integers)
+def test_every_point_of_the_frontier_is_the_best_of_the_table(integers, scopes):
+    utility, cost = problem(1, scopes=scopes, integers=integers)
     curve = budget.frontier(utility, cost, 50)
     _, spent = table(cost)
     budgets = np.linspace(spent.min(), curve.cost[-1], 50)
@@ -46,14 +47,14 @@ def test_a_frontier_needs_two_budgets_and_a_way_through():
     utility, cost = problem(3)
     with pytest.raises(ValueError, match='at least two budgets, got 1'):
         budget.frontier(utility, cost, 1)
-    nowhere = utility._replace(pairwise=np.full_like(utility.pairwise, -np.inf))
+    nowhere = utility.replace(tables=np.full_like(utility.tables, -np.inf))
     with pytest.raises(ValueError, match='every configuration is forbidden'):
         budget.frontier(nowhere, cost, 5)
 
 
 def test_an_explanation_adds_up_and_its_next_change_is_the_best_single_one():
     for seed in range(10):
-        utility, cost = problem(seed)
+        utility, cost = problem(seed, scopes=[None, RESIDUAL][seed % 2])
         limit = float(np.quantile(table(cost)[1], 0.3))
         solution = budget.solve(utility, cost, limit)
         why = budget.explain(utility, cost, limit, solution.choices)
@@ -61,22 +62,22 @@ def test_an_explanation_adds_up_and_its_next_change_is_the_best_single_one():
         configurations, values = table(utility)
         single = (configurations != solution.choices).sum(1) == 1
         affordable = table(cost)[1] <= limit
-        for layer in range(4):
-            mine = single & affordable & (configurations[:, layer] != solution.choices[layer])
+        for site in range(4):
+            mine = single & affordable & (configurations[:, site] != solution.choices[site])
             expected = values[mine].max(initial=-np.inf) - solution.utility
-            np.testing.assert_allclose(why.next_utility[layer], expected, atol=ROUNDING)
+            np.testing.assert_allclose(why.next_utility[site], expected, atol=ROUNDING)
             if mine.any():
                 changed = solution.choices.copy()
-                changed[layer] = why.next_choice[layer]
+                changed[site] = why.next_choice[site]
                 moved = [evaluate(field, changed[None])[0] for field in (utility, cost)]
                 np.testing.assert_allclose(moved[0] - solution.utility, expected, atol=ROUNDING)
-                np.testing.assert_allclose(moved[1] - solution.cost, why.next_cost[layer], atol=ROUNDING)
+                np.testing.assert_allclose(moved[1] - solution.cost, why.next_cost[site], atol=ROUNDING)
             else:
-                assert why.next_choice[layer] == -1
+                assert why.next_choice[site] == -1
         if (single & affordable).any():
-            assert why.next_utility[why.next_layer] == why.next_utility.max()
+            assert why.next_utility[why.next_site] == why.next_utility.max()
         else:
-            assert why.next_layer == -1
+            assert why.next_site == -1
 
 
 def test_the_price_is_the_slope_of_the_dual_bound():
@@ -92,14 +93,14 @@ def test_the_price_is_the_slope_of_the_dual_bound():
     np.testing.assert_allclose(bound(why.price), best, rtol=1e-3)
 
 
-def test_rates_compare_dearer_and_cheaper_choices_of_each_layer():
-    utility = mrf.ChainMRF(np.array([[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]]), np.zeros((1, 3, 3)))
-    cost = mrf.ChainMRF(np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]), np.zeros((1, 3, 3)))
+def test_rates_compare_dearer_and_cheaper_choices_of_each_site():
+    utility = independent(np.array([[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]]))
+    cost = independent(np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]))
     why = budget.explain(utility, cost, 4.0, np.array([1, 1]))
     np.testing.assert_allclose(why.gain_per_cost, [1.5, 0.5])
     np.testing.assert_allclose(why.loss_per_cost, [1.0, 2.0])
     np.testing.assert_array_equal(why.next_choice, [0, 0])
-    assert why.next_layer == 0
+    assert why.next_site == 0
 
 
 def test_an_explanation_refuses_what_is_no_configuration():

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from jcw.builder import build
 from jcw.latency.table import LatencyTable
-from jcw.space import mobilenet_v1
+from jcw.zoo import NETWORKS
+from tests.tiny_graph import mobilenet_v1
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', README, flags=re.S)
@@ -17,31 +20,49 @@ def table_of_flops(path: Path) -> None:
     """Save a stand-in for a measured table: a millisecond per ten million FLOPs."""
     from jcw.latency.table import flops_table
 
-    space = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
+    graph = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
     path.parent.mkdir(parents=True)
-    LatencyTable(space, flops_table(space).entries / 1e7, base=0.1).save(path)
+    LatencyTable(graph, flops_table(graph).entries / 1e7, base=0.1).save(path)
 
 
-def test_a_network_of_ones_own_becomes_a_space():
+def test_a_network_of_ones_own_becomes_a_graph():
     names: dict = {}
     exec(BLOCKS[0], names)
-    assert names['space'].num_layers == 3
-    assert names['space'].base.tolist() == [32, 64, 128]
+    graph = build(names['net'], (16, 16, 3), 10)
+    assert graph.site_names == ('stream', 'inner_1', 'inner_2', 'wide', 'head')
+
+
+def test_the_networks_page_runs_as_it_stands(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / 'docs' / 'networks.md').read_text()
+    file, use = re.findall(r'```python\n(.*?)```', page, flags=re.S)
+    (tmp_path / 'my_net.py').write_text(file)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict = {}
+    exec(use, names)
+    assert names['graph'].site_names[:3] == ('stream', 'inner_1', 'inner_2')
+    assert len(names['graph'].blocks) == 2
+    assert names['small'].num_configurations == 1
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_network_of_the_zoo_stands_on_the_networks_page(name):
+    page = (Path(__file__).parents[1] / 'docs' / 'networks.md').read_text()
+    assert f'`{name}`' in page or f'`{name[:-1]}0`' in page
 
 
 def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table_of_flops(tmp_path / 'runs' / 'mine' / 'latency' / 'table.json')
-    space = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
+    graph = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
     rng = np.random.default_rng(0)
-    choices = rng.integers(0, space.num_choices, (4000, space.num_layers)).astype(np.int32)
-    rewards = -0.1 * (space.num_choices - choices).sum(1) + rng.normal(size=len(choices))
+    choices = rng.integers(0, graph.num_choices, (4000, graph.num_sites)).astype(np.int32)
+    rewards = -0.1 * (graph.num_choices - choices).sum(1) + rng.normal(size=len(choices))
     names = {'choices': jnp.asarray(choices), 'rewards': jnp.asarray(rewards, jnp.float32)}
     exec(BLOCKS[1], names)
     best = names['best']
     assert best.feasible
-    assert names['cost'].unary.shape == space.width_table.shape
+    assert names['cost'].unary.shape == graph.width_table.shape
     np.testing.assert_allclose(best.upper_bound, best.utility, rtol=1e-9)
     assert names['table'].predict(names['widths']) <= 3.5
-    logits = names['deploy'].load('network').logits(np.zeros((2, 32, 32, 3), np.uint8))
+    logits = names['deploy'].load('network')(np.zeros((2, 32, 32, 3), np.uint8))
     assert logits.shape == (2, 100)

@@ -18,52 +18,55 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jcw.budget.tables import Tables
+from jcw.trellis import onward_at
 
 
 class Completion(NamedTuple):
-    """The best way on from each choice at each price.
+    """The best way on from each state at each price.
 
-    Row `l` is the way from a choice of layer `l - 1` through layer `l` and all later ones; the last row is nothing.
-    Row 0 starts from the virtual choice before the first layer, so its choices are all alike.
+    Row `t` is the way from a state before step `t` through that step and all later ones; the last row is nothing.
+    Nothing is remembered before the first step, so the states of row 0 are all alike.
 
     Attributes:
-      value: greatest `utility - price . cost` of all later layers, -inf where there is no way on.
+      value: greatest `utility - price . cost` of all later steps, -inf where there is no way on.
       utility: its utility.
       cost: its costs.
-      following: the next layer's choice in it.
+      following: the step's choice in it.
     """
 
-    value: Float[Array, 'rows choices prices']
-    utility: Float[Array, 'rows choices prices']
-    cost: Float[Array, 'rows costs choices prices']
-    following: Int[Array, 'layers choices prices']
+    value: Float[Array, 'rows *state prices']
+    utility: Float[Array, 'rows *state prices']
+    cost: Float[Array, 'rows costs *state prices']
+    following: Int[Array, 'steps *state prices']
 
 
 def complete(tables: Tables, prices: Float[Array, 'prices costs']) -> Completion:
     """Decode backwards at each of the prices."""
-    num_costs, _, num_choices = tables.spend.shape[:3]
-    dtype = tables.gain.dtype
-    nothing = jnp.zeros((num_choices, len(prices)), dtype)
-    none_spent = jnp.zeros((num_costs, num_choices, len(prices)), dtype)
+    num_costs, (num_choices, *state) = len(tables.spend), tables.gain.shape[1:]
+    kinds, dtype = tables.way.kinds, tables.gain.dtype
+    nothing = jnp.zeros((*state, len(prices)), dtype)
+    none_spent = jnp.zeros((num_costs, *state, len(prices)), dtype)
     unreached = (nothing - jnp.inf, nothing - jnp.inf, none_spent, nothing.astype(jnp.int32))
 
-    def step(onward, layer):
-        gain, spend = layer
-        value, utility, cost = onward
+    def step(later, row):
+        gain, spend, slot = row
+        value, utility, cost = later
 
         def through(choice, best):
-            paid = spend[:, :, choice, None]
-            total = gain[:, choice, None] - _priced(paid, prices) + value[choice]
+            def on(table):
+                return onward_at(table, choice, slot, kinds)
+
+            gained, paid = gain[choice, ..., None], spend[:, choice, ..., None]
+            total = gained - _priced(paid, prices) + on(value)
             better = total > best[0]
-            way = (total, gain[:, choice, None] + utility[choice], paid + cost[:, choice, None], choice)
+            way = (total, gained + on(utility), paid + jax.vmap(on)(cost), choice)
             return jax.tree.map(lambda new, old: jnp.where(better, new, old).astype(old.dtype), way, best)
 
         best = lax.fori_loop(0, num_choices, through, unreached)
         return best[:3], best
 
-    layers = (tables.gain, jnp.moveaxis(tables.spend, 1, 0))
     _, (value, utility, cost, following) = lax.scan(
-        step, (nothing, nothing, none_spent), layers, reverse=True
+        step, (nothing, nothing, none_spent), tables.rows, reverse=True
     )
     value, utility, cost = (
         jnp.concatenate([table, jnp.zeros_like(table[:1])]) for table in (value, utility, cost)
@@ -73,19 +76,20 @@ def complete(tables: Tables, prices: Float[Array, 'prices costs']) -> Completion
 
 def dual_values(tables: Tables, prices: Float[Array, 'prices costs']) -> Float[Array, ' prices']:
     """Return `max_x utility(x) - price . cost(x)` for each of the prices."""
-    num_choices = tables.gain.shape[1]
-    nothing = jnp.zeros((num_choices, len(prices)), tables.gain.dtype)
+    num_choices, *state = tables.gain.shape[1:]
+    nothing = jnp.zeros((*state, len(prices)), tables.gain.dtype)
 
-    def step(value, layer):
-        gain, spend = layer
+    def step(value, row):
+        gain, spend, slot = row
 
         def through(choice, best):
-            total = gain[:, choice, None] - _priced(spend[:, :, choice, None], prices) + value[choice]
+            paid = _priced(spend[:, choice, ..., None], prices)
+            total = gain[choice, ..., None] - paid + onward_at(value, choice, slot, tables.way.kinds)
             return jnp.maximum(best, total)
 
         return lax.fori_loop(0, num_choices, through, nothing - jnp.inf), None
 
-    return lax.scan(step, nothing, (tables.gain, jnp.moveaxis(tables.spend, 1, 0)), reverse=True)[0][0]
+    return lax.scan(step, nothing, tables.rows, reverse=True)[0][tables.way.start]
 
 
 def best_price(tables: Tables, budget: Float[Array, ' costs'], points: int = 64) -> Float[Array, ' costs']:
@@ -108,7 +112,7 @@ def best_price(tables: Tables, budget: Float[Array, ' costs'], points: int = 64)
     return jnp.exp(lax.scan(sweep, start, jnp.asarray(radii, start.dtype))[0])
 
 
-def price_cloud(ends: Float[Array, '2 costs'], points: int) -> Float[Array, 'prices costs']:
+def price_cloud(ends: Float[Array, 'ends costs'], points: int) -> Float[Array, 'prices costs']:
     """Spread prices between and around those of two budgets, with both ends and zero among them."""
     high = jnp.log(ends.max(0))
     low = jnp.maximum(jnp.log(ends.min(0)), high - 4)
@@ -132,10 +136,11 @@ def _priced(spend, prices):
     return sum(paid * price for paid, price in zip(spend, prices.T, strict=True))
 
 
-def _range(tables: Tables, table: Float[Array, 'layers choices choices']) -> Float[Array, '']:
-    """Sum over layers the range of a table's allowed entries; 1 where there is none."""
+def _range(tables: Tables, table: Float[Array, 'steps choices *state']) -> Float[Array, '']:
+    """Sum over steps the range of a table's allowed entries; 1 where there is none."""
     allowed = ~jnp.isneginf(tables.gain)
-    most = jnp.where(allowed, table, -jnp.inf).max((1, 2))
-    least = jnp.where(allowed, table, jnp.inf).min((1, 2))
+    within = tuple(range(1, table.ndim))
+    most = jnp.where(allowed, table, -jnp.inf).max(within)
+    least = jnp.where(allowed, table, jnp.inf).min(within)
     total = (most - least).sum()
     return jnp.where(jnp.isfinite(total) & (total > 0), total, 1)

@@ -11,10 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jcw.budget.checks import check_budget, check_shapes, check_values
+from jcw.budget.checks import check_budget, check_labels, check_shapes, check_values
 from jcw.budget.passes import run_pass, solve_in_one_pass
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, evaluate, to_host
 
 Budget = ArrayLike | Sequence[Any]
 
@@ -27,7 +26,7 @@ class Solution(NamedTuple):
     NumPy in float64; under `jit` or `vmap` JAX arrays in the precision of the fields.
 
     Attributes:
-      choices: the configuration, [layers]. Where no configuration meets the budget, the cheapest one.
+      choices: the configuration, [sites]. Where no configuration meets the budget, the cheapest one.
       utility: its utility; -inf where infeasible.
       cost: its cost, [costs] if several were given. Where infeasible, the smallest reachable one (with several
         costs, those of the configuration whose costs, each over its greatest, have the least sum).
@@ -37,7 +36,7 @@ class Solution(NamedTuple):
         there is none.
     """
 
-    choices: Int[np.ndarray, '... layers'] | Int[Array, '... layers']
+    choices: Int[np.ndarray, '... sites'] | Int[Array, '... sites']
     utility: Float[np.ndarray, '...'] | Float[Array, '...']
     cost: Float[np.ndarray, '...'] | Float[Array, '...']
     upper_bound: Float[np.ndarray, '...'] | Float[Array, '...']
@@ -45,24 +44,27 @@ class Solution(NamedTuple):
 
 
 def solve(
-    utility: ChainMRF, cost: ChainMRF | Sequence[ChainMRF], budget: Budget, *, max_labels: int = 4096
+    utility: Field, cost: Field | Sequence[Field], budget: Budget, *, max_labels: int = 4096
 ) -> Solution:
     """Find `max utility(x)` over configurations with `cost(x) <= budget`, and prove it.
 
-    Utility -inf in `unary` marks absent choices, whose costs are ignored; a cost of +inf forbids. With a
-    sequence of costs, `budget` holds one limit for each on its last axis; with one cost it may be a vector of
-    budgets. An infeasible budget is an answer, not an error: `feasible` is False and `cost` is the smallest
-    reachable, so `solve(utility, cost, 0.0).cost` is the least budget that can be met if that is not zero.
+    The fields may have different scopes; together they must fit a `trellis`. Utility -inf in `unary` marks absent
+    choices, whose costs are ignored; a cost of +inf forbids. With a sequence of costs, `budget` holds one limit for
+    each on its last axis; with one cost it may be a vector of budgets. An infeasible budget is an answer, not an
+    error: `feasible` is False and `cost` is the smallest reachable, so `solve(utility, cost, 0.0).cost` is the least
+    budget that can be met if that is not zero.
 
     Passes repeat with more labels, up to `max_labels`, until the proof is complete: `upper_bound == utility`.
     If it is not by then, both are still true. Under `jit` and `vmap` there is one pass, with `max_labels` or 64
     labels, whichever is less; values are not checked and the bound includes the rounding of the precision.
 
     Raises:
-      ValueError: shapes do not fit, an entry is NaN or of the wrong infinity, or a budget is NaN or negative.
+      ValueError: shapes do not fit, potentials are complex, an entry is NaN or of the wrong infinity, a budget is NaN
+        or negative or there is none, `max_labels` is out of range, or the graph needs too many sites remembered.
     """
-    several = not isinstance(cost, ChainMRF)
-    costs = (cost,) if isinstance(cost, ChainMRF) else tuple(cost)
+    check_labels(max_labels)
+    several = not isinstance(cost, Field)
+    costs = (cost,) if isinstance(cost, Field) else tuple(cost)
     check_shapes(utility, costs)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((utility, costs, budget))):
         traced = jnp.asarray(budget, jnp.result_type(utility.unary))
@@ -78,8 +80,8 @@ def solve(
 
 
 def k_best(
-    utility: ChainMRF,
-    cost: ChainMRF | Sequence[ChainMRF],
+    utility: Field,
+    cost: Field | Sequence[Field],
     budget: Budget,
     k: int,
     *,
@@ -91,25 +93,24 @@ def k_best(
     that rank, equal to its utility where the order is proven.
 
     Raises:
-      ValueError: as `solve`, or k is not positive, or there is more than one budget for each cost.
+      ValueError: as `solve`, or k is out of range, or there is more than one budget for each cost.
     """
-    several = not isinstance(cost, ChainMRF)
-    costs = (cost,) if isinstance(cost, ChainMRF) else tuple(cost)
+    check_labels(max_labels, k)
+    several = not isinstance(cost, Field)
+    costs = (cost,) if isinstance(cost, Field) else tuple(cost)
     check_shapes(utility, costs)
     utility, costs, limits = _checked(utility, costs, budget, several)
-    if k < 1 or limits.ndim != 1:
-        raise ValueError(
-            f'k must be positive and the budget single, got k={k} and budgets of shape {limits.shape}'
-        )
+    if limits.ndim != 1:
+        raise ValueError(f'need a single budget, got budgets of shape {limits.shape[:-1]}')
     answer = _solve_all(utility, costs, limits[None], max(max_labels, 4 * k), k)
     return answer if several else answer._replace(cost=answer.cost[..., 0])
 
 
-def _checked(utility, costs, budget, several) -> tuple[ChainMRF, tuple[ChainMRF, ...], np.ndarray]:
-    fields = [ChainMRF(*(np.asarray(leaf, np.float64) for leaf in field)) for field in (utility, *costs)]
-    check_values(fields[0], tuple(fields[1:]))
+def _checked(utility, costs, budget, several) -> tuple[Field, tuple[Field, ...], np.ndarray]:
     limits = np.asarray(budget, np.float64)
     check_budget(limits, len(costs), several)
+    fields = [to_host(field) for field in (utility, *costs)]
+    check_values(fields[0], tuple(fields[1:]))
     return fields[0], tuple(fields[1:]), limits if several else limits[..., None]
 
 

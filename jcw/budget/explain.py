@@ -8,48 +8,46 @@ from jaxtyping import Float, Int
 
 from jcw.budget.checks import check_shapes
 from jcw.budget.dual import best_price
-from jcw.budget.tables import evaluate, tabulate
-from jcw.mrf import ChainMRF
+from jcw.budget.tables import tabulate
+from jcw.field import Field, evaluate, to_host
 
 
 class Explanation(NamedTuple):
-    """A solution taken apart; layers' parts sum to the whole, a pair's potential belongs to the later layer.
+    """A solution taken apart. Sites' parts sum to the whole; a table's potential belongs to the later of its sites.
 
     Attributes:
-      utility: utility of each layer.
-      cost: cost of each layer, in the unit of `cost` (milliseconds).
+      utility: utility of each site.
+      cost: cost of each site, in the unit of `cost` (milliseconds).
       price: utility per unit of cost at this budget: the Lagrange multiplier of the budget.
-      gain_per_cost: for each layer, the most utility per unit of cost that a dearer choice of it alone would
+      gain_per_cost: for each site, the most utility per unit of cost that a dearer choice of it alone would
         add; 0 where none does.
-      loss_per_cost: for each layer, the least utility per unit of cost that a cheaper choice of it alone would
+      loss_per_cost: for each site, the least utility per unit of cost that a cheaper choice of it alone would
         give up; inf where there is none.
-      next_choice: for each layer, its best other choice within the budget, all else equal; -1 for none.
+      next_choice: for each site, its best other choice within the budget, all else equal; -1 for none.
       next_utility: what that changes in utility, -inf where there is none.
       next_cost: what it changes in cost.
-      next_layer: the layer whose change is the next best of all, -1 where there is none.
+      next_site: the site whose change is the next best of all, -1 where there is none.
     """
 
-    utility: Float[np.ndarray, ' layers']
-    cost: Float[np.ndarray, ' layers']
+    utility: Float[np.ndarray, ' sites']
+    cost: Float[np.ndarray, ' sites']
     price: float
-    gain_per_cost: Float[np.ndarray, ' layers']
-    loss_per_cost: Float[np.ndarray, ' layers']
-    next_choice: Int[np.ndarray, ' layers']
-    next_utility: Float[np.ndarray, ' layers']
-    next_cost: Float[np.ndarray, ' layers']
-    next_layer: int
+    gain_per_cost: Float[np.ndarray, ' sites']
+    loss_per_cost: Float[np.ndarray, ' sites']
+    next_choice: Int[np.ndarray, ' sites']
+    next_utility: Float[np.ndarray, ' sites']
+    next_cost: Float[np.ndarray, ' sites']
+    next_site: int
 
 
-def explain(
-    utility: ChainMRF, cost: ChainMRF, budget: float, choices: Int[np.ndarray, ' layers']
-) -> Explanation:
+def explain(utility: Field, cost: Field, budget: float, choices: Int[np.ndarray, ' sites']) -> Explanation:
     """Say what drives a solution of `solve(utility, cost, budget)`.
 
     Raises:
       ValueError: shapes do not fit, or the configuration is not one.
     """
     check_shapes(utility, (cost,))
-    utility, cost = (ChainMRF(*(np.asarray(leaf, np.float64) for leaf in field)) for field in (utility, cost))
+    utility, cost = to_host(utility), to_host(cost)
     choices = np.asarray(choices)
     if (
         choices.shape != utility.unary.shape[:1]
@@ -67,8 +65,8 @@ def explain(
     affordable[np.arange(len(choices)), choices] = False
     value = np.where(affordable, change, -np.inf)
     following = value.argmax(1)
-    layers = np.arange(len(choices))
-    best = value[layers, following]
+    sites = np.arange(len(choices))
+    best = value[sites, following]
     return Explanation(
         gained,
         spent,
@@ -77,32 +75,32 @@ def explain(
         np.where((dearer < 0) & (change > -np.inf), np.maximum(rate, 0), np.inf).min(1),
         np.where(best > -np.inf, following, -1),
         best,
-        np.where(best > -np.inf, dearer[layers, following], 0),
+        np.where(best > -np.inf, dearer[sites, following], 0),
         int(best.argmax()) if best.max() > -np.inf else -1,
     )
 
 
-def _parts(field: ChainMRF, choices: Int[np.ndarray, ' layers']) -> Float[np.ndarray, ' layers']:
-    layers = np.arange(len(choices))
-    parts = np.asarray(field.unary[layers, choices])
-    parts[1:] += field.pairwise[layers[:-1], choices[:-1], choices[1:]]
+def _parts(field: Field, choices: Int[np.ndarray, ' sites']) -> Float[np.ndarray, ' sites']:
+    parts = np.asarray(field.unary[np.arange(len(choices)), choices])
+    for (i, j), table in zip(field.scopes, field.tables, strict=True):
+        parts[max(i, j)] += table[choices[i], choices[j]]
     return parts
 
 
 def _changes(
-    field: ChainMRF, choices: Int[np.ndarray, ' layers'], absent: float
-) -> Float[np.ndarray, 'layers choices']:
-    """Return what replacing one layer's choice changes in the whole, or `absent` where it cannot be."""
-    layers, options = np.arange(len(choices)), np.arange(field.unary.shape[1])
-    neighbours = np.broadcast_to(choices, (len(layers), len(options), len(choices))).copy()
-    neighbours[layers, :, layers] = options
-    values = evaluate(field, neighbours.reshape(-1, len(choices))).reshape(len(layers), len(options))
+    field: Field, choices: Int[np.ndarray, ' sites'], absent: float
+) -> Float[np.ndarray, 'sites choices']:
+    """Return what replacing one site's choice changes in the whole, or `absent` where it cannot be."""
+    sites, options = np.arange(len(choices)), np.arange(field.unary.shape[1])
+    neighbours = np.broadcast_to(choices, (len(sites), len(options), len(choices))).copy()
+    neighbours[sites, :, sites] = options
+    values = evaluate(field, neighbours.reshape(-1, len(choices))).reshape(len(sites), len(options))
     return np.where(np.isfinite(values), values, absent) - evaluate(field, choices[None])
 
 
-def _price(utility: ChainMRF, cost: ChainMRF, budget: float) -> float:
+def _price(utility: Field, cost: Field, budget: float) -> float:
     with jax.enable_x64(True):
         tables = tabulate(utility, (cost,))
-        limit = np.minimum(budget, 2 * np.maximum(tables.spend, 0).max((2, 3)).sum(1))
+        limit = np.minimum(budget, 2 * tables.greatest)
         price = jax.jit(best_price)(tables, limit)
     return float(price[0])

@@ -1,8 +1,8 @@
-"""Dynamic programming over (choice, cost): partial configurations, pruned by dominance and by bounds.
+"""Dynamic programming over (state, cost): partial configurations, pruned by dominance and by bounds.
 
-A label is a partial configuration: its last choice, its costs and its utility. Layer by layer every label is
+A label is a partial configuration: its state, its costs and its utility. Step by step every label is
 extended by every choice. An extension is dropped when it cannot meet any budget, when the Lagrangian bound on
-its completions beats the best solution known at no budget, or when another one with the same last choice costs
+its completions beats the best solution known at no budget, or when another one with the same state costs
 no more and gains no less. What is dropped for want of room raises the stated bound instead.
 """
 
@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jcw.budget.dual import Completion
 from jcw.budget.tables import Tables
+from jcw.trellis import Trellis, advance, onward_from
 
 
 class Problem(NamedTuple):
@@ -26,29 +28,29 @@ class Problem(NamedTuple):
       limits: the budgets.
       prices: prices whose bounds are used.
       ways: the best way on at each of the prices.
-      least: least cost of each kind from each choice to the end.
+      least: least cost of each kind from each state to the end.
     """
 
     tables: Tables
     limits: Float[Array, 'budgets costs']
     prices: Float[Array, 'prices costs']
     ways: Completion
-    least: Float[Array, 'rows choices costs']
+    least: Float[Array, 'rows *state costs']
 
 
 class Labels(NamedTuple):
-    """A pool of partial configurations that end at one layer; utility -inf marks an empty place."""
+    """A pool of partial configurations that end at one step; utility -inf marks an empty place."""
 
     utility: Float[Array, ' labels']
     cost: Float[Array, 'costs labels']
-    choice: Int[Array, ' labels']
+    state: tuple[Int[Array, ' labels'], ...]  # 0 in free slots
 
 
 class Incumbent(NamedTuple):
-    """The best completed label at each budget: place `parent` in the pool before `layer`, then way `price`."""
+    """The best completed label at each budget: place `parent` in the pool before `step`, then way `price`."""
 
     utility: Float[Array, ' budgets']
-    layer: Int[Array, ' budgets']
+    step: Int[Array, ' budgets']
     parent: Int[Array, ' budgets']
     price: Int[Array, ' budgets']
 
@@ -64,64 +66,74 @@ class Search(NamedTuple):
       dropped: greatest bound among labels dropped for want of room, -inf if none was.
     """
 
-    incumbent: Int[Array, 'budgets layers']
+    incumbent: Int[Array, 'budgets sites']
     known: Float[Array, ' budgets']
-    final: Int[Array, 'labels layers']
+    final: Int[Array, 'labels sites']
     utility: Float[Array, ' labels']
     dropped: Float[Array, ' budgets']
 
 
 def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wanted: int = 1) -> Search:
-    """Run one pass over the layers, with room for `capacity` labels, for the `wanted` best configurations."""
-    tables, limits = problem.tables, problem.limits
+    """Run one pass over the steps, with room for `capacity` labels, for the `wanted` best configurations."""
+    tables, limits, way = problem.tables, problem.limits, problem.tables.way
     dtype = tables.gain.dtype
     slack, tolerance, scale = rounding(problem)
 
-    def step(carry, layer):
+    def step(carry, row):
         labels, known, best, dropped = carry
-        index, gain, spend, here, onward, least = layer
+        index, (gain, spend, slot), held, here, later = row
         best, known = _complete_all(problem, labels, known, best, (index, *here), limits - slack, wanted)
         beaten = jnp.where(jnp.isneginf(known), -2 * scale, known)  # finite, to keep the order among labels
-        longer, excess = _extend(problem, labels, beaten, (gain, spend, onward, least), limits + slack)
+        utility, cost, excess = _extend(problem, labels, beaten, (gain, spend, slot, *later), limits + slack)
         keep = excess > (tolerance if wanted == 1 else -tolerance)
         key, chosen = lax.top_k(jnp.where(keep, excess / scale, -jnp.inf).astype(jnp.float32), capacity)
         lost = beaten + scale * jnp.nextafter(key[-1], jnp.float32(jnp.inf)).astype(dtype)
         dropped = jnp.where(keep.sum() > capacity, jnp.maximum(dropped, lost), dropped)
-        pool = Labels(longer.utility[chosen], longer.cost[:, chosen], longer.choice[chosen])
+        parent, choice = chosen % capacity, (chosen // capacity).astype(jnp.int32)
+        state = advance(tuple(place[parent] for place in labels.state), choice, slot)
+        state = tuple(
+            jnp.where(held[at], place, 0) if at in freed else place for at, place in enumerate(state)
+        )
+        pool = Labels(utility[chosen], cost[:, chosen], state)
         alive = keep[chosen] & ~_dominated(pool, wanted)
         pool = pool._replace(utility=jnp.where(alive, pool.utility, -jnp.inf))
-        return (pool, known, best, dropped), (chosen % capacity, pool.choice)
+        return (pool, known, best, dropped), (parent, choice)
 
-    ways = problem.ways
+    ways, held = problem.ways, np.array(way.held[1:]) >= 0
+    freed = {
+        at for at in range(way.num_slots) if not held[:-1, at].all()
+    }  # a slot once free holds 0 meanwhile
     none = jnp.full(len(limits), -jnp.inf, dtype)
     zeros = jnp.zeros(len(limits), jnp.int32)
     empty = Labels(
         jnp.full(capacity, -jnp.inf, dtype).at[0].set(0),
         jnp.zeros((limits.shape[1], capacity), dtype),
-        jnp.zeros(capacity, jnp.int32),
+        (jnp.zeros(capacity, jnp.int32),) * way.num_slots,
     )
-    layers = (
-        jnp.arange(len(tables.gain), dtype=jnp.int32),
-        tables.gain,
-        jnp.moveaxis(tables.spend, 1, 0),
+    rows = (
+        jnp.arange(len(way.order), dtype=jnp.int32),
+        tables.rows,
+        held,
         (ways.utility[:-1], ways.cost[:-1]),
-        ways.value[1:],
-        problem.least[1:],
+        (ways.value[1:], problem.least[1:]),
     )
     start = (empty, known, Incumbent(none, zeros, zeros, zeros), none)
-    (pool, known, best, dropped), (parents, choices) = lax.scan(step, start, layers)
+    (pool, known, best, dropped), (parents, choices) = lax.scan(step, start, rows)
     places = jnp.arange(capacity, dtype=jnp.int32)
     final = jax.vmap(lambda place: _trace(place, parents, choices))(places)
-    incumbent = jax.vmap(lambda one: _finish(one, parents, choices, ways.following))(best)
-    return Search(incumbent, known, final, pool.utility, dropped)
+    incumbent = jax.vmap(lambda one: _finish(way, one, parents, choices, ways.following))(best)
+    return Search(incumbent[:, way.position], known, final[:, way.position], pool.utility, dropped)
 
 
 def rounding(problem: Problem) -> tuple[Float[Array, ' costs'], Float[Array, ''], Float[Array, '']]:
     """Bound the rounding in any order of addition: of a cost, of a bound; and give the scale of bounds."""
     tables, prices = problem.tables, problem.prices
-    eps = 4 * len(tables.gain) * jnp.finfo(tables.gain.dtype).eps
-    gains = jnp.where(jnp.isneginf(tables.gain), 0, jnp.abs(tables.gain)).max((1, 2)).sum()
-    costs = jnp.abs(tables.spend).max((2, 3)).sum(1)
+    steps, slots = len(tables.gain), tables.way.num_slots
+    eps = 2 * (slots + 1) * steps * jnp.finfo(tables.gain.dtype).eps
+    gains = (
+        jnp.where(jnp.isneginf(tables.gain), 0, jnp.abs(tables.gain)).max(tuple(range(1, slots + 2))).sum()
+    )
+    costs = tables.greatest
     scale = gains + (prices @ costs).max()
     return eps * costs, eps * scale, jnp.where(scale > 0, scale, 1)
 
@@ -129,13 +141,13 @@ def rounding(problem: Problem) -> tuple[Float[Array, ' costs'], Float[Array, '']
 def _complete_all(problem, labels, known, best, row, limits, wanted):
     """Complete every label at every price and keep what is feasible and better than the incumbents."""
     index, utility, cost = row
-    reached = labels.utility[:, None] + utility[labels.choice]  # [labels prices]
-    total = labels.cost + cost[:, labels.choice].transpose(2, 0, 1)  # [prices costs labels]
+    reached = labels.utility[:, None] + utility[labels.state]  # [labels prices]
+    total = labels.cost + cost[(slice(None), *labels.state)].transpose(2, 0, 1)  # [prices costs labels]
 
     def within(total):
         return (total <= limits[:, :, None]).all(1)  # [budgets labels]
 
-    value = jnp.full((len(limits), len(labels.choice)), -jnp.inf, labels.utility.dtype)
+    value = jnp.full((len(limits), len(labels.utility)), -jnp.inf, labels.utility.dtype)
     for price in range(len(problem.prices)):
         value = jnp.maximum(value, jnp.where(within(total[price]), reached[:, price], -jnp.inf))
     place = value.argmax(1).astype(jnp.int32)
@@ -151,14 +163,17 @@ def _complete_all(problem, labels, known, best, row, limits, wanted):
     return best, jnp.maximum(known, jnp.take_along_axis(value, top, 1).min(1))
 
 
-def _extend(problem, labels, beaten, layer, limits):
+def _extend(problem, labels, beaten, row, limits):
     """Extend every label by every choice; say by how much each may yet beat what is known at some budget."""
-    gain, spend, onward, least = layer
-    utility = labels.utility + gain.T[:, labels.choice]  # [choices labels]
-    cost = labels.cost[:, None, :] + spend.transpose(0, 2, 1)[:, :, labels.choice]
-    needed = cost + least.T[:, :, None]
+    gain, spend, slot, value, least = row
+    utility = labels.utility + gain[(slice(None), *labels.state)]  # [choices labels]
+    cost = labels.cost[:, None, :] + spend[(slice(None), slice(None), *labels.state)]
+    value, least = (
+        onward_from(table, labels.state, slot, problem.tables.way.kinds) for table in (value, least)
+    )
+    needed = cost + jnp.moveaxis(least, -1, 0)
     priced = [
-        utility - sum(paid * price for paid, price in zip(cost, prices, strict=True)) + onward[:, index, None]
+        utility - sum(paid * price for paid, price in zip(cost, prices, strict=True)) + value[..., index]
         for index, prices in enumerate(problem.prices)
     ]
     groups = max(1, len(limits) // 4)
@@ -171,43 +186,42 @@ def _extend(problem, labels, beaten, layer, limits):
         bound = reduce(jnp.minimum, (value + one for value, one in zip(priced, credits, strict=True)))
         within = (needed <= limit[:, None, None]).all(0)
         excess = jnp.maximum(excess, jnp.where(within, bound, -jnp.inf))
-    choice = jnp.broadcast_to(jnp.arange(len(gain), dtype=jnp.int32)[:, None], utility.shape)
-    return Labels(utility.ravel(), cost.reshape(len(cost), -1), choice.ravel()), excess.ravel()
+    return utility.ravel(), cost.reshape(len(cost), -1), excess.ravel()
 
 
 def _dominated(labels: Labels, wanted: int) -> Bool[Array, ' labels']:
-    """Find labels that `wanted` others with the same choice equal or better; the first of equals stays."""
-    utility, cost, choice = labels
-    same = choice[None, :] == choice[:, None]
+    """Find labels that `wanted` others with the same state equal or better; the first of equals stays."""
+    utility, cost, state = labels
+    same = reduce(jnp.logical_and, (place[None, :] == place[:, None] for place in state))
     no_worse = (utility[None, :] >= utility[:, None]) & (cost[:, None, :] <= cost[:, :, None]).all(0)
     equal = (utility[None, :] == utility[:, None]) & (cost[:, None, :] == cost[:, :, None]).all(0)
-    order = jnp.arange(len(choice))
+    order = jnp.arange(len(utility))
     before = order[None, :] < order[:, None]
     return (same & no_worse & (~equal | before)).sum(1) >= wanted
 
 
-def _trace(place, parents, choices) -> Int[Array, ' layers']:
+def _trace(place, parents, choices) -> Int[Array, ' steps']:
     """Read the configuration of a place in the last pool off the back-pointers."""
 
-    def back(place, layer):
-        parent, choice = layer
+    def back(place, row):
+        parent, choice = row
         return parent[place], choice[place]
 
     return lax.scan(back, place, (parents, choices), reverse=True)[1]
 
 
-def _finish(best: Incumbent, parents, choices, following) -> Int[Array, ' layers']:
+def _finish(way: Trellis, best: Incumbent, parents, choices, following) -> Int[Array, ' steps']:
     """Read off the incumbent's label and the way on it was given."""
 
-    def back(place, layer):
-        index, parent, choice = layer
-        return jnp.where(index < best.layer, parent[place], place), choice[place]
+    def back(place, row):
+        index, parent, choice = row
+        return jnp.where(index < best.step, parent[place], place), choice[place]
 
-    def onward(choice, layer):
-        index, chosen, follow = layer
-        choice = jnp.where(index < best.layer, chosen, follow[choice, best.price])
-        return choice, choice
+    def forth(state, row):
+        index, chosen, follow, slot = row
+        choice = jnp.where(index < best.step, chosen, follow[(*state, best.price)])
+        return advance(state, choice, slot), choice
 
     indices = jnp.arange(len(parents), dtype=jnp.int32)
     prefix = lax.scan(back, best.parent, (indices, parents, choices), reverse=True)[1]
-    return lax.scan(onward, jnp.zeros((), jnp.int32), (indices, prefix, following))[1]
+    return lax.scan(forth, way.start, (indices, prefix, following, way.slots))[1]

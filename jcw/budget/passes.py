@@ -1,5 +1,6 @@
-"""The compiled programs: bounds, then one pass over the layers."""
+"""The compiled programs: bounds, then one pass over the steps."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from jcw.budget.dual import best_price, complete, price_cloud
 from jcw.budget.labels import Problem, Search, rounding, search
-from jcw.budget.tables import Tables, tabulate
+from jcw.budget.tables import sums, tabulate
+from jcw.trellis import follow
 
 NUM_PRICES = 16
 
@@ -29,7 +31,7 @@ def solve_in_one_pass(utility, costs, limit, capacity: int) -> tuple[Array, Arra
     found = search(problem, jnp.full(1, -jnp.inf, limit.dtype), capacity)
     slack, tolerance, _ = rounding(problem)
     pool = jnp.concatenate([found.final, found.incumbent, cheapest[None]])
-    values, spent = jax.vmap(partial(_sums, problem.tables))(pool)
+    values, spent = jax.vmap(partial(sums, problem.tables))(pool)
     alive = jnp.concatenate([found.utility > -jnp.inf, found.known > -jnp.inf, jnp.ones(1, bool)])
     values = jnp.where(alive & (spent <= problem.limits - slack).all(1), values, -jnp.inf)
     best = values.argmax()
@@ -42,32 +44,21 @@ def solve_in_one_pass(utility, costs, limit, capacity: int) -> tuple[Array, Arra
     return pool[best], jnp.where(feasible, values[best], -jnp.inf), spent[best], bound, feasible
 
 
-def _problem(utility, costs, limits) -> tuple[Problem, Int[Array, ' layers']]:
+def _problem(utility, costs, limits) -> tuple[Problem, Int[Array, ' sites']]:
     """Prepare the bounds of a pass, and the cheapest configuration."""
     tables = tabulate(utility, costs)
-    limits = jnp.minimum(limits, 2 * jnp.maximum(tables.spend, 0).max((2, 3)).sum(1))
-    ends = jax.vmap(partial(best_price, tables))(limits[jnp.array([0, -1])])
-    prices = price_cloud(ends, NUM_PRICES)
-    free = Tables(jnp.where(jnp.isneginf(tables.gain), -jnp.inf, 0), tables.spend)
+    greatest = tables.greatest
+    limits = jnp.minimum(limits, 2 * greatest)
+    ends = jax.vmap(partial(best_price, tables))(limits[jnp.array([0, -1])[: len(limits)]])
+    prices = price_cloud(jnp.broadcast_to(ends, (2, len(costs))), NUM_PRICES)
+    free = dataclasses.replace(tables, gain=jnp.where(jnp.isneginf(tables.gain), -jnp.inf, 0))
     units = jnp.eye(len(costs), dtype=tables.gain.dtype)
-    sums = units.sum(0, keepdims=True) / _positive(jnp.abs(tables.spend).max((2, 3)).sum(1))
-    least = complete(free, jnp.concatenate([units, sums]))
+    total = units.sum(0, keepdims=True) / jnp.where(greatest > 0, greatest, 1)
+    least = complete(free, jnp.concatenate([units, total]))
     problem = Problem(tables, limits, prices, complete(tables, prices), -least.value[..., :-1])
-    way = least.following[..., -1]
-    cheapest = jax.lax.scan(lambda choice, row: (row[choice],) * 2, jnp.zeros((), jnp.int32), way)[1]
-    return problem, cheapest
+    return problem, follow(tables.way, least.following[..., -1])
 
 
 def _dual(problem: Problem) -> Float[Array, ' budgets']:
     """Return the least Lagrangian bound at each budget."""
-    return (problem.ways.value[0, 0] + problem.limits @ problem.prices.T).min(1)
-
-
-def _sums(tables: Tables, choices: Int[Array, ' layers']) -> tuple[Float[Array, ''], Float[Array, ' costs']]:
-    before = jnp.concatenate([jnp.zeros_like(choices[:1]), choices[:-1]])
-    layers = jnp.arange(len(choices))
-    return tables.gain[layers, before, choices].sum(), tables.spend[:, layers, before, choices].sum(1)
-
-
-def _positive(scale: Float[Array, ' costs']) -> Float[Array, ' costs']:
-    return jnp.where(scale > 0, scale, 1)
+    return (problem.ways.value[0][problem.tables.way.start] + problem.limits @ problem.prices.T).min(1)

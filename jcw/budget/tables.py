@@ -1,45 +1,76 @@
-"""The chain as one table a layer: what entering each choice from each choice before it gains and spends."""
+"""The trellis as one table a step: what each choice gains and spends in each state."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jcw.mrf import ChainMRF
+from jcw.field import Field
+from jcw.trellis import Steps, Trellis, arrange, gain, trellis
 
 
-class Tables(NamedTuple):
-    """Gains and spends by (layer, choice before, choice); all rows of the first layer are alike.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """Gains and spends by (step, choice, state). A state is a choice for each slot; free slots make no difference.
 
     Attributes:
-      gain: [layers choices choices], -inf where a choice is absent or a pair forbidden.
-      spend: [costs layers choices choices], 0 where `gain` is -inf.
+      gain: [steps choices *state], -inf where a choice is absent or a pair forbidden.
+      spend: [costs steps choices *state], 0 where `gain` is -inf.
+      way: the order of sites, and which of them each slot holds.
     """
 
-    gain: Float[Array, 'layers choices choices']
-    spend: Float[Array, 'costs layers choices choices']
+    gain: Any  # leaves are anything while a tree is mapped
+    spend: Any
+    way: Trellis = dataclasses.field(metadata={'static': True})
+
+    @property
+    def rows(self) -> tuple[Array, Array, Int[np.ndarray, ' steps']]:
+        """Return (gain, spend, slot) with steps first."""
+        return self.gain, jnp.moveaxis(self.spend, 1, 0), self.way.slots
+
+    @property
+    def greatest(self) -> Float[Array, ' costs']:
+        """Return, for each cost, what no configuration exceeds in size."""
+        return jnp.abs(self.spend).max(tuple(range(2, self.spend.ndim))).sum(1)
 
 
-def tabulate(utility: ChainMRF, costs: tuple[ChainMRF, ...]) -> Tables:
-    """Merge unary and pairwise potentials; a cost of +inf forbids, costs of what is absent are ignored."""
-    gain = _merge(utility)
-    absent = jnp.isneginf(utility.unary)
-    before = jnp.concatenate([jnp.zeros_like(absent[:1]), absent[:-1]])
-    spend = jnp.stack([_merge(cost) for cost in costs])
-    forbidden = jnp.isneginf(gain) | before[:, :, None] | (jnp.isposinf(spend) & ~absent[:, None, :]).any(0)
-    return Tables(jnp.where(forbidden, -jnp.inf, gain), jnp.where(forbidden, 0, spend))
+def tabulate(utility: Field, costs: tuple[Field, ...]) -> Tables:
+    """Merge potentials on a trellis of all the fields' scopes; a cost of +inf forbids, costs of the absent are ignored.
+
+    Raises:
+      ValueError: the scopes together need a larger state than a trellis may have.
+    """
+    fields = (utility, *costs)
+    scopes = sorted({(min(scope), max(scope)) for field in fields for scope in field.scopes})
+    way = trellis(tuple(scopes), len(utility.unary))
+    steps = [arrange(jax.tree.map(jnp.asarray, field), way) for field in fields]
+    gained, *spent = (jax.vmap(gain)(*each) for each in steps)
+    spend = jnp.stack(spent)
+    forbidden = jnp.isneginf(gained) | jnp.isposinf(spend).any(0) | _absent(utility, way, steps[0])
+    return Tables(jnp.where(forbidden, -jnp.inf, gained), jnp.where(forbidden, 0, spend), way)
 
 
-def evaluate(
-    field: ChainMRF, choices: Int[np.ndarray, 'configurations layers']
-) -> Float[np.ndarray, ' configurations']:
-    """Sum the potentials of configurations on the host, in the fields' own precision."""
-    layers, edges = np.arange(choices.shape[1]), np.arange(choices.shape[1] - 1)
-    pairs = field.pairwise[edges, choices[:, :-1], choices[:, 1:]]
-    return np.asarray(field.unary[layers, choices].sum(1) + pairs.sum(1))
+def states_of(way: Trellis, choices: Int[Array, ' steps']) -> tuple[Int[Array, ' steps'], ...]:
+    """Return the state before each step on the way of a configuration, 0 in free slots."""
+    held = np.array(way.held[:-1], np.int32)
+    before = way.position[held]
+    return tuple(jnp.where(held[:, slot] >= 0, choices[before[:, slot]], 0) for slot in range(way.num_slots))
 
 
-def _merge(field: ChainMRF) -> Float[Array, 'layers choices choices']:
-    first = jnp.broadcast_to(field.unary[:1, None, :], (1, *field.pairwise.shape[1:]))
-    return jnp.concatenate([first, field.unary[1:, None, :] + field.pairwise])
+def sums(tables: Tables, choices: Int[Array, ' sites']) -> tuple[Float[Array, ''], Float[Array, ' costs']]:
+    """Return the utility and the costs of a configuration."""
+    choices = choices[np.array(tables.way.order, np.int32)]
+    entry = (np.arange(len(choices)), choices, *states_of(tables.way, choices))
+    return tables.gain[entry].sum(), tables.spend[(slice(None), *entry)].sum(1)
+
+
+def _absent(utility: Field, way: Trellis, steps: Steps) -> Array:
+    """Say where a choice, or a remembered one, is absent: its costs may be anything."""
+    held = np.array(way.held[:-1], np.int32)
+    absent = jnp.isneginf(steps.unary)
+    remembered = jnp.isneginf(jnp.asarray(utility.unary))[held] & (held >= 0)[:, :, None]
+    return jax.vmap(gain)(absent, jnp.broadcast_to(remembered[:, :, None], steps.pairs.shape)) > 0

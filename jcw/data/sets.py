@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw.data.examples import Dataset, Examples, Source
+from jcw.data.pictures import inspect, open_picture, refuse_mixed
+from jcw.data.splits import name_missing, split
 from jcw.data.streaming import Streamed
 
 VALIDATION_FRACTION = 0.1
@@ -29,25 +31,31 @@ def load(
         a prepared directory (it holds `dataset_info.json`) or to a folder of images (`train/CLASS/*.png`, and
         `test/CLASS/*` if there is one).
       data_dir: where tensorflow-datasets finds prepared sets.
-      validation: fraction of the training images set aside, drawn once by `seed`.
+      validation: fraction of the training images set aside, of each class its share, drawn once by `seed`; of a
+        prepared set that is streamed, whose labels are not known before, without regard to classes.
       limit: keep this many training images (after the validation split), for quick trials.
       seed: of the split.
       image_size: side of the squares that images of any shape are brought to; given, the set is not held in memory but
         decoded as it is needed. Without it all images must have one shape.
 
     Raises:
-      ValueError: no such set, images of different shapes, or a fraction outside (0, 1).
+      ValueError: no such set, files that are no images or of different shapes, too few to split, or a fraction outside
+        (0, 1).
     """
     if not 0 < validation < 1:
         raise ValueError(f'validation must lie strictly between 0 and 1, got {validation}')
+    if limit is not None and limit < 1:
+        raise ValueError(f'limit must be positive, got {limit}')
     if image_size is not None:
         train, test, class_names = _streamed(name, data_dir, image_size)
     else:
         train, test, class_names = _decoded(name, data_dir)
-    order = np.random.default_rng(seed).permutation(len(train))
-    held = max(1, round(validation * len(train)))
-    rest = order[held:] if limit is None else order[held : held + limit]
-    kept, validation_part = _select(train, rest), _select(train, order[:held])
+    known = _known_labels(train)
+    held, rest = split(np.zeros(len(train), np.int32) if known is None else known, validation, seed)
+    kept, validation_part = _select(train, rest[:limit]), _select(train, held)
+    for part, source in (('training', kept), ('validation', validation_part), ('test', test)):
+        if (labels := _known_labels(source)) is not None:
+            name_missing(part, labels, class_names)
     sample = kept.take(slice(STATISTICS_IMAGES if image_size else None))
     pixels = sample.images.reshape(-1, sample.images.shape[-1]) / np.float32(255)
     return Dataset(
@@ -65,49 +73,6 @@ Split = tuple[Any, Any, tuple[str, ...]]
 """Training examples, test examples, names of the classes."""
 
 
-def _decoded(name: str, data_dir: str | Path | None) -> Split:
-    if name == 'digits':
-        return _digits()
-    if (Path(name) / 'train').is_dir():
-        *files, class_names = _folder(Path(name))
-        return _read_files(files[0]), _read_files(files[1]), class_names
-    builder, splits = _prepared(name, data_dir)
-    train, test = (_decode(builder.as_data_source(split=split)) for split in splits)
-    return train, test, tuple(builder.info.features['label'].names)
-
-
-def _streamed(name: str, data_dir: str | Path | None, size: int) -> Split:
-    if name == 'digits':
-        raise ValueError('digits are small: leave out image_size')
-    if (Path(name) / 'train').is_dir():
-        *files, class_names = _folder(Path(name))
-        train, test = (_stream(_file_reader(part), part, size) for part in files)
-        return train, test, class_names
-    import tensorflow_datasets as tfds
-
-    builder, splits = _prepared(name, data_dir)
-    encoded = {'image': tfds.decode.SkipDecoding()}
-    sources = [builder.as_data_source(split=split, decoders=encoded) for split in splits]
-    train, test = (_stream(_source_reader(source), source, size) for source in sources)
-    return train, test, tuple(builder.info.features['label'].names)
-
-
-def _select(source: Examples | Streamed, rows: np.ndarray) -> Source:
-    return source.select(rows) if isinstance(source, Streamed) else source.take(rows)
-
-
-def _stream(read: Callable[[int], tuple[bytes, int]], all_of_them: Any, size: int) -> Streamed:
-    return Streamed(read, np.arange(len(all_of_them)), size)
-
-
-def _source_reader(source: Any) -> Callable[[int], tuple[bytes, int]]:
-    def read(row: int) -> tuple[bytes, int]:
-        example = source[row]
-        return example['image'], int(example['label'])
-
-    return read
-
-
 class _Files(NamedTuple):
     """Image files and their labels."""
 
@@ -118,8 +83,59 @@ class _Files(NamedTuple):
         return len(self.paths)
 
 
-def _file_reader(files: _Files) -> Callable[[int], tuple[bytes, int]]:
-    return lambda row: (files.paths[row].read_bytes(), int(files.labels[row]))
+def _decoded(name: str, data_dir: str | Path | None) -> Split:
+    if name == 'digits':
+        return _digits()
+    if (Path(name) / 'train').is_dir():
+        *files, class_names = _folder(Path(name))
+        train, test = _read_files(*files)
+        return train, test, class_names
+    builder, splits = _prepared(name, data_dir)
+    train, test = (_decode(builder.as_data_source(split=split)) for split in splits)
+    return train, test, tuple(builder.info.features['label'].names)
+
+
+def _streamed(name: str, data_dir: str | Path | None, size: int) -> Split:
+    if name == 'digits':
+        raise ValueError('digits are small: leave out image_size')
+    if (Path(name) / 'train').is_dir():
+        *files, class_names = _folder(Path(name))
+        train, test = (_stream_files(part, size) for part in files)
+        return train, test, class_names
+    import tensorflow_datasets as tfds
+
+    builder, splits = _prepared(name, data_dir)
+    encoded = {'image': tfds.decode.SkipDecoding()}
+    sources = [builder.as_data_source(split=split, decoders=encoded) for split in splits]
+    train, test = (Streamed(_source_reader(source), np.arange(len(source)), size) for source in sources)
+    return train, test, tuple(builder.info.features['label'].names)
+
+
+def _select(source: Examples | Streamed, rows: np.ndarray) -> Source:
+    return source.select(rows) if isinstance(source, Streamed) else source.take(rows)
+
+
+def _known_labels(source: Source) -> np.ndarray | None:
+    """Return the labels, where they are known before images are read."""
+    return source.labels if isinstance(source, Examples | Streamed) else None
+
+
+def _stream_files(files: _Files, size: int) -> Streamed:
+    inspect(files.paths)
+
+    def read(row: int) -> tuple[bytes, int]:
+        return files.paths[row].read_bytes(), int(files.labels[row])
+
+    rows = np.arange(len(files))
+    return Streamed(read, rows, size, labels=files.labels, name=lambda row: str(files.paths[row]))
+
+
+def _source_reader(source: Any) -> Callable[[int], tuple[bytes, int]]:
+    def read(row: int) -> tuple[bytes, int]:
+        example = source[row]
+        return example['image'], int(example['label'])
+
+    return read
 
 
 def _digits() -> tuple[Examples, Examples, tuple[str, ...]]:
@@ -176,18 +192,27 @@ def _decode(source) -> Examples:
 
 
 def _folder(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
-    class_names = tuple(sorted(path.name for path in (root / 'train').iterdir() if path.is_dir()))
+    class_names = _classes(root / 'train')
     if not class_names:
         raise ValueError(f'{root / "train"} holds no folder per class')
     train = _files(root / 'train', class_names)
+    if empty := [name for label, name in enumerate(class_names) if not (train.labels == label).any()]:
+        raise ValueError(
+            f'{root / "train"} holds no image of {", ".join(empty[:5])}: remove or fill the folder'
+        )
     if (root / 'test').is_dir():
+        if foreign := sorted(set(_classes(root / 'test')) - set(class_names)):
+            raise ValueError(
+                f'{root / "test"} holds {", ".join(foreign[:5])}, of which there is no training image'
+            )
         return train, _files(root / 'test', class_names), class_names
-    order = np.random.default_rng(0).permutation(len(train))
-    held = max(1, len(train) // 6)
-    rest, test = (
-        _Files([train.paths[i] for i in rows], train.labels[rows]) for rows in (order[held:], order[:held])
-    )
-    return rest, test, class_names
+    held, rest = split(train.labels, 1 / 6, seed=0)
+    kept, test = (_Files([train.paths[i] for i in rows], train.labels[rows]) for rows in (rest, held))
+    return kept, test, class_names
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != '.'))
 
 
 def _files(folder: Path, class_names: tuple[str, ...]) -> _Files:
@@ -203,22 +228,26 @@ def _files(folder: Path, class_names: tuple[str, ...]) -> _Files:
     return _Files([path for path, _ in found], np.array([label for _, label in found], np.int32))
 
 
-def _read_files(files: _Files) -> Examples:
-    from PIL import Image
+def _read_files(*parts: _Files) -> list[Examples]:
+    """Decode the parts of a set, whose images must all have one shape."""
+    paths = [path for part in parts for path in part.paths]
+    refuse_mixed(paths, inspect(paths))
+    return [Examples(np.stack([_pixels(path) for path in part.paths]), part.labels) for part in parts]
 
-    images = []
-    for path in files.paths:
-        try:
-            with Image.open(path) as image:
-                images.append(np.asarray(image.convert('L' if image.mode == 'L' else 'RGB')))
-        except OSError as error:
-            raise ValueError(f'{path} is not an image that can be read: {error}') from None
-    stacked = _stack(images)
-    return Examples(stacked if stacked.ndim == 4 else stacked[..., None], files.labels)
+
+def _pixels(path: Path) -> np.ndarray:
+    try:
+        pixels = np.asarray(open_picture(path))
+    except ValueError as error:
+        raise ValueError(f'{path} is {error}') from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:
     shapes = sorted({image.shape for image in images})
     if len(shapes) != 1:
-        raise ValueError(f'all images must have one shape, found {shapes[:4]}: resize them first')
+        raise ValueError(
+            f'all images must have one shape, found {shapes[:4]}: give image_size (--data.image-size) to have '
+            'them brought to one'
+        )
     return np.stack(images)

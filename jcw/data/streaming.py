@@ -1,6 +1,5 @@
 """Sets too large for memory: images are read, decoded and brought to one size when they are taken."""
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jcw.data.examples import Examples
+from jcw.data.pictures import open_picture
 
 MARGIN = 8 / 7  # of the shorter side over the central crop's, as is usual for 256 against 224
 LEAST_AREA = 0.25  # of a random crop, as a fraction of the image's; less is too hard for small networks
@@ -21,15 +21,31 @@ class Streamed:
       read: row -> (encoded image, label), for every row of `rows`; called by several threads at once.
       rows: which of the source's rows these examples are.
       size: side of the squares that images are brought to, in colour.
+      labels: of all rows of the source, where they are known before it is read.
+      name: what an image is called in messages, by its row.
     """
 
-    def __init__(self, read: Callable[[int], tuple[bytes, int]], rows: np.ndarray, size: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[int], tuple[bytes, int]],
+        rows: np.ndarray,
+        size: int,
+        *,
+        labels: np.ndarray | None = None,
+        name: Callable[[int], str] = 'image {} of the set'.format,
+    ) -> None:
         if size < 1:
             raise ValueError(f'the size of images must be positive, got {size}')
         self._read, self._own, self._size = read, rows, size
+        self._labels, self._name = labels, name
 
     def __len__(self) -> int:
         return len(self._own)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Labels of these examples, where they are known before images are read."""
+        return None if self._labels is None else self._labels[self._own]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -37,29 +53,35 @@ class Streamed:
 
     def select(self, rows: np.ndarray | slice) -> 'Streamed':
         """Return a part of these examples, still to be decoded."""
-        return Streamed(self._read, self._own[rows], self._size)
+        return Streamed(self._read, self._own[rows], self._size, labels=self._labels, name=self._name)
 
     def take(self, rows: np.ndarray | slice) -> Examples:
-        """Decode central crops."""
-        read = [self._read(int(row)) for row in self._own[rows]]
-        images = [central_crop(open_image(encoded, self._size), self._size) for encoded, _ in read]
+        """Decode central crops.
+
+        Raises:
+          ValueError: an image that cannot be read, by its name.
+        """
+        read = [self._open(int(row)) for row in self._own[rows]]
+        images = [central_crop(image, self._size) for image, _ in read]
         shape = (len(read), *self.image_shape)
         return Examples(np.array(images, np.uint8).reshape(shape), np.array([y for _, y in read], np.int32))
 
     def cropped(self, row: int, key: tuple[int, ...]) -> tuple[UInt8[np.ndarray, 'size size 3'], int]:
-        """Decode one image and its label; the crop is drawn from (key, row)."""
-        encoded, label = self._read(int(self._own[row]))
+        """Decode one image and its label; the crop is drawn from (key, row).
+
+        Raises:
+          ValueError: an image that cannot be read, by its name.
+        """
+        image, label = self._open(int(self._own[row]))
         rng = np.random.default_rng([*key, row])
-        return random_crop(rng, open_image(encoded, self._size), self._size), label
+        return random_crop(rng, image, self._size), label
 
-
-def open_image(encoded: bytes, size: int) -> Any:
-    """Decode an image in colour; a JPEG no larger than needed, which is faster."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(encoded))
-    image.draft('RGB', (2 * size, 2 * size))
-    return image.convert('RGB')
+    def _open(self, row: int) -> tuple[Any, int]:
+        try:
+            encoded, label = self._read(row)
+            return open_picture(encoded, self._size).convert('RGB'), label
+        except (OSError, ValueError) as error:
+            raise ValueError(f'{self._name(row)}: {error}') from error
 
 
 def central_crop(image: Any, size: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from jcw.deploy.export import export
 from jcw.deploy.fold import Folded, fold, random, shapes
-from jcw.deploy.forward import build, forward
+from jcw.deploy.inference import build, forward
+from jcw.deploy.int8 import litert_int8
+from jcw.deploy.litert import litert_logits, litert_model
 from jcw.deploy.load import Deployed, load
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack
@@ -12,6 +14,9 @@ __all__ = [
     'load',
     'Deployed',
     'onnx_model',
+    'litert_model',
+    'litert_int8',
+    'litert_logits',
     'build',
     'forward',
     'Folded',

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from jax import export as jax_export
 import jcw
 from jcw.deploy import folder as files
 from jcw.deploy.fold import Folded, fold
-from jcw.deploy.forward import forward
+from jcw.deploy.inference import forward
+from jcw.deploy.int8 import litert_int8
+from jcw.deploy.litert import litert_model
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack
-from jcw.nets.slicing import slice_variables
-from jcw.nets.variables import Variables
-from jcw.space import SearchSpace
+from jcw.deploy.tflite import ends
+from jcw.graph import Graph
+from jcw.nets.axes import Variables, slice_variables
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -27,7 +29,7 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def export(
     folder: str | Path,
     variables: Variables,
-    space: SearchSpace,
+    graph: Graph,
     widths: Sequence[int] | np.ndarray,
     *,
     mean: Sequence[float],
@@ -36,14 +38,17 @@ def export(
     details: Mapping[str, Any] | None = None,
     weights: str = 'float32',
     onnx: bool = False,
+    litert: int = 0,
+    calibration: np.ndarray | None = None,
+    accuracy_of: Callable[[bytes], float] | None = None,
 ) -> Path:
     """Write the deployable folder, all or nothing: a previous one stays until the new one is complete.
 
     Args:
       folder: to be made, or replaced; what lies in it is told in `jcw.deploy.folder`.
       variables: of the supernet, its statistics recalibrated, or of a network of exactly these widths.
-      space: layers, input shape and number of classes.
-      widths: one per layer.
+      graph: of the network.
+      widths: one per site.
       mean: of each input channel, in [0, 1].
       std: likewise.
       class_names: of the logits, for `network.json`.
@@ -51,63 +56,93 @@ def export(
         device).
       weights: 'float32', 'bfloat16' or 'int8', in which kernels are stored.
       onnx: also write `network.onnx`; needs the extra `jcw[onnx]`.
+      litert: also write `network.tflite`, for batches of this size; needs the extra `jcw[litert]`, the next one, too.
+      calibration: also write `network.int8.tflite`, the ranges of activations taken from these images of the training
+        set, uint8 [images height width channels].
+      accuracy_of: of a LiteRT file, called for each that is written; `network.json` states it with types and scales.
 
     Raises:
       ValueError: widths, names or weights that do not fit, numbers that are not finite, or details that are not JSON
         or would replace what the export itself states.
     """
     folder = Path(folder).resolve()
-    if class_names and len(class_names) != space.num_classes:
-        raise ValueError(f'{len(class_names)} class names for {space.num_classes} classes')
-    stored = pack(fold(slice_variables(variables, space, widths), space, mean, std), weights)
+    if class_names and len(class_names) != graph.num_classes:
+        raise ValueError(f'{len(class_names)} class names for {graph.num_classes} classes')
+    fixed = graph.fixed(widths)
+    stored = pack(fold(slice_variables(variables, graph, widths), fixed, mean, std), weights)
     if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(stored)):
         raise ValueError('the variables hold numbers that are not finite')
-    description = _describe(space, widths, mean, std, class_names, weights, dict(details or {}))
+    if calibration is not None and not litert:
+        raise ValueError('calibration is for the int8 form of LiteRT: give litert, its batch size, too')
+    lite = _litert(graph, widths, unpack(stored), litert, calibration) if litert else {}
+    about = {name: _about(model, accuracy_of) for name, model in lite.items()}
+    description = _describe(graph, widths, mean, std, class_names, weights, about, dict(details or {}))
 
     def write(partial: Path) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / files.WEIGHTS, stored)
-        (partial / files.STABLEHLO).write_bytes(stablehlo(stored, space))
+        (partial / files.STABLEHLO).write_bytes(stablehlo(stored, fixed))
         if onnx:
-            (partial / files.ONNX).write_bytes(onnx_model(space, widths, unpack(stored)))
+            (partial / files.ONNX).write_bytes(onnx_model(graph, widths, unpack(stored)))
+        for name, model in lite.items():
+            (partial / name).write_bytes(model)
         files.write_description(partial, description)
 
     files.replace(folder, write)
     return folder
 
 
-def stablehlo(stored: Folded, space: SearchSpace) -> bytes:
+def stablehlo(stored: Folded, graph: Graph) -> bytes:
     """Serialise the whole function, weights included, for any batch size and the platforms of `PLATFORMS`."""
-    strides = tuple(layer.stride for layer in space.layers)
     (batch,) = jax_export.symbolic_shape('batch')
-    images = jax.ShapeDtypeStruct((batch, *space.input_shape), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *graph.input_shape), np.uint8)
 
     def network(images: jax.Array) -> jax.Array:
-        return forward(unpack(jax.tree.map(jax.numpy.asarray, stored)), images, strides)
+        return forward(unpack(jax.tree.map(jax.numpy.asarray, stored)), images, graph)
 
     return bytes(jax_export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize())
 
 
+def _litert(
+    graph: Graph,
+    widths: Sequence[int] | np.ndarray,
+    folded: Folded,
+    batch: int,
+    calibration: np.ndarray | None,
+) -> dict[str, bytes]:
+    model = litert_model(graph, widths, folded, batch)
+    narrow = {} if calibration is None else {files.LITERT_INT8: litert_int8(model, calibration)}
+    return {files.LITERT: model, **narrow}
+
+
+def _about(model: bytes, accuracy_of: Callable[[bytes], float] | None) -> dict[str, Any]:
+    """Describe a LiteRT file: `real = scale * (stored - zero_point)` where its numbers are whole."""
+    taken, given = (end._asdict() for end in ends(model))
+    return {'input': taken, 'output': given, 'accuracy': None if accuracy_of is None else accuracy_of(model)}
+
+
 def _describe(
-    space: SearchSpace,
+    graph: Graph,
     widths: Sequence[int] | np.ndarray,
     mean: Sequence[float],
     std: Sequence[float],
     class_names: Sequence[str],
     weights: str,
+    litert: dict[str, Any],
     details: dict[str, Any],
 ) -> dict[str, Any]:
     stated = {
         'format': files.FORMAT,
         'architecture': files.ARCHITECTURE,
-        'space': space.to_json(),
+        'graph': graph.to_json(),
         'widths': [int(w) for w in widths],
-        'input_shape': list(space.input_shape),
+        'input_shape': list(graph.input_shape),
         'input_dtype': 'uint8',
         'mean': [float(m) for m in mean],
         'std': [float(s) for s in std],
         'class_names': [str(name) for name in class_names],
         'weights': weights,
+        'litert': litert,
         'versions': {
             'jcw': jcw.__version__,
             'jax': jax.__version__,

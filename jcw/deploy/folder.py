@@ -4,6 +4,8 @@ weights/              an orbax checkpoint of nested dictionaries of arrays
 network.json          what the network is, readable by any program, with checksums of all files
 network.stablehlo     the whole function for any batch size, on CPU, CUDA and TPU
 network.onnx          the same in ONNX, if wanted
+network.tflite        the same in LiteRT for one batch size, if wanted
+network.int8.tflite   the same in whole numbers, if wanted
 """
 
 import hashlib
@@ -12,15 +14,22 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-FORMAT = 1
-ARCHITECTURE = 'mobilenet'
+from jcw import records
+
+Result = TypeVar('Result')
+
+FORMAT = 2
+ARCHITECTURE = 'graph'
 WEIGHTS, DESCRIPTION, STABLEHLO, ONNX = 'weights', 'network.json', 'network.stablehlo', 'network.onnx'
+ATTEMPTS = 20  # of reading a folder that is being replaced
+LARGEST = 2**26  # bytes of a description
+LITERT, LITERT_INT8 = 'network.tflite', 'network.int8.tflite'
 REQUIRED = (
     'format',
     'architecture',
-    'space',
+    'graph',
     'widths',
     'input_shape',
     'input_dtype',
@@ -60,6 +69,37 @@ def replace(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def read_whole(folder: Path, read: Callable[[Path], Result]) -> Result:
+    """Read the old network or the new one, never a part of each, while another process may be replacing the folder.
+
+    What `read` returns counts if the same folder, with the same description, stood there before and after.
+
+    Raises:
+      ValueError: what `read` raises of a folder that stays, or the folder never stays long enough.
+    """
+    for _ in range(ATTEMPTS):
+        place = find(folder)
+        before = _identity(place)
+        try:
+            result = read(place)
+        except ValueError:
+            if _identity(find(folder)) == before:
+                raise
+        else:
+            if _identity(find(folder)) == before:
+                return result
+    raise ValueError(f'{folder} was replaced {ATTEMPTS} times while it was being read: try again later')
+
+
+def _identity(place: Path) -> tuple[object, ...] | None:
+    """Tell one export from another, also where numbers of inodes return and copies keep their times of change."""
+    try:
+        own, path = place.stat(), place / DESCRIPTION
+        return own.st_dev, own.st_ino, path.stat().st_ctime_ns, _sha256(path)
+    except OSError:
+        return None
+
+
 def find(folder: Path) -> Path:
     """Return the folder, or the one that an interrupted export left in its stead."""
     previous = _beside(folder, 'previous')
@@ -88,15 +128,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ValueError(f'{folder} is not a deployed network: it has no {DESCRIPTION}')
+    if (size := path.stat().st_size) > LARGEST:
+        raise ValueError(f'{path} has {size} bytes: a description of a network has at most {LARGEST}')
     try:
-        description = json.loads(path.read_text(encoding='utf-8'))
+        description = records.parse(path.read_bytes())
     except ValueError as error:
         raise ValueError(f'{path} is damaged: it is not JSON ({error})') from None
-    if not isinstance(description, dict) or not isinstance(description.get('format'), int):
+    if not isinstance(description, dict) or type(description.get('format')) is not int:
         raise ValueError(f'{path} does not describe a deployed network: it states no format')
     if description['format'] > FORMAT:
         raise ValueError(
             f'{folder} has format {description["format"]}, this library reads up to {FORMAT}: upgrade jcw'
+        )
+    if description['format'] < FORMAT:
+        raise ValueError(
+            f'{folder} has format {description["format"]}, of a version of jcw that knew chains of layers only; '
+            f'this one reads format {FORMAT}: export the network again'
         )
     missing = [name for name in REQUIRED if name not in description]
     if missing:
@@ -114,17 +161,31 @@ def _check_sums(folder: Path, description: dict[str, Any]) -> None:
     if not isinstance(description['checksums'], dict):
         raise ValueError(f'{folder / DESCRIPTION} is damaged: its checksums are not a table')
     stated = dict(description['checksums'])
+    for path in (folder / WEIGHTS).rglob('*'):
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in stated:
+            raise ValueError(f'{folder} is damaged: {name} is not one of its files')
     if stated.pop(DESCRIPTION, None) != _own_sum(description):
         raise ValueError(f'{folder / DESCRIPTION} is damaged: its checksum differs')
     for name, expected in stated.items():
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f'{folder} is damaged: {name!r} is not a file inside it')
+        if not _inside(folder, name):
+            raise ValueError(f'{folder} is damaged: {name[:200]!r} is not a file inside it')
         if not (folder / name).is_file():
             raise ValueError(f'{folder} is damaged: {name} is missing')
         if _sha256(folder / name) != expected:
             raise ValueError(f'{folder} is damaged: the checksum of {name} differs')
     if not any(name.startswith(f'{WEIGHTS}/') for name in stated):
         raise ValueError(f'{folder} is damaged: no checksum of its weights is stated')
+
+
+def _inside(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).resolve(strict=False).is_relative_to(folder.resolve())
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ):  # too long, a loop of links, a character that names may not have
+        return False
 
 
 def _own_sum(description: dict[str, Any]) -> str:

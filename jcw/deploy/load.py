@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 
 from jcw.deploy import folder as files
 from jcw.deploy.fold import Folded, shapes
-from jcw.deploy.forward import forward
-from jcw.deploy.storage import pack, unpack
-from jcw.space import SearchSpace
+from jcw.deploy.inference import forward
+from jcw.deploy.storage import packed, unpack
+from jcw.graph import Graph
 
 
 class Deployed(NamedTuple):
@@ -19,13 +19,13 @@ class Deployed(NamedTuple):
 
     Attributes:
       description: the contents of `network.json`.
-      space: layers, input shape and number of classes.
+      graph: the network, one width a site.
       folded: the weights; kernels in the type they are multiplied in, the rest float32.
       compiled: (weights, images) -> logits; compiles once for each batch size.
     """
 
     description: dict[str, Any]
-    space: SearchSpace
+    graph: Graph
     folded: Folded
     compiled: Any
 
@@ -37,17 +37,13 @@ class Deployed(NamedTuple):
         """
         if not hasattr(images, 'dtype'):
             images = np.asarray(images)
-        expected = self.space.input_shape
+        expected = self.graph.input_shape
         if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
             raise ValueError(
                 f'expected uint8 images [batch {" ".join(map(str, expected))}], '
                 f'got {images.dtype} {list(images.shape)}'
             )
         return self.compiled(self.folded, images)
-
-    def logits(self, images: Any) -> jax.Array:
-        """Do the same under a name."""
-        return self(images)
 
 
 def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
@@ -61,50 +57,71 @@ def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
       ValueError: a file is missing, foreign or damaged, the format is newer than this library, or weights do not
         have the shapes that the description states.
     """
-    folder = files.find(Path(folder).resolve())
+    folder = Path(folder)
+    try:
+        description, graph, stored = files.read_whole(folder.resolve(), _read)
+    except ValueError:
+        raise
+    except Exception as error:  # a description may sum right and still state anything
+        raise ValueError(f'{folder} cannot be read as a deployed network: {error!r}'[:500]) from error
+    compiled = jax.jit(lambda folded, images: forward(folded, images, graph, dtype=dtype))
+    return Deployed(description, graph, jax.device_put(_kept(unpack(stored), dtype)), compiled)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Graph, Folded]:
     description = files.read_description(folder)
     try:
-        space = SearchSpace.from_json(description['space'])
-        expected = shapes(space, description['widths'])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{folder} does not describe a network this library knows: {error!r}') from error
-    stored = _restore(folder / files.WEIGHTS)
-    _check_shapes(folder, stored, expected, description['weights'])
-    strides = tuple(layer.stride for layer in space.layers)
-    compiled = jax.jit(lambda folded, images: forward(folded, images, strides, dtype=dtype))
-    return Deployed(description, space, jax.device_put(_kept(unpack(stored), dtype)), compiled)
+        graph = Graph.from_json(description['graph']).fixed(description['widths'])
+        expected = packed(shapes(graph), description['weights'])
+    except Exception as error:
+        raise ValueError(
+            f'{folder} does not describe a network this library knows: {error!r}'[:500]
+        ) from error
+    if list(graph.input_shape) != description['input_shape']:
+        raise ValueError(
+            f'{folder} is damaged: it states images {description["input_shape"]}, its graph {graph.input_shape}'
+        )
+    return description, graph, _restore(folder / files.WEIGHTS, expected)
 
 
 def _kept(folded: Folded, dtype: Any) -> Folded:
-    """Round the kernels of the layers to `dtype` once, instead of in every call."""
+    """Round the kernels of convolutions to `dtype` once, instead of in every call; products of vectors stay wide."""
 
     def keep(path: tuple, leaf: np.ndarray) -> np.ndarray:
-        return leaf.astype(dtype) if path[-1].key == 'kernel' and path[0].key != 'head' else leaf
+        return leaf.astype(dtype) if path[-1].key == 'kernel' and leaf.ndim > 2 else leaf
 
     return jax.tree_util.tree_map_with_path(keep, folded)
 
 
-def _restore(path: Path) -> Folded:
-    """Read a checkpoint as NumPy arrays, on whatever devices it was written.
+def _restore(path: Path, expected: Folded) -> Folded:
+    """Read a checkpoint as NumPy arrays, on whatever devices it was written; nothing is allocated before shapes agree.
 
     Raises:
-      ValueError: it is no checkpoint of arrays.
+      ValueError: it is no checkpoint of arrays, or not of these.
     """
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata.tree
+            _check_shapes(path.parent, tree, expected)
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return checkpointer.restore(path, restore_args=as_numpy)
+            stored = checkpointer.restore(path, restore_args=as_numpy)
+    except _Foreign as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # orbax raises what its storage raised
         raise ValueError(f'{path.parent} is damaged: its weights cannot be read ({error!r})') from error
+    _check_shapes(path.parent, stored, expected)
+    return stored
 
 
-def _check_shapes(folder: Path, stored: Folded, expected: Folded, weights: str) -> None:
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), expected)
-    want, have = (_leaves(tree) for tree in (pack(zeros, weights), stored))
+class _Foreign(ValueError):
+    """Weights of another network."""
+
+
+def _check_shapes(folder: Path, stored: Folded, expected: Folded) -> None:
+    want, have = _leaves(expected), _leaves(stored)
     for name in sorted({*want, *have}):
         if want.get(name) != have.get(name):
-            raise ValueError(
+            raise _Foreign(
                 f'{folder} does not hold the network it describes: weights {name} should be '
                 f'{want.get(name, "absent")}, and are {have.get(name, "absent")}'
             )
@@ -112,6 +129,6 @@ def _check_shapes(folder: Path, stored: Folded, expected: Folded, weights: str) 
 
 def _leaves(tree: Folded) -> dict[str, str]:
     return {
-        '/'.join(str(key.key) for key in path): f'{leaf.dtype} {list(leaf.shape)}'
+        '/'.join(str(getattr(key, 'key', key)) for key in path): f'{leaf.dtype} {list(leaf.shape)}'
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     }

@@ -1,24 +1,23 @@
 """The deployed network in ONNX: native convolutions, NCHW inside, any batch size.
 
 Bytes [batch height width channels] come in, as everywhere, and are transposed while they are still bytes. Biases and
-ReLUs stand where runtimes fuse them into the convolution before them.
+activations stand where runtimes fuse them into the convolution before them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jcw.deploy.fold import Folded, random
+from jcw.graph import Graph, Operation
 from jcw.nets.kernels import same_padding
-from jcw.nets.variables import layer_name
-from jcw.space import SearchSpace
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what TensorRT, OpenVINO and Core ML's converters have long read
 
 
 def onnx_model(
-    space: SearchSpace,
+    graph: Graph,
     widths: Sequence[int] | np.ndarray,
     folded: Folded | None = None,
     batch: int | None = None,
@@ -26,8 +25,8 @@ def onnx_model(
     """Return a checked ONNX model: `images` uint8 [batch height width channels] -> `logits` float32 [batch classes].
 
     Args:
-      space: layers, input shape and number of classes.
-      widths: one per layer.
+      graph: of the network.
+      widths: one per site.
       folded: the weights; by default random ones, for timing.
       batch: the batch size; by default any.
 
@@ -40,79 +39,137 @@ def onnx_model(
         raise ValueError("ONNX needs the package onnx: pip install 'jcw[onnx]'") from None
     from onnx import TensorProto, helper
 
-    graph = _Graph(random(space, widths) if folded is None else folded)
-    graph.normalise_input()
-    for index, (spec, sizes) in enumerate(zip(space.layers, space.input_sizes, strict=False)):
-        graph.layer(layer_name(index), sizes, spec.kernel, spec.stride)
-    graph.head()
+    fixed = graph.fixed(widths)
+    model = _Model(fixed, random(fixed) if folded is None else folded)
+    values = [model.normalised()]
+    for place, op in enumerate(fixed.operations[1:], 1):
+        values.append(FORMS[op.kind](model, place, *(values[read] for read in op.reads)))
+    model.append('Identity', values[-1], output='logits')
     size = 'batch' if batch is None else batch
-    images = helper.make_tensor_value_info('images', TensorProto.UINT8, [size, *space.input_shape])
-    logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, [size, space.num_classes])
-    body = helper.make_graph(graph.nodes, 'network', [images], [logits], graph.constants)
+    images = helper.make_tensor_value_info('images', TensorProto.UINT8, [size, *graph.input_shape])
+    logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, [size, graph.num_classes])
+    body = helper.make_graph(model.nodes, 'network', [images], [logits], model.constants)
     opset = [helper.make_opsetid('', OPSET)]
-    model = helper.make_model(body, producer_name='jcw', opset_imports=opset, ir_version=IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    made = helper.make_model(body, producer_name='jcw', opset_imports=opset, ir_version=IR_VERSION)
+    onnx.checker.check_model(made, full_check=True)
+    return made.SerializeToString()
 
 
-class _Graph:
-    """Nodes and constants of a chain; `last` is the name of the tensor so far."""
+class _Model:
+    """Nodes and constants; tensors go by their names."""
 
-    def __init__(self, folded: Folded) -> None:
-        self.folded = folded
+    def __init__(self, graph: Graph, folded: Folded) -> None:
+        self.graph, self.folded = graph, folded
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self.last = 'images'
 
-    def normalise_input(self) -> None:
-        channels = {name: np.asarray(v)[:, None, None] for name, v in self.folded['input'].items()}
-        self._append('Transpose', perm=[0, 3, 1, 2])
-        self._append('Cast', to=1)
-        self._append('Mul', self._constant('input/scale', channels['scale']))
-        self._append('Add', self._constant('input/bias', channels['bias']))
+    def op(self, place: int) -> tuple[Operation, dict[str, Any]]:
+        op = self.graph.operations[place]
+        return op, self.folded.get(op.name, {})
 
-    def layer(self, name: str, sizes: tuple[int, int], kernel: int, stride: int) -> None:
-        """Append one layer of an input of `sizes`: dense, or depthwise and pointwise."""
-        layer = self.folded[name]
-        if 'kernel' in layer:
-            self._convolution(name, layer, layer['kernel'].transpose(3, 2, 0, 1), sizes, stride)
-        else:
-            deep, point = layer['depthwise'], layer['pointwise']
-            channelwise = deep['kernel'].transpose(2, 0, 1)[:, None]
-            self._convolution(f'{name}/depthwise', deep, channelwise, sizes, stride, len(channelwise))
-            self._convolution(f'{name}/pointwise', point, point['kernel'].T[:, :, None, None])
+    def normalised(self) -> str:
+        channels = {name: np.asarray(v)[:, None, None] for name, v in self.folded['images'].items()}
+        x = self.append('Transpose', 'images', perm=[0, 3, 1, 2])
+        x = self.append('Cast', x, to=1)
+        x = self.append('Mul', x, self.constant('images/scale', channels['scale']))
+        return self.append('Add', x, self.constant('images/bias', channels['bias']))
 
-    def head(self) -> None:
-        self._append('GlobalAveragePool')
-        self._append('Flatten')
-        weights = [self._constant(f'head/{name}', self.folded['head'][name]) for name in ('kernel', 'bias')]
-        self._append('Gemm', *weights, output='logits')
+    def convolved(self, place: int, x: str, kernel: np.ndarray, groups: int = 1) -> str:
+        op, own = self.op(place)
+        weights = self.constant(f'{op.name}/kernel', kernel), self.constant(f'{op.name}/bias', own['bias'])
+        step = [op.stride, op.stride]
+        y = self.append('Conv', x, *weights, pads=self.pads(op), group=groups, strides=step)
+        return self.activated(y, op.activation)
 
-    def _convolution(
-        self,
-        name: str,
-        part: dict[str, Any],
-        kernel: np.ndarray,
-        sizes: tuple[int, int] = (1, 1),
-        stride: int = 1,
-        groups: int = 1,
-    ) -> None:
-        side = kernel.shape[-1]
-        pads = np.transpose([same_padding(size, side, stride) for size in sizes]).ravel().tolist()
-        weights = self._constant(f'{name}/kernel', kernel), self._constant(f'{name}/bias', part['bias'])
-        self._append('Conv', *weights, pads=pads, group=groups, strides=[stride, stride])
-        self._append('Relu')
+    def pads(self, op: Operation) -> list[int]:
+        pads = [same_padding(size, op.kernel, op.stride) for size in self.graph.sizes[op.reads[0]]]
+        return [int(pad) for pad in np.transpose(pads).ravel()]
 
-    def _constant(self, name: str, value: Any) -> str:
+    def activated(self, x: str, activation: str | None) -> str:
+        return x if activation is None else ACTIVATIONS[activation](self, x)
+
+    def product(self, x: str, name: str, kernel: Any, bias: Any) -> str:
+        return self.append(
+            'Gemm', x, self.constant(f'{name}/kernel', kernel), self.constant(f'{name}/bias', bias)
+        )
+
+    def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
         from onnx import numpy_helper
 
-        array = np.ascontiguousarray(value, np.float32)
-        self.constants.append(numpy_helper.from_array(array, name))
+        if name not in {tensor.name for tensor in self.constants}:
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
         return name
 
-    def _append(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> None:
+    def append(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         from onnx import helper
 
         output = output or f'{operator.lower()}_{len(self.nodes)}'
-        self.nodes.append(helper.make_node(operator, [self.last, *inputs], [output], **attributes))
-        self.last = output
+        self.nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+
+def _conv(model: _Model, place: int, x: str) -> str:
+    return model.convolved(place, x, model.op(place)[1]['kernel'].transpose(3, 2, 0, 1))
+
+
+def _depthwise(model: _Model, place: int, x: str) -> str:
+    kernel = model.op(place)[1]['kernel'].transpose(2, 0, 1)[:, None]
+    return model.convolved(place, x, kernel, len(kernel))
+
+
+def _add(model: _Model, place: int, *terms: str) -> str:
+    x = model.append('Add', *terms) if len(terms) > 1 else terms[0]
+    return model.activated(x, model.op(place)[0].activation)
+
+
+def _gate(model: _Model, place: int, x: str) -> str:
+    op, own = model.op(place)
+    squeezed = model.append('Flatten', model.append('GlobalAveragePool', x))
+    inner = model.product(squeezed, f'{op.name}/reduce', own['reduce_kernel'], own['reduce_bias'])
+    inner = model.activated(inner, op.activation)
+    opened = model.product(inner, f'{op.name}/expand', own['expand_kernel'], own['expand_bias'])
+    if op.opening == 'sigmoid':
+        opened = model.append('Sigmoid', opened)
+    else:
+        opened = model.append('HardSigmoid', opened, alpha=1 / 6, beta=0.5)
+    return model.append(
+        'Mul', x, model.append('Unsqueeze', opened, model.constant('positions', [2, 3], np.int64))
+    )
+
+
+def _max_pool(model: _Model, place: int, x: str) -> str:
+    op, _ = model.op(place)
+    size, step = [op.kernel, op.kernel], [op.stride, op.stride]
+    return model.append('MaxPool', x, kernel_shape=size, strides=step, pads=model.pads(op))
+
+
+def _mean(model: _Model, place: int, x: str) -> str:
+    return model.append('Flatten', model.append('GlobalAveragePool', x))
+
+
+def _dense(model: _Model, place: int, x: str) -> str:
+    op, own = model.op(place)
+    return model.activated(model.product(x, op.name, own['kernel'], own['bias']), op.activation)
+
+
+FORMS: dict[str, Callable[..., str]] = {
+    'conv': _conv,
+    'depthwise': _depthwise,
+    'add': _add,
+    'gate': _gate,
+    'max_pool': _max_pool,
+    'mean': _mean,
+    'dense': _dense,
+}
+
+
+def _relu6(model: _Model, x: str) -> str:
+    return model.append('Clip', x, model.constant('zero', 0.0), model.constant('six', 6.0))
+
+
+ACTIVATIONS: dict[str, Callable[[_Model, str], str]] = {
+    'relu': lambda model, x: model.append('Relu', x),
+    'relu6': _relu6,
+    'hard_swish': lambda model, x: model.append('HardSwish', x),
+    'swish': lambda model, x: model.append('Mul', x, model.append('Sigmoid', x)),
+}

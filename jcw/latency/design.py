@@ -7,73 +7,74 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jcw.graph import Graph
 from jcw.latency import prior, uncertainty
-from jcw.latency.signatures import Signatures
-from jcw.mrf import PRNGKey, max_sum
-from jcw.space import SearchSpace
+from jcw.latency.entries import Entries
+from jcw.trellis import PRNGKey, max_sum
 
-Networks = Int[np.ndarray, 'networks layers']
+Networks = Int[np.ndarray, 'networks sites']
 
 VARIANCES = (1000.0, 30.0, 30.0, 3.0)
 """Assumed of the prior's terms before anything is timed, in units of the noise variance (docs/latency.md)."""
 
 
-def random_networks(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
-    """Draw networks with every width uniform over its layer's choices."""
-    draws = jax.random.randint(key, (count, space.num_layers), 0, 2**30)
-    return space.to_widths(np.asarray(draws) % space.num_choices)
+def random_networks(key: PRNGKey, graph: Graph, count: int) -> Networks:
+    """Draw networks with every width uniform over its site's choices."""
+    draws = jax.random.randint(key, (count, graph.num_sites), 0, 2**30)
+    return graph.to_widths(graph.settled(np.asarray(draws) % graph.num_choices))
 
 
-def networks_of_all_sizes(key: PRNGKey, space: SearchSpace, count: int, *, jitter: float = 0.5) -> Networks:
-    """Draw networks from the smallest to the largest: layers are wide or narrow together.
+def networks_of_all_sizes(key: PRNGKey, graph: Graph, count: int, *, jitter: float = 0.5) -> Networks:
+    """Draw networks from the smallest to the largest: sites are wide or narrow together.
 
-    Every layer's width stands at `reflect(level + jitter * unevenness * noise_l)` of its choices: level and unevenness
-    even on [0, 1] and shared by all layers, noise even on [-1, 1]. Networks of independent widths are all about
+    Every site's width stands at `reflect(level + jitter * unevenness * noise_l)` of its choices: level and unevenness
+    even on [0, 1] and shared by all sites, noise even on [-1, 1]. Networks of independent widths are all about
     as large as the base network and as uneven as each other; a table fitted to them alone says little of small
     or even ones.
     """
     shared_key, noise_key = jax.random.split(key)
     level, unevenness = jax.random.uniform(shared_key, (2, count, 1))
-    noise = jax.random.uniform(noise_key, (count, space.num_layers), minval=-1, maxval=1)
+    noise = jax.random.uniform(noise_key, (count, graph.num_sites), minval=-1, maxval=1)
     place = jnp.abs(level + jitter * unevenness * noise)
-    choices = np.asarray(jnp.minimum(place, 2 - place)) * space.num_choices
-    return space.to_widths(np.minimum(choices.astype(np.int32), space.num_choices - 1))
+    choices = np.asarray(jnp.minimum(place, 2 - place)) * graph.num_choices
+    return graph.to_widths(graph.settled(np.minimum(choices.astype(np.int32), graph.num_choices - 1)))
 
 
-def likely_networks(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
+def likely_networks(key: PRNGKey, graph: Graph, count: int) -> Networks:
     """Draw the networks that a search may ask about: in turn of independent widths, and of all sizes."""
     independent_key, sizes_key = jax.random.split(key)
-    networks = np.empty((count, space.num_layers), np.int32)
-    networks[::2] = random_networks(independent_key, space, len(networks[::2]))
-    networks[1::2] = networks_of_all_sizes(sizes_key, space, len(networks[1::2]))
+    networks = np.empty((count, graph.num_sites), np.int32)
+    networks[::2] = random_networks(independent_key, graph, len(networks[::2]))
+    networks[1::2] = networks_of_all_sizes(sizes_key, graph, len(networks[1::2]))
     return networks
 
 
-def coverage(key: PRNGKey, space: SearchSpace, *, visits: int = 1) -> Networks:
+def coverage(key: PRNGKey, graph: Graph, *, visits: int = 1) -> Networks:
     """Choose networks until every signature has been used by `visits` of them.
 
-    Each next network is the chain that uses most of the signatures still wanted, found exactly by the chain
-    solver; ties are broken at random.
+    Each next network is the one that uses most of the signatures still wanted, found exactly by max-sum; ties are
+    broken at random.
     """
-    signatures = Signatures(space)
-    wanted = np.full(len(signatures), visits)
-    noise = np.asarray(jax.random.uniform(key, (len(signatures) * visits, len(signatures)))) * 0.01
-    solve = jax.jit(lambda mrf: max_sum(mrf)[1])
+    entries = Entries(graph)
+    wanted = np.full(len(entries), visits)
+    noise = np.asarray(jax.random.uniform(key, (len(entries) * visits, len(entries)))) * 0.01
+    solve = jax.jit(lambda field: max_sum(field)[1])
     chosen: list[np.ndarray] = []
     while (wanted > 0).any():
         gain = np.sqrt(np.maximum(wanted, 0)) + noise[len(chosen)]
-        choices = np.asarray(solve(signatures.to_cost(gain, 0.0)))
-        np.subtract.at(wanted, signatures.entries(choices), 1)
+        choices = graph.settled(np.asarray(solve(entries.to_field(gain, 0.0))))
+        used = entries.used(choices)
+        np.subtract.at(wanted, used[used >= 0], 1)
         chosen.append(choices)
-    return space.to_widths(np.stack(chosen))
+    return graph.to_widths(np.stack(chosen))
 
 
 def informative(
     key: PRNGKey,
-    space: SearchSpace,
+    graph: Graph,
     count: int,
     *,
-    timed: Int[np.ndarray, 'timed layers'] | None = None,
+    timed: Int[np.ndarray, 'timed sites'] | None = None,
     scale: Float[np.ndarray, ' signatures'] | None = None,
     variances: tuple[float, ...] = VARIANCES,
     pool: int = 1536,
@@ -86,7 +87,7 @@ def informative(
 
     Args:
       key: of the pool and the targets.
-      space: of the networks.
+      graph: of the networks.
       count: networks to choose; where the pool has fewer that are new, those.
       timed: networks already timed.
       scale: time of every entry as the prior has it; by default every kind of work takes an equal share.
@@ -99,20 +100,20 @@ def informative(
     """
     if count > pool:
         raise ValueError(f'cannot choose {count} networks from a pool of {pool}; enlarge the pool')
-    signatures = Signatures(space)
-    believed = prior.roofline(signatures)
-    scale = equal_shares(believed, signatures) if scale is None else scale
-    timed = np.zeros((0, space.num_layers), np.int32) if timed is None else np.asarray(timed)
-    drawn = likely_networks(key, space, pool + targets)
+    entries = Entries(graph)
+    believed = prior.roofline(entries)
+    scale = equal_shares(believed, entries) if scale is None else scale
+    timed = np.zeros((0, graph.num_sites), np.int32) if timed is None else np.asarray(timed)
+    drawn = likely_networks(key, graph, pool + targets)
     candidates = _distinct(drawn[:pool], timed)
     if not len(candidates):
         return candidates
     covariance = uncertainty.covariance(believed, np.array(variances))
-    rows = signatures.incidence(space.to_choices(np.concatenate([candidates, drawn[pool:]]))) * scale
+    rows = entries.incidence(graph.to_choices(np.concatenate([candidates, drawn[pool:]]))) * scale
     rows /= rows.sum(1, keepdims=True)
     if len(timed):
-        known = signatures.incidence(space.to_choices(timed))
-        ones = np.ones(len(signatures))
+        known = entries.incidence(graph.to_choices(timed))
+        ones = np.ones(len(entries))
         covariance = uncertainty.posterior(covariance, ones, known * scale, (known @ scale), 1.0)
     split = len(candidates)
     among = rows @ covariance @ rows[:split].T
@@ -120,20 +121,18 @@ def informative(
     return candidates[np.asarray(_select(among, across, min(count, split)))]
 
 
-def sequence(key: PRNGKey, space: SearchSpace, count: int) -> Networks:
+def sequence(key: PRNGKey, graph: Graph, count: int) -> Networks:
     """Choose networks to time, in order: a coverage of all pairs of widths, then the most informative.
 
     In a space of few networks they are fewer than `count`: none comes twice.
     """
-    first = coverage(key, space)[:count]
+    first = coverage(key, graph)[:count]
     more = count - len(first)
-    further = informative(jax.random.fold_in(key, 1), space, more, timed=first, pool=max(1536, 2 * more))
+    further = informative(jax.random.fold_in(key, 1), graph, more, timed=first, pool=max(1536, 2 * more))
     return np.concatenate([first, further])
 
 
-def _distinct(
-    networks: Networks, known: Int[np.ndarray, 'known layers']
-) -> Int[np.ndarray, 'distinct layers']:
+def _distinct(networks: Networks, known: Int[np.ndarray, 'known sites']) -> Int[np.ndarray, 'distinct sites']:
     """Leave out what is known, and repetitions."""
     found = dict.fromkeys(map(tuple, networks.tolist()))
     for widths in map(tuple, known.tolist()):
@@ -141,10 +140,10 @@ def _distinct(
     return np.array(list(found), np.int32).reshape(-1, networks.shape[1])
 
 
-def equal_shares(believed: prior.Prior, signatures: Signatures) -> Float[np.ndarray, ' signatures']:
+def equal_shares(believed: prior.Prior, entries: Entries) -> Float[np.ndarray, ' signatures']:
     """Guess entries' times before anything is timed: all features share the base network's time equally."""
-    space = signatures.space
-    used = signatures.incidence(space.to_choices(space.base[None]))[0]
+    graph = entries.graph
+    used = entries.incidence(graph.to_choices(graph.base[None]))[0]
     return (believed.features / (used @ believed.features)).sum(1).astype(np.float64)
 
 

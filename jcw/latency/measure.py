@@ -9,28 +9,29 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from jcw import records
+from jcw.graph import Graph
 from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime
 from jcw.latency.samples import Header, Sample
 from jcw.latency.timing import Conveyor, Protocol, time_reference
-from jcw.space import SearchSpace
 
 __all__ = ['Protocol', 'measure', 'pending']
 
 Widths = tuple[int, ...]
-Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks layers']
+Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks sites']
 DIED = 'the process died or hung while timing it'
 
 
 def measure(
     runtime: Runtime,
-    space: SearchSpace,
+    graph: Graph,
     networks: Networks,
     path: str | Path,
     *,
     batch: int,
     dtype: str = 'float32',
-    reference: Sequence[int] | Int[np.ndarray, ' layers'] | None = None,
+    reference: Sequence[int] | Int[np.ndarray, ' sites'] | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008, frozen
 ) -> Iterator[Sample]:
     """Time the networks that the file does not hold yet, yielding each sample once it is on disk.
@@ -40,25 +41,25 @@ def measure(
 
     Args:
       runtime: what to time.
-      space: the networks' space.
+      graph: of the networks.
       networks: widths of each network, in the order to time them.
       path: of the file, begun if it does not exist, otherwise continued.
       batch: images per call, as the runtime was built for.
       dtype: of the networks, as the runtime was built for.
-      reference: widths of the network timed beside every sample; by default the space's base.
+      reference: widths of the network timed beside every sample; by default the graph's base.
       protocol: how to time.
 
     Raises:
-      ValueError: no network, widths outside the space, or a file begun under another header.
+      ValueError: no network, widths outside the graph, or a file begun under another header.
       RuntimeFailure: the reference cannot be timed.
     """
-    networks = _checked(space, networks)
-    widths = _checked(space, np.array([space.base if reference is None else reference], np.int32))[0]
+    networks = _checked(graph, networks)
+    widths = _checked(graph, np.array([graph.base if reference is None else reference], np.int32))[0]
     runtime.prefetch(networks)
     anchor = runtime.open(widths)
     try:
         header = Header(
-            space=space,
+            graph=graph,
             device=runtime.device,
             runtime=runtime.name,
             dtype=dtype,
@@ -67,7 +68,7 @@ def measure(
             reference_ms=time_reference(anchor, protocol),
             warmup=protocol.warmup,
             versions=dict(runtime.versions),
-            details=dict(runtime.details),
+            details={**runtime.details, **_load(protocol)},
         )
         header = _begin_or_continue(path, header)
         yield from _measure(runtime, anchor, networks, Path(path), header, protocol)
@@ -85,10 +86,14 @@ def pending(path: str | Path, networks: Networks, protocol: Protocol) -> list[tu
     ]
 
 
-def _checked(space: SearchSpace, networks: Networks) -> list[Widths]:
+def _load(protocol: Protocol) -> dict[str, str]:
+    return {'load': f'{protocol.load_s:g} s before timing'} if protocol.load_s else {}
+
+
+def _checked(graph: Graph, networks: Networks) -> list[Widths]:
     if not len(networks):
         raise ValueError('no network to time')
-    return [tuple(int(w) for w in space.to_widths(space.to_choices(widths))) for widths in networks]
+    return [tuple(int(w) for w in graph.to_widths(graph.to_choices(widths))) for widths in networks]
 
 
 def _begin_or_continue(path: str | Path, header: Header) -> Header:
@@ -164,5 +169,8 @@ def _in_flight(path: Path) -> set[Widths]:
     if not _mark_file(path).exists():
         return set()
     recorded = {sample.widths: sample.attempt for sample in samples.read(path).samples}
-    marked = [(tuple(widths), attempt) for widths, attempt in json.loads(_mark_file(path).read_text())]
+    try:
+        marked = [(tuple(w), attempt) for w, attempt in records.parse(_mark_file(path).read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{_mark_file(path)} is damaged ({error}): remove it to go on') from None
     return {widths for widths, attempt in marked if recorded.get(widths, 0) < attempt}

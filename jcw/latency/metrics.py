@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jcw.ranks import spearman
+
 Times = Float[np.ndarray, ' samples']
 
 
@@ -37,16 +39,3 @@ def errors(predicted: Times, measured: Times) -> Errors:
         r2=float(1 - squared / deviations),
         spearman=spearman(predicted, measured),
     )
-
-
-def spearman(a: Times, b: Times) -> float:
-    """Return the correlation of ranks, ties sharing their mean; 0 if a side is constant (Spearman, 1904)."""
-    ranks = _ranks(a), _ranks(b)
-    if any(rank.std() == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(values: Times) -> Times:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[inverse]

@@ -1,102 +1,23 @@
-"""Timed networks on disk: a header and one JSON line per network, appended, resumed and merged."""
+"""Timed networks on disk: a header and one JSON line per network, appended, resumed and merged.
+
+Every line carries a checksum (`jcw.latency.lines`).
+"""
 
 import dataclasses
-import json
+import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jcw.latency.location import Visits, locate
-from jcw.space import SearchSpace
+from jcw.graph import Graph
+from jcw.latency import lines
+from jcw.latency.location import locate
+from jcw.latency.sample import Header, Sample, is_time
 
-UNIT = 'ms per call'
-VERSION = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What was timed, and where; samples under different headers never mix.
-
-    Attributes:
-      space: the search space.
-      device: name of the device, with its cores or threads.
-      runtime: 'xla', 'command', 'onnxruntime' or a user's own.
-      dtype: of weights and activations.
-      batch: images per call.
-      reference: widths of the network timed beside every sample.
-      reference_ms: its time when the file was begun, ms per call; ratios are put in its units.
-      warmup: untimed calls before every timed one.
-      versions: of the software that decides speed.
-      details: of the device (governor, affinity, memory), for the reader; not compared.
-      unit: always 'ms per call'.
-    """
-
-    space: SearchSpace
-    device: str
-    runtime: str
-    dtype: str
-    batch: int
-    reference: tuple[int, ...]
-    reference_ms: float
-    warmup: int = 0
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    details: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    unit: str = UNIT
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.space.input_shape
-
-    def conflicts(self, other: 'Header') -> list[str]:
-        """Name the fields in which another header times something else."""
-        fields = (
-            'space',
-            'device',
-            'runtime',
-            'dtype',
-            'batch',
-            'input_shape',
-            'reference',
-            'warmup',
-            'versions',
-            'unit',
-        )
-        return [
-            f'{name} {getattr(other, name)!r} instead of {getattr(self, name)!r}'
-            for name in fields
-            if getattr(self, name) != getattr(other, name)
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One network timed, or the reason why it could not be.
-
-    Attributes:
-      widths: of every layer.
-      ms: the estimate, ms per call, for a reference as fast as the header says; NaN for a failure.
-      error: its standard error, relative.
-      calls_ms: every call of the network, visit by visit.
-      reference_ms: beside every call, the mean of the reference's calls before and after it, or the lesser of the two
-        where the other was interrupted.
-      outliers: calls left out as interrupted.
-      attempt: how many times the network has been timed, this time included.
-      opening_s: time to build and compile the network, s.
-      failure: empty, or what went wrong.
-    """
-
-    widths: tuple[int, ...]
-    ms: float = float('nan')
-    error: float = float('nan')
-    calls_ms: Visits = ()
-    reference_ms: Visits = ()
-    outliers: int = 0
-    attempt: int = 1
-    opening_s: float = 0.0
-    failure: str = ''
+VERSION = 4
 
 
 class Samples(NamedTuple):
@@ -113,9 +34,9 @@ class Samples(NamedTuple):
 
     @property
     def widths(self) -> np.ndarray:
-        """Widths of the timed networks, int32 [samples layers]."""
-        layers = self.header.space.num_layers
-        return np.array([sample.widths for sample in self.timed], np.int32).reshape(-1, layers)
+        """Widths of the timed networks, int32 [samples sites]."""
+        sites = self.header.graph.num_sites
+        return np.array([sample.widths for sample in self.timed], np.int32).reshape(-1, sites)
 
     @property
     def latency_ms(self) -> np.ndarray:
@@ -125,22 +46,35 @@ class Samples(NamedTuple):
 
 def create(path: str | Path, header: Header) -> None:
     """Begin a file; it must not exist."""
-    with open(path, 'x', encoding='utf-8') as file:
-        file.write(_line({'version': VERSION, **_header_json(header)}))
+    with open(path, 'xb') as file:
+        file.write(lines.write({'version': VERSION, **_header_json(header)}))
 
 
 def append(path: str | Path, sample: Sample) -> None:
-    """Append one line, and have it on the disk on return."""
+    """Append one line, and have it on the disk on return.
+
+    Raises:
+      ValueError: neither a time nor a failure.
+    """
+    if not sample.failure and not is_time(sample.ms):
+        raise ValueError(f'estimate of {sample.ms!r} ms, and no failure')
     with open(path, 'ab') as file:
-        file.write(_line(_compact(sample)).encode())
+        file.write(lines.write(_compact(sample)))
         file.flush()
         os.fsync(file.fileno())
 
 
 def repair(path: str | Path) -> None:
-    """Cut off what an interrupted writer left of its last line."""
+    """Cut off what an interrupted writer left of its last line; a file without a whole line is left as it is."""
     complete = Path(path).read_bytes().rfind(b'\n') + 1
-    os.truncate(path, complete)
+    if complete:
+        os.truncate(path, complete)
+
+
+def digest(path: str | Path) -> str:
+    """Return a checksum of a file's bytes, by which a table knows the samples it was fitted to."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def read(path: str | Path) -> Samples:
@@ -150,22 +84,26 @@ def read(path: str | Path) -> Samples:
     made good, timings joined, identical lines.
 
     Raises:
-      ValueError: no header, an unknown version, a broken line before the last, or widths outside the space.
+      ValueError: no header, an unknown version, a damaged line before the last, or what a sample cannot be.
     """
-    lines = Path(path).read_bytes().split(b'\n')
-    excluded = [f'{path}: truncated last line'] if lines[-1] else []
-    records = [_parse(path, number, line) for number, line in enumerate(lines[:-1], 1)]
-    if not records or 'reference_ms' not in records[0] or 'space' not in records[0]:
-        raise ValueError(f'{path} does not begin with a header of latency samples')
-    if records[0].get('version') != VERSION:
-        raise ValueError(
-            f'{path} has version {records[0].get("version")!r} of the format, expected {VERSION}: '
-            'time the networks again, into a new file'
-        )
-    header = _read_header(records[0])
-    timed = [_read_sample(path, number, record, header) for number, record in enumerate(records[1:], 2)]
-    kept, notes = join(timed, header.reference_ms)
-    return Samples(header, kept, (*excluded, *(f'{path}: {note}' for note in notes)))
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f'{path} is not a file of latency samples')
+    with open(path, 'rb') as file:
+        header = _read_header(path, file.readline())
+        cut: list[str] = []
+        kept, notes = join(_read_samples(path, file, header, cut), header.reference_ms)
+    return Samples(header, kept, (*cut, *(f'{path}: {note}' for note in notes)))
+
+
+def _read_samples(
+    path: str | Path, file: Iterable[bytes], header: Header, cut: list[str]
+) -> Iterator[Sample]:
+    known: set[tuple[int, ...]] = set()
+    for number, line in enumerate(file, 2):
+        if line.endswith(b'\n'):
+            yield _read_sample(f'{path}, line {number}', line, header, known)
+        else:
+            cut.append(f'{path}: truncated last line')
 
 
 def merge(parts: Sequence[Samples]) -> Samples:
@@ -195,27 +133,35 @@ def merge(parts: Sequence[Samples]) -> Samples:
 
 def join(samples: Iterable[Sample], reference_ms: float) -> tuple[tuple[Sample, ...], list[str]]:
     """Make one sample of all timings of a network; also say what was joined and what was dropped."""
-    kept: dict[tuple[int, ...], Sample] = {}
-    notes = []
+    timings: dict[tuple[int, ...], list[Sample]] = {}
     for sample in samples:
-        known = kept.setdefault(sample.widths, sample)
-        if known is not sample:
-            kept[sample.widths], note = _join_two(known, sample, reference_ms)
-            notes.append(f'{list(sample.widths)}: {note}')
-    return tuple(kept.values()), notes
+        timings.setdefault(sample.widths, []).append(sample)
+    kept, notes = [], []
+    for widths, own in timings.items():
+        joined, said = (own[0], []) if len(own) == 1 else _join(own, reference_ms)
+        kept.append(joined)
+        notes += [f'{list(widths)}: {note}' for note in said]
+    return tuple(kept), notes
 
 
-def _join_two(first: Sample, second: Sample, reference_ms: float) -> tuple[Sample, str]:
-    attempt = max(first.attempt, second.attempt)
-    if first.failure or second.failure:
-        good, bad = (first, second) if second.failure else (second, first)
-        return dataclasses.replace(good, attempt=attempt), f'failed once: {bad.failure}'
-    if first.calls_ms == second.calls_ms:
-        return first, 'identical line dropped'
-    calls_ms, references_ms = (*first.calls_ms, *second.calls_ms), (*first.reference_ms, *second.reference_ms)
+def _join(timings: Sequence[Sample], reference_ms: float) -> tuple[Sample, list[str]]:
+    attempt = max(sample.attempt for sample in timings)
+    different: dict[Visits, Sample] = {}
+    for sample in timings:
+        if not sample.failure:
+            different.setdefault(sample.calls_ms, sample)
+    good = list(different.values())
+    failures = [f'failed once: {sample.failure}' for sample in timings if sample.failure]
+    if not good:
+        return dataclasses.replace(timings[0], attempt=attempt), failures[1:]
+    identical = ['identical line dropped'] * (len(timings) - len(failures) - len(good))
+    if len(good) == 1:
+        return dataclasses.replace(good[0], attempt=attempt), [*failures, *identical]
+    calls_ms = tuple(visit for sample in good for visit in sample.calls_ms)
+    references_ms = tuple(visit for sample in good for visit in sample.reference_ms)
     ratio = locate(calls_ms, references_ms)
     joined = dataclasses.replace(
-        first,
+        good[0],
         ms=ratio.value * reference_ms,
         error=ratio.error,
         calls_ms=calls_ms,
@@ -223,23 +169,39 @@ def _join_two(first: Sample, second: Sample, reference_ms: float) -> tuple[Sampl
         outliers=ratio.outliers,
         attempt=attempt,
     )
-    return joined, 'two timings joined'
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False, separators=(',', ':')) + '\n'
+    return joined, [*failures, *identical, f'{"two" if len(good) == 2 else len(good)} timings joined']
 
 
 def _header_json(header: Header) -> dict[str, Any]:
     shallow = {field.name: getattr(header, field.name) for field in dataclasses.fields(header)}
-    return {**shallow, 'space': header.space.to_json(), 'input_shape': header.input_shape}
+    return {**shallow, 'graph': header.graph.to_json(), 'input_shape': header.input_shape}
 
 
-def _read_header(record: Mapping[str, Any]) -> Header:
-    fields = {field.name: record[field.name] for field in dataclasses.fields(Header)}
-    fields['space'] = SearchSpace.from_json(record['space'])
-    fields['reference'] = tuple(int(w) for w in record['reference'])
-    return Header(**fields)
+def _read_header(path: str | Path, line: bytes) -> Header:
+    where = f'{path}, line 1'
+    try:
+        record = lines.parse(where, line)
+    except ValueError:
+        record = {}
+    if 'reference_ms' not in record or 'graph' not in record:
+        raise ValueError(f'{path} does not begin with a header of latency samples')
+    if record.get('version') != VERSION:
+        raise ValueError(
+            f'{path} has version {record.get("version")!r} of the format, expected {VERSION}: '
+            'time the networks again, into a new file'
+        )
+    lines.check(where, line)
+    fields = {field.name for field in dataclasses.fields(Header)}
+    if set(record) != {*fields, 'version', 'input_shape'}:
+        raise ValueError(f'{where}: the header has the fields {sorted(record)}')
+    try:
+        graph = Graph.from_json(record['graph'])
+        if record['input_shape'] != list(graph.input_shape):
+            raise ValueError(f'images {record["input_shape"]} of a graph of {list(graph.input_shape)}')
+        about = {name: record[name] for name in fields}
+        return Header(**{**about, 'graph': graph, 'reference': tuple(record['reference'])})
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f'{where}: not a header of latency samples: {error}') from None
 
 
 def _compact(sample: Sample) -> dict[str, Any]:
@@ -255,32 +217,26 @@ def _compact(sample: Sample) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return round(value, 6)
+        return float(f'{value:.7g}')
     return [_rounded(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _read_sample(path: str | Path, number: int, record: Mapping[str, Any], header: Header) -> Sample:
-    known = {field.name for field in dataclasses.fields(Sample)}
-    if 'widths' not in record or not set(record) <= known:
-        raise ValueError(f'{path}, line {number}: not a latency sample: {sorted(set(record) - known)}')
+def _read_sample(where: str, line: bytes, header: Header, known: set[tuple[int, ...]]) -> Sample:
+    """Read a line; `known` are the widths that were found to be in the graph."""
+    record = lines.parse(where, line)
+    lines.check(where, line)
+    fields = {field.name for field in dataclasses.fields(Sample)}
+    if 'widths' not in record or not set(record) <= fields:
+        raise ValueError(f'{where}: not a latency sample: {sorted(set(record) - fields)}')
     try:
-        header.space.to_choices(record['widths'])
-    except ValueError as error:
-        raise ValueError(f'{path}, line {number}: {error}') from None
-    visits = {name: tuple(map(tuple, record.get(name, ()))) for name in ('calls_ms', 'reference_ms')}
-    sample = Sample(**{**record, **visits, 'widths': tuple(record['widths'])})
-    if not sample.failure and not (np.isfinite(sample.ms) and sample.ms > 0):
-        return dataclasses.replace(sample, failure=f'estimate of {sample.ms} ms')
+        widths = tuple(record['widths'])
+        if widths not in known:
+            header.graph.to_choices(record['widths'])
+            known.add(widths)
+        visits = {name: tuple(map(tuple, record.get(name, ()))) for name in ('calls_ms', 'reference_ms')}
+        sample = Sample(**{**record, **visits, 'widths': widths})
+        if not sample.failure and not is_time(sample.ms):
+            raise ValueError(f'estimate of {sample.ms!r} ms')
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError(f'{where}: {error}') from None
     return sample
-
-
-def _parse(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        raise ValueError(
-            f'{path}, line {number}: not JSON; remove the line to go on: {line[:80]!r}'
-        ) from None
-    if not isinstance(record, dict):
-        raise ValueError(f'{path}, line {number}: expected a JSON object, got {line[:80]!r}')
-    return record

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jcw import records
+from jcw.field import Field
+from jcw.graph import Graph
 from jcw.latency import prior, uncertainty
 from jcw.latency.drift import corrected
+from jcw.latency.entries import Entries, Signature
 from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
-from jcw.latency.signatures import Signatures, peak_activations
-from jcw.mrf import ChainMRF
-from jcw.space import LayerSignature, SearchSpace
 
-VERSION = 1
+VERSION = 2
+UNITS = ('ms per call', 'FLOPs', 'parameters', 'activations')
+COLUMNS = [*Signature._fields, 'cost', 'deviation', 'prior']
+FIELDS = {'version', 'unit', 'base', 'provenance', 'evidence', 'graph', 'columns', 'entries'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Evidence:
       noise: standard deviation of a sample about the table, relative.
     """
 
-    timed: Int[np.ndarray, 'samples layers']
+    timed: Int[np.ndarray, 'samples sites']
     scale: Float[np.ndarray, ' signatures']
     variances: tuple[float, ...]
     noise: float
@@ -43,15 +47,15 @@ class LatencyTable:
     """Cost of a network as a sum over its layers.
 
     Attributes:
-      space: whose layers the table knows.
-      entries: cost of each signature of the space, in the order of `Signatures`.
+      graph: whose layers the table knows.
+      entries: cost of each signature of the graph, in the order of `Entries`.
       base: cost of a network beside its layers.
       unit: 'ms per call', 'FLOPs' or 'parameters'.
       provenance: device, runtime, dtype, batch, input shape, versions, samples, held-out errors.
       evidence: of the error bars; a counted table has none, and no error.
     """
 
-    space: SearchSpace
+    graph: Graph
     entries: Float[np.ndarray, ' signatures']
     base: float = 0.0
     unit: str = 'ms per call'
@@ -59,29 +63,28 @@ class LatencyTable:
     evidence: Evidence | None = None
 
     @cached_property
-    def signatures(self) -> Signatures:
-        return Signatures(self.space)
+    def layout(self) -> Entries:
+        """Which entry stands for what."""
+        return Entries(self.graph)
 
     def predict(self, widths: Any) -> Any:
-        """Sum the entries of networks, [... layers] -> float64 [...].
+        """Sum the entries of networks, [... sites] -> float64 [...].
 
         Raises:
-          ValueError: a width is not among its layer's choices.
+          ValueError: a width is not among its site's choices.
         """
-        entries = self.signatures.entries(self.space.to_choices(widths))
-        return self.entries[entries].sum(-1) + self.base
+        used = self.layout.used(self.graph.to_choices(widths))
+        return np.append(self.entries, 0.0)[used].sum(-1) + self.base
 
     def predict_std(self, widths: Any) -> Any:
-        """Return the standard deviation of a prediction about a sample, [... layers] -> float64 [...].
+        """Return the standard deviation of a prediction about a sample, [... sites] -> float64 [...].
 
         It joins the uncertainty of the entries and the noise about the table: what layers do not add up to.
         """
         predicted = self.predict(widths)
         if self.evidence is None:
             return np.zeros_like(predicted)
-        incidence = self.signatures.incidence(
-            self.space.to_choices(widths).reshape(-1, self.space.num_layers)
-        )
+        incidence = self.layout.incidence(self.graph.to_choices(widths).reshape(-1, self.graph.num_sites))
         of_entries = uncertainty.variance(self.covariance, incidence).reshape(np.shape(predicted))
         return np.sqrt(of_entries + (self.evidence.noise * predicted) ** 2)
 
@@ -90,8 +93,8 @@ class LatencyTable:
         """Covariance of the entries, squared units."""
         if self.evidence is None:
             return np.zeros((len(self.entries), len(self.entries)))
-        before = uncertainty.covariance(prior.roofline(self.signatures), np.array(self.evidence.variances))
-        incidence = self.signatures.incidence(self.space.to_choices(self.evidence.timed))
+        before = uncertainty.covariance(prior.roofline(self.layout), np.array(self.evidence.variances))
+        incidence = self.layout.incidence(self.graph.to_choices(self.evidence.timed))
         latency = incidence @ self.entries + self.base
         return uncertainty.posterior(before, self.evidence.scale, incidence, latency, self.evidence.noise)
 
@@ -100,67 +103,109 @@ class LatencyTable:
         """Standard deviation of every entry alone; those of layers that go together are large and cancel."""
         return np.sqrt(np.maximum(np.diag(self.covariance), 0))
 
-    def to_cost(self, space: SearchSpace | None = None) -> ChainMRF:
-        """Arrange the table for the chain solvers; the score of a configuration is its predicted cost.
+    def to_cost(self, graph: Graph | None = None) -> Field:
+        """Arrange the table for the solver; the score of a configuration is its predicted cost.
 
         Args:
-          space: a space all of whose signatures the table holds; by default the table's own.
+          graph: one all of whose signatures the table holds; by default the table's own.
 
         Raises:
-          ValueError: the space has a signature that the table does not hold.
+          ValueError: the graph has a signature that the table does not hold.
         """
-        if space is None or space == self.space:
-            return self.signatures.to_cost(self.entries, self.base)
-        known = dict(zip(self.signatures.all, self.entries, strict=True))
-        wanted = Signatures(space)
+        if graph is None or graph == self.graph:
+            return self.layout.to_field(self.entries, self.base)
+        known = dict(zip(self.layout.all, self.entries, strict=True))
+        wanted = Entries(graph)
         missing = [signature for signature in wanted.all if signature not in known]
         if missing:
-            raise ValueError(f'the table lacks {len(missing)} signatures of this space, such as {missing[0]}')
-        return wanted.to_cost(np.array([known[signature] for signature in wanted.all]), self.base)
+            raise ValueError(f'the table lacks {len(missing)} signatures of this graph, such as {missing[0]}')
+        return wanted.to_field(np.array([known[signature] for signature in wanted.all]), self.base)
 
     def save(self, path: str | Path) -> None:
-        """Write readable JSON, one entry a line."""
+        """Write readable JSON with a checksum of its values, one entry a line.
+
+        Raises:
+          ValueError: numbers that are not finite, or negative.
+        """
+        scales = np.zeros_like(self.entries) if self.evidence is None else self.evidence.scale
+        columns = (self.layout.all, self.entries, self.deviations, scales)
+        rows = [[*signature, *map(float, numbers)] for signature, *numbers in zip(*columns, strict=True)]
         head = {
             'version': VERSION,
             'unit': self.unit,
-            'base': self.base,
+            'base': float(self.base),
             'provenance': dict(self.provenance),
             'evidence': _evidence_json(self.evidence),
-            'space': self.space.to_json(),
-            'columns': [*LayerSignature._fields, 'cost', 'deviation', 'prior'],
+            'graph': self.graph.to_json(),
+            'columns': COLUMNS,
         }
-        scales = np.zeros_like(self.entries) if self.evidence is None else self.evidence.scale
-        columns = (self.signatures.all, self.entries, self.deviations, scales)
-        rows = [
-            json.dumps([*signature, *map(float, numbers)])
-            for signature, *numbers in zip(*columns, strict=True)
-        ]
-        text = json.dumps(head)[:-1] + ',\n"entries": [\n' + ',\n'.join(rows) + '\n]}\n'
-        Path(path).write_text(text, encoding='utf-8')
+        head = records.summed({**head, 'entries': rows})
+        _check_numbers(head)
+        del head['entries']
+        lines = ',\n'.join(map(json.dumps, rows))
+        Path(path).write_text(f'{json.dumps(head)[:-1]},\n"entries": [\n{lines}\n]}}\n', encoding='utf-8')
 
     @classmethod
     def load(cls, path: str | Path) -> 'LatencyTable':
         """Read what `save` wrote.
 
         Raises:
-          ValueError: not a table, an unknown version, or entries that do not fit the space.
+          ValueError: not a table, an unknown version, damage, numbers that no cost can be, or entries that do not fit
+            the graph.
         """
+        if not Path(path).is_file():
+            raise ValueError(f'{path} is not a file')
         try:
-            value = json.loads(Path(path).read_text(encoding='utf-8'))
+            value = records.parse(Path(path).read_bytes(), finite=False)
         except ValueError as error:
             raise ValueError(f'{path} is not JSON: {error}') from None
         if not isinstance(value, dict) or 'entries' not in value or value.get('version') != VERSION:
             raise ValueError(f'{path} is not a latency table of version {VERSION}')
-        space = SearchSpace.from_json(value['space'])
-        rows = {LayerSignature(*row[:-3]): row[-3:] for row in value['entries']}
-        signatures = Signatures(space).all
-        if set(rows) != set(signatures):
+        try:
+            value = records.checked(value)
+        except ValueError as error:
+            raise ValueError(f'{path} is damaged ({error}): put back a copy, or fit it anew') from None
+        try:
+            return cls._read(value)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f'{path} is not a latency table: {error!r}') from error
+
+    @classmethod
+    def _read(cls, value: Mapping[str, Any]) -> 'LatencyTable':
+        _check_numbers(value)
+        graph = Graph.from_json(value['graph'])
+        rows = {Signature(*row[:-3]): row[-3:] for row in value['entries']}
+        signatures = Entries(graph).all
+        if set(rows) != set(signatures) or len(rows) != len(value['entries']):
             raise ValueError(
-                f'{path}: {len(rows)} entries do not fit the {len(signatures)} signatures of its space'
+                f'{len(value["entries"])} entries do not fit the {len(signatures)} signatures of its graph'
             )
         entries, _, scale = np.array([rows[signature] for signature in signatures], np.float64).T
-        evidence = _read_evidence(value['evidence'], scale, space)
-        return cls(space, entries, float(value['base']), value['unit'], value['provenance'], evidence)
+        evidence = _read_evidence(value['evidence'], scale, graph)
+        return cls(graph, entries, float(value['base']), value['unit'], dict(value['provenance']), evidence)
+
+
+def _check_numbers(value: Mapping[str, Any]) -> None:
+    """Refuse what no table can state: other fields, units or columns, and costs that are negative or not finite."""
+    if set(value) - {records.SUM} != FIELDS:
+        raise ValueError(f'a table has the fields {sorted(FIELDS)}, not {sorted(value)}')
+    if value['unit'] not in UNITS or value['columns'] != COLUMNS:
+        raise ValueError(f'in {value["unit"]!r} and columns {value["columns"]}, expected {UNITS}')
+    if not is_cost(value['base']):
+        raise ValueError(f'the base is {value["base"]!r}, expected a finite cost')
+    for number, row in enumerate(value['entries'], 1):
+        if len(row) != len(COLUMNS) or not all(map(is_cost, row[-3:])):
+            raise ValueError(f'entry {number}, {row}, does not end in three finite costs')
+    evidence = value['evidence']
+    if evidence is not None and not all(map(is_cost, [evidence['noise'], *evidence['variances']])):
+        raise ValueError(f'noise {evidence["noise"]!r} or variances {evidence["variances"]!r}')
+
+
+def is_cost(value: Any) -> bool:
+    """Return whether a value may be a cost or a deviation: finite and not negative."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < np.inf
 
 
 def fit_samples(
@@ -172,18 +217,18 @@ def fit_samples(
       ValueError: too few samples, or constant times.
     """
     samples = corrected(samples)
-    space = samples.header.space
-    signatures = Signatures(space)
+    graph = samples.header.graph
+    entries = Entries(graph)
     fit = fit_table(
-        signatures.incidence(space.to_choices(samples.widths)),
+        entries.incidence(graph.to_choices(samples.widths)),
         samples.latency_ms,
-        signatures.monotone_pairs,
+        entries.monotone_pairs,
         default_strengths() if strengths is None else strengths,
-        prior=prior.roofline(signatures),
+        prior=prior.roofline(entries),
     )
     evidence = Evidence(samples.widths, fit.scale, tuple(float(v) for v in fit.strength[1:]), fit.noise)
     return LatencyTable(
-        space, fit.entries, fit.base, provenance=_provenance(samples, fit), evidence=evidence
+        graph, fit.entries, fit.base, provenance=_provenance(samples, fit), evidence=evidence
     ), fit
 
 
@@ -206,33 +251,32 @@ def _evidence_json(evidence: Evidence | None) -> dict[str, Any] | None:
     return {'noise': evidence.noise, 'variances': evidence.variances, 'timed': evidence.timed.tolist()}
 
 
-def _read_evidence(value: Mapping[str, Any] | None, scale: np.ndarray, space: SearchSpace) -> Evidence | None:
+def _read_evidence(value: Mapping[str, Any] | None, scale: np.ndarray, graph: Graph) -> Evidence | None:
     if value is None:
         return None
-    timed = np.array(value['timed'], np.int32).reshape(-1, space.num_layers)
+    timed = np.array(value['timed'], np.int32).reshape(-1, graph.num_sites)
+    graph.to_choices(timed)  # refuses widths that are not in the graph
     return Evidence(timed, scale, tuple(value['variances']), float(value['noise']))
 
 
-def flops_table(space: SearchSpace) -> LatencyTable:
+def flops_table(graph: Graph) -> LatencyTable:
     """Build the table of FLOPs of one image: twice the multiply-adds of the deployed network."""
-    work = Signatures(space).work
-    return _counted(space, 2 * (work[:, 0] + work[:, 1]), 'FLOPs')
+    return _counted(graph, 2 * Entries(graph).work[:, :3].sum(1), 'FLOPs')
 
 
-def params_table(space: SearchSpace) -> LatencyTable:
+def params_table(graph: Graph) -> LatencyTable:
     """Build the table of parameters of the deployed network: kernels and biases."""
-    return _counted(space, Signatures(space).work[:, 3], 'parameters')
+    return _counted(graph, Entries(graph).work[:, 4], 'parameters')
 
 
-def activations_table(space: SearchSpace) -> LatencyTable:
-    """Build the table of numbers alive at once in each layer, for one image.
+def activations_table(graph: Graph) -> LatencyTable:
+    """Build the table of numbers that one operation of each layer reads and writes at most, for one image.
 
-    Peak activation memory is the greatest entry of a network, not their sum: give `to_cost()` of this table to
-    `constraints.no_part_above`.
+    Peak activation memory of a chain is the greatest entry of a network, not their sum: give `to_cost()` of this
+    table to `constraints.no_part_above`. What a residual keeps alive beside a layer is not counted.
     """
-    entries = [peak_activations(signature) for signature in Signatures(space).all]
-    return _counted(space, np.array(entries, np.float64), 'activations')
+    return _counted(graph, Entries(graph).peaks, 'activations')
 
 
-def _counted(space: SearchSpace, entries: Float[np.ndarray, ' signatures'], unit: str) -> LatencyTable:
-    return LatencyTable(space, entries, unit=unit, provenance={'source': 'counted'})
+def _counted(graph: Graph, entries: Float[np.ndarray, ' signatures'], unit: str) -> LatencyTable:
+    return LatencyTable(graph, entries, unit=unit, provenance={'source': 'counted'})

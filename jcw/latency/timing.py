@@ -35,6 +35,8 @@ class Protocol:
       doubt: time a network again, after the others, if its standard error is still above this, relative.
       attempts: of timing a network, at most.
       window: networks that are held open together, visited in turn.
+      load_s: call the reference for so long before anything is timed, s: a phone under sustained load lowers its clock,
+        and networks rank otherwise than in bursts.
     """
 
     warmup: int = 3
@@ -45,6 +47,7 @@ class Protocol:
     doubt: float = 0.02
     attempts: int = 3
     window: int = 6
+    load_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_visits <= self.max_visits:
@@ -53,6 +56,8 @@ class Protocol:
             )
         if min(self.calls, self.window, self.attempts) < 1 or self.warmup < 0:
             raise ValueError('calls, window and attempts must be positive, warmup not negative')
+        if not 0 <= self.load_s < np.inf:
+            raise ValueError(f'load_s must be a time, got {self.load_s}')
 
 
 def time_call(program: Program, warmup: int = 0) -> float:
@@ -67,7 +72,10 @@ def time_call(program: Program, warmup: int = 0) -> float:
 
 
 def time_reference(reference: Program, protocol: Protocol) -> float:
-    """Return the median time of the reference alone, ms."""
+    """Return the median time of the reference alone, ms, after the protocol's load."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < protocol.load_s:
+        reference.time_ms()
     times = [time_call(reference) for _ in range(protocol.warmup + protocol.calls * protocol.min_visits)]
     return float(np.median(times[protocol.warmup :]))
 

@@ -1,1 +1,6 @@
-"""Networks: one definition, in masked, switched and sliced form."""
+"""Networks of a graph as pure functions: masked, switched, with shared segments; their variables by named axes."""
+
+from jcw.nets.axes import Variables, slice_variables
+from jcw.nets.training import Network, network
+
+__all__ = ['Network', 'Variables', 'network', 'slice_variables']

@@ -1,8 +1,9 @@
 """Convolutions in the form that suits the platform.
 
-Three operations make up a chain of (depthwise-separable) convolutions. Each exists as a native convolution, which
-accelerators and exporters want, and in a form that XLA runs many times faster on CPUs: a depthwise convolution as
-shifted multiply-adds, a pointwise one as a matrix product, a dense one as a matrix product over gathered patches.
+Each exists as a native convolution, which accelerators and exporters want, and in a form that XLA runs many times
+faster on CPUs: a depthwise convolution as shifted multiply-adds, a 1x1 one as a matrix product, a larger one of few
+input channels, a stem, as a matrix product over gathered patches. Of other larger ones only the kernel's gradient is
+another there, and only on large maps.
 
 Arrays are NHWC; padding is 'SAME'.
 """
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Implementation = Literal['auto', 'cpu', 'native']
@@ -23,6 +25,9 @@ Images = Float[Array, 'batch height width channels']
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
 KERNEL_SUM_BYTES = 2**17  # of running sums for a depthwise kernel: well within a core's second-level cache
+PATCH_BYTES = 2**20  # of patches gathered at a time for a larger kernel's gradient
+LARGE_MAP = 256  # positions from which that is faster than XLA's own gradient
+MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
 LONG_FOLD = 8  # steps from which a second loop earns its compilation
 
 
@@ -37,27 +42,19 @@ def depthwise(
     return _choose(functools.partial(_shifted, stride=stride), native, implementation)(x, kernel)
 
 
-def pointwise(
-    x: Images, kernel: Float[Array, 'channels out_channels'], implementation: Implementation = 'auto'
-) -> Float[Array, 'batch height width out_channels']:
-    """Multiply the channels of every position by one matrix."""
-
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _convolve(x, kernel[None, None], 1)
-
-    return _choose(_product, native, implementation)(x, kernel)
-
-
-def dense(
+def conv(
     x: Images,
     kernel: Float[Array, 'k k channels out_channels'],
     stride: int = 1,
     implementation: Implementation = 'auto',
 ) -> Float[Array, 'batch out_height out_width out_channels']:
-    """Convolve over all channels; meant for a stem, whose few input channels make gathered patches cheap."""
+    """Convolve over all channels; of a 1x1 kernel that is a product of every position's channels with one matrix."""
+    size = kernel.shape[0]
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
     def gathered(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        size = kernel.shape[0]
         padded = pad(x, size, stride)
         patches = jnp.concatenate(
             [window(padded, x.shape, i, j, stride) for i in range(size) for j in range(size)], axis=-1
@@ -67,7 +64,17 @@ def dense(
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _convolve(x, kernel, stride)
 
-    return _choose(gathered, native, implementation)(x, kernel)
+    if size == 1:
+        return _choose(product, native, implementation)(x, kernel)
+    few = size * size * x.shape[-1] <= MOST_GATHERED
+    on_cpu = gathered if few else functools.partial(_spatial, stride=stride)
+    return _choose(on_cpu, native, implementation)(x, kernel)
+
+
+def max_pool(x: Images, size: int, stride: int) -> Float[Array, 'batch out_height out_width channels']:
+    """Return the maxima of windows."""
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, window, strides, 'SAME')
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -161,6 +168,45 @@ def _product_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Ar
 _product.defvjp(_product_forward, _product_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _spatial(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _convolve(x, kernel, stride)
+
+
+def _spatial_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
+    return _spatial(x, kernel, stride), (x, kernel)
+
+
+def _spatial_backward(stride: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Give XLA's own gradients, but not that of the kernel on large maps, which takes 1.6 to 7 times as long."""
+    x, kernel = residuals
+    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(g)
+    if g.shape[1] * g.shape[2] < LARGE_MAP:
+        return dx, *jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride), kernel)(g)
+    return dx, _patch_products(x, g, kernel, stride)
+
+
+_spatial.defvjp(_spatial_forward, _spatial_backward)
+
+
+def _patch_products(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Sum `patch^T g` over positions: a block of patches at a time is gathered in cache, and multiplied there."""
+    size, channels = kernel.shape[0], kernel.shape[2]
+    wide = accumulator(x)
+
+    def add(total: jax.Array, windows: list[jax.Array], own: jax.Array) -> jax.Array:
+        rows, rows_g = (a.reshape(-1, a.shape[-1]) for a in (jnp.concatenate(windows, axis=-1), own))
+        return total + jax.lax.dot_general(
+            rows, rows_g, (((0,), (0,)), ((), ())), preferred_element_type=wide
+        )
+
+    entries = [(i, j) for i in range(size) for j in range(size)]
+    block = _block_of(g, PATCH_BYTES, size * size * channels * 4)
+    zeros = jnp.zeros((size * size * channels, g.shape[-1]), wide)
+    total = _fold_blocks(add, zeros, x, g, entries, size, stride, block)
+    return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
 def pad(x: jax.Array, kernel: int, stride: int) -> jax.Array:
     """Put the zeros of 'SAME' around images."""
     rows, columns = (same_padding(size, kernel, stride) for size in x.shape[1:3])
@@ -179,11 +225,13 @@ def window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: in
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
     padded = pad(x, size, stride)
-    terms = [window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in _taps(size, x.shape, stride)]
+    terms = [
+        window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in live_taps(size, x.shape, stride)
+    ]
     return functools.reduce(jnp.add, terms)
 
 
-def _taps(size: int, shape: tuple[Any, ...], stride: int) -> list[tuple[int, int]]:
+def live_taps(size: int, shape: tuple[Any, ...], stride: int) -> list[tuple[int, int]]:
     """Return the kernel's positions less those that meet padding alone, as most do on the smallest maps."""
     rows, columns = (
         [
@@ -220,7 +268,7 @@ def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], str
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     last = size - 1  # the kernel is flipped
     terms = [
-        window(padded, shape, last - i, last - j, 1) * kernel[i, j] for i, j in _taps(size, shape, stride)
+        window(padded, shape, last - i, last - j, 1) * kernel[i, j] for i, j in live_taps(size, shape, stride)
     ]
     return functools.reduce(jnp.add, terms)
 
@@ -232,31 +280,54 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
     block's shape; only these are reduced. The additions are elementwise, which XLA vectorises over channels, and the
     sums stay in cache; reducing the products themselves would store all of them.
     """
-    size = kernel.shape[0]
-    batch, height, width, channels = g.shape
-    rows = _block_rows(height, KERNEL_SUM_BYTES, size * size * width * channels * 4)
-    examples = _block_rows(batch, KERNEL_SUM_BYTES, size * size * height * width * channels * 4)
-    blocks, span = height // rows, (rows - 1) * stride + size
-    padded = pad(x, size, stride)
-    entries = _taps(size, x.shape, stride)
-    block = (examples, rows, width, channels)
+    size, channels = kernel.shape[0], g.shape[-1]
+    block = _block_of(g, KERNEL_SUM_BYTES, size * size * channels * 4)
+    entries = live_taps(size, x.shape, stride)
 
-    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
-        first, top = index // blocks * examples, index % blocks * rows
-        rows_x = jax.lax.dynamic_slice(
-            padded, (first, top * stride, 0, 0), (examples, span, padded.shape[2], channels)
-        )
-        rows_g = jax.lax.dynamic_slice(g, (first, top, 0, 0), block)
-        shape = (examples, rows * stride, width * stride, channels)
-        windows = (window(rows_x, shape, i, j, stride) for i, j in entries)
-        return [t + (w * rows_g).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
+    def add(totals: list[jax.Array], windows: list[jax.Array], own: jax.Array) -> list[jax.Array]:
+        return [t + (w * own).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
-    zeros = [jnp.zeros(block, accumulator(x)) for _ in entries]
-    totals = _running_sums(batch // examples * blocks, add, zeros)
+    zeros = [jnp.zeros((*block, *g.shape[2:]), accumulator(x)) for _ in entries]
+    totals = _fold_blocks(add, zeros, x, g, entries, size, stride, block)
     sums = dict(zip(entries, (t.sum((0, 1, 2)) for t in totals), strict=True))
     nothing = jnp.zeros(channels, accumulator(x))
     every = [sums.get((i, j), nothing) for i in range(size) for j in range(size)]
     return jnp.stack(every).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _fold_blocks(
+    add: Callable,
+    zeros: Any,
+    x: jax.Array,
+    g: jax.Array,
+    entries: list[tuple[int, int]],
+    size: int,
+    stride: int,
+    block: tuple[int, int],
+) -> Any:
+    """Fold `add(totals, windows, own)` over blocks of g; `windows` are what each kernel position meets in x there."""
+    batch, height, width, _ = g.shape
+    examples, rows = block
+    blocks, span = height // rows, (rows - 1) * stride + size
+    padded = pad(x, size, stride)
+    shape = (examples, rows * stride, width * stride, x.shape[-1])
+
+    def add_block(index: jax.Array, totals: Any) -> Any:
+        first, top = index // blocks * examples, index % blocks * rows
+        rows_x = jax.lax.dynamic_slice(
+            padded, (first, top * stride, 0, 0), (examples, span, *padded.shape[2:])
+        )
+        rows_g = jax.lax.dynamic_slice(g, (first, top, 0, 0), (examples, rows, *g.shape[2:]))
+        return add(totals, [window(rows_x, shape, i, j, stride) for i, j in entries], rows_g)
+
+    return _running_sums(batch // examples * blocks, add_block, zeros)
+
+
+def _block_of(g: jax.Array, budget: int, position_bytes: int) -> tuple[int, int]:
+    """Return how many examples and rows to take at a time: several examples only where they are taken whole."""
+    batch, height, width, _ = g.shape
+    row = width * position_bytes
+    return _block_rows(batch, budget, height * row), _block_rows(height, budget, row)
 
 
 def _block_rows(rows: int, budget: int, row_bytes: int) -> int:

@@ -1,6 +1,6 @@
-"""Channel masks, and normalisation + ReLU that respects them.
+"""Channel masks, and normalisation + activation that respects them.
 
-A mask is 1 on a layer's first `width` channels and 0 on the rest, shared by a batch ([channels]) or one per example
+A mask is 1 on a site's first `width` channels and 0 on the rest, shared by a batch ([channels]) or one per example
 ([batch channels]). Statistics are taken over live entries only, and the output of dead channels is exactly zero:
 masking before the normalisation would not do, since its bias would bring them back.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jcw.nets import kernels
+from jcw.nets import activations, kernels
 
 Activations = Float[Array, 'batch height width channels']
 Mask = Float[Array, 'channels'] | Float[Array, 'batch channels']
@@ -38,14 +38,19 @@ def channel_mask(
 
 
 def normalise_train(
-    x: Activations, scale: PerChannel, bias: PerChannel, mask: Mask, axis_name: str | None = None
+    x: Activations,
+    scale: PerChannel,
+    bias: PerChannel,
+    mask: Mask,
+    axis_name: str | None = None,
+    activation: str | None = 'relu',
 ) -> tuple[Activations, Moments]:
-    """Return `relu((x - mean) / sqrt(variance + eps) * scale + bias) * mask` and the batch's moments.
+    """Return `activation((x - mean) / sqrt(variance + eps) * scale + bias) * mask` and the batch's moments.
 
     Moments are taken over live entries, and over all devices of `axis_name` where it is given. No gradient flows into
     the moments returned.
     """
-    return _normalise(x, scale, bias, mask, axis_name)
+    return _normalise(x, scale, bias, mask, axis_name, activation)
 
 
 def normalise_into(
@@ -56,20 +61,27 @@ def normalise_into(
     bias: PerChannel,
     mask: Mask,
     axis_name: str | None = None,
+    activation: str | None = 'relu',
 ) -> tuple[jax.Array, Moments]:
     """Return `function(y, operand)` of `y, moments = normalise_train(x, ...)`, and the moments.
 
     In the gradient y is computed again from x, which costs little, and need not be kept where the gradient is a program
     part of its own, such as a loop; elsewhere XLA may find the two the same, and keep y.
     """
-    return _normalise_into(function, axis_name, operand, x, scale, bias, mask)
+    return _normalise_into(function, axis_name, activation, operand, x, scale, bias, mask)
 
 
 def normalise_eval(
-    x: Activations, scale: PerChannel, bias: PerChannel, mean: PerChannel, variance: PerChannel, mask: Mask
+    x: Activations,
+    scale: PerChannel,
+    bias: PerChannel,
+    mean: PerChannel,
+    variance: PerChannel,
+    mask: Mask,
+    activation: str | None = 'relu',
 ) -> Activations:
-    """Return `relu((x - mean) / sqrt(variance + eps) * scale + bias) * mask` with given moments."""
-    return _apply(x, *_affine(scale, bias, mean, variance), mask)
+    """Return `activation((x - mean) / sqrt(variance + eps) * scale + bias) * mask` with given moments."""
+    return _apply(x, *_affine(scale, bias, mean, variance), mask, activation)
 
 
 def _affine(
@@ -80,8 +92,10 @@ def _affine(
     return factor, bias - mean * factor
 
 
-def _apply(x: jax.Array, factor: jax.Array, shift: jax.Array, mask: jax.Array) -> jax.Array:
-    y = jax.nn.relu(x * factor + shift)
+def _apply(
+    x: jax.Array, factor: jax.Array, shift: jax.Array, mask: jax.Array, activation: str | None
+) -> jax.Array:
+    y = activations.BY_NAME[activation](x * factor + shift)
     return (y * _spatial(mask)).astype(x.dtype)
 
 
@@ -102,9 +116,14 @@ def _live(x: jax.Array, mask: jax.Array, axis_name: str | None) -> jax.Array:
     return entries if axis_name is None else jax.lax.psum(entries, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _normalise(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array, axis_name: str | None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array,
+    axis_name: str | None,
+    activation: str | None,
 ) -> tuple[jax.Array, Moments]:
     live = _live(x, mask, axis_name)
     masked = x * _spatial(mask) if mask.ndim == 2 else x
@@ -112,28 +131,37 @@ def _normalise(
     count = jnp.maximum(live, 1) if mask.ndim == 2 else jnp.maximum(live.max(), 1)
     mean = total / count
     variance = jnp.maximum(squares / count - jnp.square(mean), 0)
-    return _apply(x, *_affine(scale, bias, mean, variance), mask), Moments(mean, variance, live)
+    return _apply(x, *_affine(scale, bias, mean, variance), mask, activation), Moments(mean, variance, live)
 
 
 def _normalise_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array, axis_name: str | None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array,
+    axis_name: str | None,
+    activation: str | None,
 ) -> tuple[tuple[jax.Array, Moments], tuple]:
-    y, moments = _normalise(x, scale, bias, mask, axis_name)
+    y, moments = _normalise(x, scale, bias, mask, axis_name, activation)
     return (y, moments), (x, scale, bias, mask, moments)
 
 
-def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tuple) -> tuple:
-    """Differentiate by hand: `dx = scale / std * (g - (sum g + xhat * sum(g * xhat)) / live)`, `g` where y > 0.
+def _normalise_backward(
+    axis_name: str | None, activation: str | None, residuals: tuple, gradients: tuple
+) -> tuple:
+    """Differentiate by hand: `dx = scale / std * (g - (sum g + xhat * sum(g * xhat)) / live)`.
 
-    The sums run over all devices; the gradients of scale and bias are each device's own part. Where y > 0 is found
-    again from x, already at hand: y need not be kept, nor read.
+    Here g is the gradient before the activation, found again from x, already at hand: y need not be kept, nor read.
+    The sums run over all devices; the gradients of scale and bias are each device's own part.
     """
     x, scale, bias, mask, moments = residuals
     inverse = jax.lax.rsqrt(moments.variance + EPSILON)
     factor, shift = _affine(scale, bias, moments.mean, moments.variance)
 
     def active(x: jax.Array, g: jax.Array) -> jax.Array:
-        return jnp.where(x * factor + shift > 0, g, 0)
+        before = x * factor + shift
+        slope: jax.Array = jax.jvp(activations.BY_NAME[activation], (before,), (g.astype(before.dtype),))[1]
+        return slope
 
     def parts(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         g = active(x, g)
@@ -153,29 +181,29 @@ def _normalise_backward(axis_name: str | None, residuals: tuple, gradients: tupl
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _normalise_into(
-    function: Callable, axis_name: str | None, operand: jax.Array, *given: jax.Array
+    function: Callable, axis_name: str | None, activation: str | None, operand: jax.Array, *given: jax.Array
 ) -> tuple[jax.Array, Moments]:
-    y, moments = _normalise(*given, axis_name)
+    y, moments = _normalise(*given, axis_name, activation)
     return function(y, operand), moments
 
 
 def _normalise_into_forward(
-    function: Callable, axis_name: str | None, operand: jax.Array, *given: jax.Array
+    function: Callable, axis_name: str | None, activation: str | None, operand: jax.Array, *given: jax.Array
 ) -> tuple[tuple[jax.Array, Moments], tuple]:
-    y, moments = _normalise_into(function, axis_name, operand, *given)
+    y, moments = _normalise_into(function, axis_name, activation, operand, *given)
     return (y, moments), (operand, *given, moments)
 
 
 def _normalise_into_backward(
-    function: Callable, axis_name: str | None, residuals: tuple, gradients: tuple
+    function: Callable, axis_name: str | None, activation: str | None, residuals: tuple, gradients: tuple
 ) -> tuple:
     operand, x, scale, bias, mask, moments = residuals
-    y = _apply(x, *_affine(scale, bias, moments.mean, moments.variance), mask)
+    y = _apply(x, *_affine(scale, bias, moments.mean, moments.variance), mask, activation)
     _, pull = jax.vjp(function, y, operand)
     dy, doperand = pull(gradients[0])
-    return doperand, *_normalise_backward(axis_name, (x, scale, bias, mask, moments), (dy, None))
+    return doperand, *_normalise_backward(axis_name, activation, (x, scale, bias, mask, moments), (dy, None))
 
 
 _normalise_into.defvjp(_normalise_into_forward, _normalise_into_backward)

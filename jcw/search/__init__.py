@@ -1,1 +1,7 @@
-"""Search: width statistics to unary potentials, one-shot and adaptive width search, greedy slimming."""
+"""Search: width statistics to unary potentials, one-shot and adaptive width search, baselines, measured repair."""
+
+from jcw.search.greedy import slim
+from jcw.search.ows import to_field
+from jcw.search.repair import Corrected, Repair, together
+
+__all__ = ['Corrected', 'Repair', 'slim', 'to_field', 'together']

@@ -15,11 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
-from jcw import mrf
-from jcw.mrf import ChainMRF
-from jcw.search.stats import Unary
+from jcw import trellis
+from jcw.field import Field, add, present_pairs
+from jcw.graph import Graph
+from jcw.search import ows
+from jcw.search.stats import Unary, check_means
 
 
 class Schedule(NamedTuple):
@@ -34,10 +36,7 @@ class Schedule(NamedTuple):
 class Draws(NamedTuple):
     """What a training step draws widths from, and what a log says of it."""
 
-    field: ChainMRF  # in units of the temperature
-    probabilities: Float[Array, 'layers choices']  # marginals of the field, with the floor
-    even: Float[Array, 'layers choices']
-    floor: Float[Array, '']
+    probabilities: Float[Array, 'sites choices']  # marginals of the field, with the floor
     temperature: Float[Array, '']  # nats; inf in the warm-up
     price: Float[Array, '']  # nats per unit of cost
     entropy: Float[Array, '']  # of the field's distribution, in nats
@@ -61,8 +60,8 @@ def temperature(progress: float, schedule: Schedule) -> float:
     return schedule.hottest ** (1 - done) * schedule.coldest**done
 
 
-def spread(utility: ChainMRF) -> float:
-    """Return the root mean square of a field's unaries about their layers' means; 1 for a flat field."""
+def spread(utility: Field) -> float:
+    """Return the root mean square of a field's unaries about their sites' means; 1 for a flat field."""
     unary = np.asarray(utility.unary, np.float64)
     live = np.isfinite(unary)
     values = np.where(live, unary, 0.0)
@@ -70,58 +69,65 @@ def spread(utility: ChainMRF) -> float:
     return float(np.sqrt((centred**2).sum() / live.sum())) or 1.0
 
 
-def warm(unary: Unary, live: np.ndarray) -> ChainMRF:
-    """Return the field of unaries under training; a choice not yet drawn counts as its layer's best one drawn.
+def warm(unary: Unary, graph: Graph) -> Field:
+    """Return the field of unaries under training; a choice not yet drawn counts as its site's best one drawn.
 
     Adaptive draws must visit what is unknown; a search's result must not (`ows.to_field`).
+
+    Raises:
+      ValueError: an effect that is NaN or infinite.
     """
-    layers, choices = unary.mean.shape
+    check_means(unary)
     drawn = np.isfinite(unary.mean)
     best = np.where(drawn, unary.mean, -np.inf).max(1, keepdims=True)
     mean = np.where(drawn, unary.mean, np.where(np.isfinite(best), best, 0.0))
-    return ChainMRF(np.where(live, mean, -np.inf), np.zeros((layers - 1, choices, choices)))
+    return ows.to_field(Unary(np.where(graph.present, mean, -np.inf), unary.std), graph)
 
 
-def uniform(live: np.ndarray) -> Draws:
-    """Return even draws over the live choices, `live [layers choices]`."""
-    layers, choices = live.shape
-    field = ChainMRF(np.where(live, 0.0, -np.inf), np.zeros((layers - 1, choices, choices)))
-    return _draws(field, np.inf, 0.0, 1.0)
+def uniform(graph: Graph) -> Draws:
+    """Return even draws over each site's choices."""
+    even = jnp.asarray(graph.present / graph.present.sum(1, keepdims=True), jnp.float32)
+    entropy = np.log(graph.num_choices).sum()
+    return Draws(even, *(jnp.asarray(value, jnp.float32) for value in (np.inf, 0.0, entropy)))
 
 
-def narrowed(utility: ChainMRF, cost: ChainMRF, budget: float, heat: float, floor: float = 0.1) -> Draws:
+def narrowed(utility: Field, cost: Field, budget: float, heat: float, floor: float = 0.1) -> Draws:
     """Return draws from the field at temperature `heat` (nats) and the price that meets the budget on average.
 
     Raises:
-      ValueError: a temperature that is not positive and finite.
+      ValueError: a temperature that is not positive and finite, a budget that is no number, a floor that is no share,
+        or a field with NaN, +inf or, at live choices, a cost that is not finite.
     """
     if not 0 < heat < np.inf:
         raise ValueError(f'the temperature must be positive and finite, got {heat}')
+    if budget != budget or not 0 <= floor <= 1:
+        raise ValueError(f'need a budget and a floor between 0 and 1, got {budget} and {floor}')
+    _check(utility, cost)
     price = budget_price(utility, cost, budget, heat)
     return _draws(priced(utility, cost, price, heat), heat, price, floor)
 
 
 def refreshed(
-    unary: Unary, live: np.ndarray, cost: ChainMRF, budget: float, progress: float, schedule: Schedule
+    unary: Unary, graph: Graph, cost: Field, budget: float, progress: float, schedule: Schedule
 ) -> Draws:
     """Return the draws at a fraction of the run, from the statistics so far."""
     heat = temperature(progress, schedule)
     if not np.isfinite(heat):
-        return uniform(live)
-    utility = warm(unary, live)
+        return uniform(graph)
+    utility = warm(unary, graph)
     return narrowed(utility, cost, budget, heat * spread(utility), schedule.floor)
 
 
-def priced(utility: ChainMRF, cost: ChainMRF, price: float, heat: float) -> ChainMRF:
+def priced(utility: Field, cost: Field, price: float, heat: float) -> Field:
     """Return `(utility - price * cost) / heat`; costs of absent choices are ignored."""
     live = np.isfinite(np.asarray(utility.unary))
-    unary = np.where(live, utility.unary, 0.0) - price * np.where(live, cost.unary, 0.0)
-    pairs = live[:-1, :, None] & live[1:, None, :]
-    pairwise = np.where(pairs, utility.pairwise - price * np.asarray(cost.pairwise), 0.0)
-    return ChainMRF(np.where(live, unary / heat, -np.inf), pairwise / heat)
+    pairs = present_pairs(live, cost.scopes)
+    paid = cost.replace(unary=np.where(live, cost.unary, 0.0), tables=np.where(pairs, cost.tables, 0.0))
+    gained = utility.replace(unary=np.asarray(utility.unary), tables=np.asarray(utility.tables))
+    return jax.tree.map(lambda leaf: leaf / heat, add(gained, jax.tree.map(lambda leaf: -price * leaf, paid)))
 
 
-def budget_price(utility: ChainMRF, cost: ChainMRF, budget: float, heat: float) -> float:
+def budget_price(utility: Field, cost: Field, budget: float, heat: float) -> float:
     """Return the least price at which the mean cost of a draw is within the budget, by bisection; 0 if it is anyway.
 
     The mean cost falls as the price rises, since its derivative is `-variance / heat`. Where even the cheapest
@@ -146,58 +152,58 @@ def budget_price(utility: ChainMRF, cost: ChainMRF, budget: float, heat: float) 
     return high
 
 
-def mean_cost(field: ChainMRF, cost: ChainMRF) -> float:
+def mean_cost(field: Field, cost: Field) -> float:
     """Return the expected cost of a draw from `p(x) ~ exp(field(x))`."""
     ones, pairs = _marginals(field)
     live = np.isfinite(np.asarray(field.unary))
-    return float((ones * np.where(live, cost.unary, 0.0)).sum() + (pairs * cost.pairwise).sum())
+    joint = dict(zip(field.scopes, pairs, strict=True))
+    joint |= {scope[::-1]: table.T for scope, table in joint.items()}
+    paid = sum((joint[scope] * table).sum() for scope, table in zip(cost.scopes, cost.tables, strict=True))
+    return float((ones * np.where(live, cost.unary, 0.0)).sum() + paid)
 
 
-def entropy(field: ChainMRF) -> float:
+def entropy(field: Field) -> float:
     """Return the entropy of `p(x) ~ exp(field(x))` in nats: `log_partition - E[field]`."""
     ones, pairs = _marginals(field)
     finite = np.where(np.isfinite(np.asarray(field.unary)), field.unary, 0.0)
-    expected = (ones * finite).sum() + (pairs * field.pairwise).sum()
+    tables = np.where(np.isfinite(np.asarray(field.tables)), field.tables, 0.0)
+    expected = (ones * finite).sum() + (pairs * tables).sum()
     return float(_log_partition(field) - expected)
 
 
-def jointly(keys: Key[Array, 'batch'], draws: Draws) -> Int[Array, 'batch layers']:
-    """Draw configurations from the field as a whole; a share `floor` of them evenly."""
+def _check(utility: Field, cost: Field) -> None:
+    live = np.isfinite(np.asarray(utility.unary))
+    finite = {
+        'utility': (np.asarray(utility.unary) < np.inf).all()
+        and (np.asarray(utility.tables) < np.inf)[present_pairs(live, utility.scopes)].all(),
+        'cost': np.isfinite(cost.unary)[live].all()
+        and np.isfinite(cost.tables)[present_pairs(live, cost.scopes)].all(),
+    }
+    for name, fine in finite.items():
+        if not fine:
+            raise ValueError(f'the field of {name} holds NaN or infinity where a width is live')
 
-    def one(key: jax.Array) -> jax.Array:
-        field_key, even_key, coin = jax.random.split(key, 3)
-        anything = jax.random.categorical(even_key, jnp.log(draws.even)).astype(jnp.int32)
-        found = mrf.sample(field_key, draws.field)
-        return jnp.where(jax.random.uniform(coin) < draws.floor, anything, found)
 
-    return jax.vmap(one)(keys)
-
-
-def _draws(field: ChainMRF, heat: float, price: float, floor: float) -> Draws:
+def _draws(field: Field, heat: float, price: float, floor: float) -> Draws:
     live = np.isfinite(np.asarray(field.unary))
     even = live / live.sum(1, keepdims=True)
     probabilities = floor * even + (1 - floor) * _marginals(field)[0]
-    single = [
-        np.asarray(value, np.float32) for value in (probabilities, even, floor, heat, price, entropy(field))
-    ]
-    return Draws(
-        ChainMRF(*(np.asarray(leaf, np.float32) for leaf in field)), *(jnp.asarray(v) for v in single)
-    )
+    return Draws(*(jnp.asarray(v, jnp.float32) for v in (probabilities, heat, price, entropy(field))))
 
 
-def _marginals(field: ChainMRF) -> tuple[np.ndarray, np.ndarray]:
+def _marginals(field: Field) -> tuple[np.ndarray, np.ndarray]:
     ones, pairs = _both_marginals(_single(field))
     return np.asarray(ones, np.float64), np.asarray(pairs, np.float64)
 
 
-def _single(field: ChainMRF) -> ChainMRF:
-    return ChainMRF(*(jnp.asarray(leaf, jnp.float32) for leaf in field))
+def _single(field: Field) -> Field:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), field)
 
 
 @jax.jit
-def _both_marginals(field: ChainMRF) -> tuple[jax.Array, jax.Array]:
-    return mrf.marginals(field), mrf.pair_marginals(field)
+def _both_marginals(field: Field) -> tuple[jax.Array, jax.Array]:
+    return trellis.marginals(field), trellis.pair_marginals(field)
 
 
-def _log_partition(field: ChainMRF) -> float:
-    return float(jax.jit(mrf.log_partition)(_single(field)))
+def _log_partition(field: Field) -> float:
+    return float(jax.jit(trellis.log_partition)(_single(field)))

@@ -7,30 +7,26 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jcw import budget as budgets
-from jcw import mrf
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
-from jcw.search import aows
-from jcw.space import SearchSpace
+from jcw import trellis
+from jcw.field import Field, evaluate
+from jcw.graph import Graph
+from jcw.search import aows, ows
 
-Choices = Int[np.ndarray, ' layers']
+Choices = Int[np.ndarray, ' sites']
 
 MULTIPLIERS = np.linspace(0.05, 3.0, 1181)
 NEAR = 0.9  # random search looks at configurations that use at least this share of the budget
 PROXY_BUDGETS = 400
 
 
-def uniform(space: SearchSpace, cost: ChainMRF, budget: float) -> Choices:
+def uniform(graph: Graph, cost: Field, budget: float) -> Choices:
     """Return the configuration of the largest width multiplier whose cost is within the budget.
 
     Raises:
       ValueError: no multiplier is.
     """
     ladder = np.unique(
-        [
-            space.to_choices(space.nearest([m * layer.base_width for layer in space.layers]))
-            for m in MULTIPLIERS
-        ],
+        [graph.to_choices(graph.nearest(m * graph.base)) for m in MULTIPLIERS],
         axis=0,
     )
     within = ladder[evaluate(cost, ladder) <= budget]
@@ -39,12 +35,12 @@ def uniform(space: SearchSpace, cost: ChainMRF, budget: float) -> Choices:
             f'no width multiplier is within the budget of {budget:.4g}: '
             f'the narrowest costs {evaluate(cost, ladder).min():.4g}'
         )
-    return within[space.to_widths(within).sum(1).argmax()]
+    return within[graph.to_widths(within).sum(1).argmax()]
 
 
 def random_within(
-    key: Key[Array, ''], space: SearchSpace, cost: ChainMRF, budget: float, count: int
-) -> Int[np.ndarray, 'networks layers']:
+    key: Key[Array, ''], graph: Graph, cost: Field, budget: float, count: int
+) -> Int[np.ndarray, 'networks sites']:
     """Draw different configurations that cost between `NEAR` of the budget and the budget.
 
     They come from the distribution of greatest entropy whose mean cost is in the middle of that interval. Fewer
@@ -55,9 +51,9 @@ def random_within(
     """
     if count < 1:
         raise ValueError(f'count must be positive, got {count}')
-    flat = ChainMRF(np.where(space.width_table > 0, 0.0, -np.inf), np.zeros_like(np.asarray(cost.pairwise)))
-    field = aows.narrowed(flat, cost, budget * (1 + NEAR) / 2, 1.0, floor=0.0).field
-    draw = jax.jit(jax.vmap(lambda k: mrf.sample(k, field)))
+    flat = ows.flat(graph)
+    field = aows.priced(flat, cost, aows.budget_price(flat, cost, budget * (1 + NEAR) / 2, 1.0), 1.0)
+    draw = jax.jit(jax.vmap(lambda k: trellis.sample(k, field)))
     found: dict[tuple[int, ...], None] = {}
     for batch in range(64):
         drawn = np.asarray(draw(jax.random.split(jax.random.fold_in(key, batch), 4 * max(count, 64))))
@@ -66,14 +62,14 @@ def random_within(
         found |= dict.fromkeys(map(tuple, near.tolist()))
         if len(found) >= count:
             break
-    return np.array(list(found)[:count], np.int32).reshape(-1, space.num_layers)
+    return np.array(list(found)[:count], np.int32).reshape(-1, graph.num_sites)
 
 
 def random_search(
     key: Key[Array, ''],
-    space: SearchSpace,
+    graph: Graph,
     loss: Callable[[Choices], float],
-    cost: ChainMRF,
+    cost: Field,
     budget: float,
     evaluations: int,
 ) -> Choices:
@@ -82,7 +78,7 @@ def random_search(
     Raises:
       ValueError: no configuration was found there.
     """
-    drawn = random_within(key, space, cost, budget, evaluations)
+    drawn = random_within(key, graph, cost, budget, evaluations)
     if not len(drawn):
         raise ValueError(
             f'no configuration found that costs between {NEAR:.0%} of {budget:.4g} and all of it'
@@ -90,7 +86,7 @@ def random_search(
     return drawn[np.argmin([loss(choices) for choices in drawn])]
 
 
-def by_proxy(utility: ChainMRF, proxy: ChainMRF, cost: ChainMRF, budget: float) -> Choices:
+def by_proxy(utility: Field, proxy: Field, cost: Field, budget: float) -> Choices:
     """Return the joint optimum for a stand-in cost such as FLOPs, as large as the true cost allows.
 
     Of the best configurations at every budget of the proxy, it is the best one whose true cost is within the budget.

@@ -1,4 +1,4 @@
-"""Greedy slimming: shrink the layer that hurts least, one width at a time, until the budget holds."""
+"""Greedy slimming: shrink the site that hurts least, one width at a time, until the budget holds."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,36 +6,36 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 
 
 class Step(NamedTuple):
     """One configuration on greedy's way down."""
 
-    choices: Int[np.ndarray, 'layers']
+    choices: Int[np.ndarray, 'sites']
     loss: float
     cost: float
 
 
 def slim(
-    space: SearchSpace,
-    loss: Callable[[Int[np.ndarray, 'layers']], float],
-    cost: Callable[[Int[np.ndarray, 'layers']], float],
+    graph: Graph,
+    loss: Callable[[Int[np.ndarray, 'sites']], float],
+    cost: Callable[[Int[np.ndarray, 'sites']], float],
     budget: float,
     *,
     per_cost: bool = True,
-    start: Int[np.ndarray, 'layers'] | None = None,
+    start: Int[np.ndarray, 'sites'] | None = None,
     report: Callable[[Step], None] = lambda _: None,
 ) -> list[Step]:
     """Return the way from the largest configuration to the first within the budget.
 
-    Each step narrows by one choice the layer where `loss` rises least, per unit of cost saved (`per_cost`) or in all.
-    Costs measured on a device are not monotone: where no such step saves cost, any other choice of one layer that does
+    Each step narrows by one choice the site where `loss` rises least, per unit of cost saved (`per_cost`) or in all.
+    Costs measured on a device are not monotone: where no such step saves cost, any other choice of one site that does
     is a step.
 
     Args:
-      space: the search space.
-      loss: of the configuration of given choices, on validation images; `(layers * choices)` times `layers` calls.
+      graph: of the networks.
+      loss: of the configuration of given choices, on validation images; `(sites * choices)` times `sites` calls.
       cost: of the configuration of given choices.
       budget: of the cost.
       per_cost: whether to divide the rise in loss by the cost saved.
@@ -43,26 +43,26 @@ def slim(
       report: called with every step.
 
     Raises:
-      ValueError: no change of one layer saves cost any more, and the budget is still exceeded.
+      ValueError: no change of one site saves cost any more, and the budget is still exceeded.
     """
-    choices = np.array(space.num_choices - 1 if start is None else start, np.int32)
+    choices = np.array(graph.num_choices - 1 if start is None else start, np.int32)
     way = [Step(choices, loss(choices), cost(choices))]
     while way[-1].cost > budget:
         here = way[-1]
         saving = _saving(
-            here, [_with(here.choices, layer, choice - 1) for layer, choice in _layers(here)], cost
+            here, [_with(graph, here.choices, site, choice - 1) for site, choice in _sites(here)], cost
         )
         if not saving:
             others = [
-                _with(here.choices, layer, other)
-                for layer, choice in _layers(here)
-                for other in range(space.num_choices[layer])
+                _with(graph, here.choices, site, other)
+                for site, choice in _sites(here)
+                for other in range(graph.num_choices[site])
                 if other != choice
             ]
             saving = _saving(here, others, cost)
         if not saving:
             raise ValueError(
-                f'greedy ends at a cost of {here.cost:.4g}, over the budget of {budget:.4g}: no change of one layer '
+                f'greedy ends at a cost of {here.cost:.4g}, over the budget of {budget:.4g}: no change of one site '
                 'saves any more'
             )
         steps = [Step(choices, loss(choices), spent) for choices, spent in saving]
@@ -71,18 +71,18 @@ def slim(
     return way
 
 
-def _layers(here: Step) -> list[tuple[int, int]]:
-    return [(layer, int(choice)) for layer, choice in enumerate(here.choices)]
+def _sites(here: Step) -> list[tuple[int, int]]:
+    return [(site, int(choice)) for site, choice in enumerate(here.choices)]
 
 
-def _with(choices: np.ndarray, layer: int, choice: int) -> np.ndarray:
+def _with(graph: Graph, choices: np.ndarray, site: int, choice: int) -> np.ndarray:
     changed = choices.copy()
-    changed[layer] = choice
-    return changed
+    changed[site] = choice
+    return graph.settled(changed) if choice >= 0 else changed
 
 
 def _saving(
-    here: Step, candidates: list[np.ndarray], cost: Callable[[Int[np.ndarray, 'layers']], float]
+    here: Step, candidates: list[np.ndarray], cost: Callable[[Int[np.ndarray, 'sites']], float]
 ) -> list[tuple[np.ndarray, float]]:
     """Return the candidates that cost less, and their costs."""
     costs = [(choices, cost(choices)) for choices in candidates if choices.min() >= 0]

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jcw.budget import Solution, solve
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, evaluate, to_host
 
 
 class ManyDevices(NamedTuple):
@@ -25,7 +24,7 @@ class ManyDevices(NamedTuple):
 
 
 def solve_many(
-    utility: ChainMRF, costs: Mapping[str, ChainMRF], budgets: Mapping[str, float], *, max_labels: int = 4096
+    utility: Field, costs: Mapping[str, Field], budgets: Mapping[str, float], *, max_labels: int = 4096
 ) -> ManyDevices:
     """Solve for each device alone and for all of them at once; infeasible budgets are answers, as in `solve`.
 
@@ -47,9 +46,7 @@ def solve_many(
     each = {name: solve(utility, cost, budgets[name], max_labels=max_labels) for name, cost in costs.items()}
     limits = [float(budgets[name]) for name in costs]
     together = solve(utility, tuple(costs.values()), limits, max_labels=max_labels)
-    tables = {
-        name: ChainMRF(*(np.asarray(leaf, np.float64) for leaf in cost)) for name, cost in costs.items()
-    }
+    tables = {name: to_host(cost) for name, cost in costs.items()}
     across = {
         name: {
             other: float(evaluate(tables[other], np.asarray(solution.choices)[None])[0]) for other in costs

@@ -2,23 +2,34 @@
 
 import numpy as np
 
-from jcw.mrf import ChainMRF
+from jcw import constraints
+from jcw.field import Field, add, independent
+from jcw.graph import Graph
 from jcw.search import stats
-from jcw.space import SearchSpace
 
 
-def to_field(unary: stats.Unary, space: SearchSpace) -> ChainMRF:
-    """Return the chain field of a space's unaries: accuracy needs no pairwise terms.
+def to_field(unary: stats.Unary, graph: Graph) -> Field:
+    """Return the field of a graph's unaries: accuracy needs no pairwise terms.
 
-    Choices never drawn stay at -inf, so that they cannot win.
+    Choices never drawn stay at -inf, so that they cannot win. Where all sites of a block are 0 together, that it is
+    dropped counts once.
 
     Raises:
-      ValueError: a layer none of whose choices was ever drawn.
+      ValueError: an effect that is NaN or infinite, or a site none of whose choices was ever drawn.
     """
+    stats.check_means(unary)
     missing = np.flatnonzero(~np.isfinite(unary.mean).any(1))
     if missing.size:
-        raise ValueError(f'no width of layer {missing[0]} was ever drawn: train the supernet longer')
-    layers, choices = unary.mean.shape
-    if (layers, choices) != space.width_table.shape:
-        raise ValueError(f'unaries {unary.mean.shape} do not fit the space {space.width_table.shape}')
-    return ChainMRF(unary.mean, np.zeros((layers - 1, choices, choices)))
+        name = graph.site_names[missing[0]]
+        raise ValueError(f'no width of site {name!r} was ever drawn: train the supernet longer')
+    if unary.mean.shape != graph.width_table.shape:
+        raise ValueError(f'unaries {unary.mean.shape} do not fit the graph {graph.width_table.shape}')
+    mean = np.array(unary.mean)
+    for block in graph.blocks:
+        mean[list(block[1:]), 0] = 0
+    return add(independent(mean), constraints.whole_blocks(graph.present, graph.blocks))
+
+
+def flat(graph: Graph) -> Field:
+    """Return the field to which all configurations are alike."""
+    return constraints.whole_blocks(graph.present, graph.blocks)

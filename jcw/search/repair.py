@@ -1,19 +1,18 @@
 """Measured repair: time the best candidates, correct the table near them, search again, until measurement agrees."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jcw.budget import k_best
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
-from jcw.space import SearchSpace
+from jcw.field import Field, evaluate, to_host
+from jcw.graph import Graph
 
 Measure = Callable[
-    [Int[np.ndarray, 'networks layers']],
+    [Int[np.ndarray, 'networks sites']],
     tuple[Float[np.ndarray, ' networks'], Float[np.ndarray, ' networks']],
 ]
 """From widths to measured latency, ms, and its relative standard error."""
@@ -22,8 +21,10 @@ Measure = Callable[
 class Round(NamedTuple):
     """Networks timed together."""
 
-    widths: Int[np.ndarray, 'networks layers']
-    utility: Float[np.ndarray, ' networks']
+    widths: Int[np.ndarray, 'networks sites']
+    utility: Float[
+        np.ndarray, ' networks'
+    ]  # of a corrected method: what the network was predicted to take, ms
     predicted: Float[np.ndarray, ' networks']  # by the table as it came, ms
     corrected: Float[np.ndarray, ' networks']  # by the table as corrected in the rounds before, ms
     measured: Float[np.ndarray, ' networks']  # ms
@@ -34,7 +35,7 @@ class Repaired(NamedTuple):
     """The network that holds the budget when measured, and how it was found.
 
     Attributes:
-      widths: one per layer; where nothing held the budget, those measured fastest.
+      widths: one per site; where nothing held the budget, those measured fastest.
       utility: its utility.
       predicted: its cost by the table as it came, ms.
       measured: ms.
@@ -45,7 +46,7 @@ class Repaired(NamedTuple):
       rounds: what was timed.
     """
 
-    widths: Int[np.ndarray, ' layers']
+    widths: Int[np.ndarray, ' sites']
     utility: float
     predicted: float
     measured: float
@@ -56,96 +57,219 @@ class Repaired(NamedTuple):
     rounds: tuple[Round, ...]
 
 
-def repair(
-    space: SearchSpace,
-    utility: ChainMRF,
-    cost: ChainMRF,
-    budget: float,
-    measure: Measure,
-    *,
-    k: int = 4,
-    confidence: float = 1.96,
-    spread: float = 0.1,
-    max_rounds: int = 8,
-) -> Repaired:
-    """Find the best network whose measured latency, with `confidence` standard errors, is within the budget.
+SPREAD = 0.1
+"""Standard deviation of the table's error, relative to the budget, before anything is measured."""
 
-    Each round times the `k` best networks that the corrected table puts within the budget, that were not timed yet
-    and that would beat the best one found to hold it; where the table puts none there, the one it holds fastest.
-    Then the table is corrected (`correction`). It ends when there is no such network left.
+
+class Repair:
+    """Finds the best network whose measured latency, with `confidence` standard errors, is within the budget.
+
+    Each round asks for the `k` best networks that the corrected table puts within the budget, that were not timed yet
+    and that would beat the best one found to hold it; where the table puts none there, for the one it holds fastest.
+    Told their times, it corrects the table (`correction`). It asks for none when there is no such network left.
 
     Args:
-      space: whose choices the fields are of.
+      graph: whose choices the fields are of.
       utility: of configurations.
       cost: their predicted latency, ms.
       budget: ms.
-      measure: times networks; those of a round come together, so that they can be timed in turn.
       k: networks timed in a round.
       confidence: standard errors above the measured latency that must still be within the budget.
       spread: standard deviation of the table's error, relative to the budget, before anything is measured.
       max_rounds: after so many rounds it ends anyway.
 
     Raises:
-      ValueError: an argument out of range, a measured latency that is not positive, or an error that is unknown.
+      ValueError: an argument out of range.
     """
-    if budget <= 0 or k < 1 or confidence < 0 or spread <= 0 or max_rounds < 1:
-        raise ValueError(
-            'need budget, k, spread and max_rounds > 0 and confidence >= 0, '
-            f'got {budget}, {k}, {spread}, {max_rounds} and {confidence}'
+
+    def __init__(
+        self,
+        graph: Graph,
+        utility: Field,
+        cost: Field,
+        budget: float,
+        *,
+        k: int = 4,
+        confidence: float = 1.96,
+        spread: float = SPREAD,
+        max_rounds: int = 8,
+    ) -> None:
+        if budget <= 0 or k < 1 or confidence < 0 or spread <= 0 or max_rounds < 1:
+            raise ValueError(
+                'need budget, k, spread and max_rounds > 0 and confidence >= 0, '
+                f'got {budget}, {k}, {spread}, {max_rounds} and {confidence}'
+            )
+        self._graph, self._budget, self._confidence, self._spread = graph, budget, confidence, spread
+        self._utility, self._cost = to_host(utility), to_host(cost)
+        self._corrected = self._cost
+        self._rounds: list[Round] = []
+        self._max_rounds = max_rounds
+        most = 1 << (k * max_rounds).bit_length()  # compiled once for all rounds
+        self._candidates = functools.partial(_candidates, self._utility, budget, confidence, k, most)
+        self._left = self._candidates(self._corrected, self._rounds, self._timed)
+
+    @property
+    def _timed(self) -> Int[np.ndarray, 'networks sites']:
+        none = np.zeros((0, self._graph.num_sites), np.int32)
+        return np.concatenate([none, *(self._graph.to_choices(r.widths) for r in self._rounds)])
+
+    def ask(self) -> list[tuple[int, ...]]:
+        """Return the widths of the networks to time next, none where it is done."""
+        if len(self._rounds) >= self._max_rounds:
+            return []
+        return [tuple(widths) for widths in self._graph.to_widths(self._left).tolist()]
+
+    def tell(self, measured: Sequence[float] | np.ndarray, error: Sequence[float] | np.ndarray) -> None:
+        """Take the latencies of the networks asked for, ms, and their relative standard errors.
+
+        Raises:
+          ValueError: a measured latency that is not positive, or an error that is unknown.
+        """
+        self._rounds.append(self._round(np.asarray(measured, np.float64), np.asarray(error, np.float64)))
+        residual = np.concatenate([r.measured - r.predicted for r in self._rounds])
+        noise = np.concatenate([r.measured * r.error for r in self._rounds])
+        shape = self._cost.unary.shape
+        shift = correction(self._timed, residual, noise, self._spread * self._budget, shape)
+        self._corrected = self._cost.replace(unary=self._cost.unary + shift)
+        self._left = self._candidates(self._corrected, self._rounds, self._timed)
+
+    def result(self) -> Repaired:
+        """Return the best network that held the budget, or the one measured fastest where none did."""
+        return _conclude(self._rounds, self._budget, self._confidence, complete=not len(self._left))
+
+    def _round(self, measured: np.ndarray, error: np.ndarray) -> Round:
+        choices = self._left
+        if measured.shape != (len(choices),) or not (np.isfinite(measured) & (measured > 0)).all():
+            raise ValueError(f'expected {len(choices)} positive latencies, got {measured}')
+        if error.shape != measured.shape or not (np.isfinite(error) & (error >= 0)).all():
+            raise ValueError(f'expected a relative standard error of each latency, got {error}')
+        fields = self._utility, self._cost, self._corrected
+        value, predicted, expected = (evaluate(field, choices) for field in fields)
+        return Round(self._graph.to_widths(choices), value, predicted, expected, measured, error)
+
+
+class Corrected:
+    """A method that answers a budget with widths, asked again with corrected budgets until its network holds.
+
+    Args:
+      graph: of the networks.
+      at: from a budget in predicted ms to choices; `ValueError` where nothing is so small.
+      cost: predicted latency, ms.
+      budget: ms.
+      confidence: standard errors above the measured latency that must still be within the budget.
+
+    Raises:
+      ValueError: the method has no network within the budget.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        at: Callable[[float], Int[np.ndarray, ' sites']],
+        cost: Field,
+        budget: float,
+        confidence: float,
+    ) -> None:
+        self._graph, self._at, self._cost = graph, at, to_host(cost)
+        self._budget, self._confidence = budget, confidence
+        self._wanted: tuple[int, ...] | None = self._widths_at(budget)
+        self._rounds: list[Round] = []
+
+    def ask(self) -> list[tuple[int, ...]]:
+        """Return the widths of the network to time next, none where nothing is left to try."""
+        return [] if self._wanted is None else [self._wanted]
+
+    def tell(self, measured: Sequence[float] | np.ndarray, error: Sequence[float] | np.ndarray) -> None:
+        """Take the latency of the network asked for, ms, and its relative standard error; choose the next."""
+        assert self._wanted is not None
+        widths = np.array([self._wanted], np.int32)
+        predicted = evaluate(self._cost, self._graph.to_choices(widths))
+        timed = Round(
+            widths, predicted, predicted, predicted, np.asarray(measured, float), np.asarray(error, float)
         )
-    utility, cost = (ChainMRF(*(np.asarray(leaf, np.float64) for leaf in field)) for field in (utility, cost))
-    rounds: list[Round] = []
-    timed = np.zeros((0, space.num_layers), np.int32)
-    corrected = cost
-    most = 1 << (k * max_rounds).bit_length()  # compiled once for all rounds
-    candidates = functools.partial(_candidates, utility, budget, confidence, k, most)
+        self._rounds.append(timed)
+        slower = float(timed.measured[0] * (1 + self._confidence * timed.error[0]) / predicted[0])
+        try:
+            following = self._widths_at(self._budget / slower)
+        except ValueError:  # the method has no network so small
+            following = self._wanted
+        known = {tuple(r.widths[0].tolist()) for r in self._rounds}
+        self._wanted = None if following in known else following
+
+    def result(self) -> Repaired:
+        """Return the greatest network that held the budget, or the fastest if none did."""
+        return _conclude(self._rounds, self._budget, self._confidence, complete=self._wanted is None)
+
+    def _widths_at(self, limit: float) -> tuple[int, ...]:
+        return tuple(self._graph.to_widths(self._at(limit)).tolist())
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What is asked for widths and told their times."""
+
+    def ask(self) -> list[tuple[int, ...]]: ...
+
+    def tell(self, measured: Sequence[float] | np.ndarray, error: Sequence[float] | np.ndarray) -> None: ...
+
+    def result(self) -> Repaired: ...
+
+
+def together(methods: Mapping[str, Method], measure: Measure, max_rounds: int) -> dict[str, Repaired]:
+    """Run methods side by side: what all of them ask for in a round is timed in one call.
+
+    Args:
+      methods: by name.
+      measure: times networks; those of a round come together, so that they can be timed in turn.
+      max_rounds: at most.
+    """
     for _ in range(max_rounds):
-        fresh = candidates(corrected, rounds, timed)
-        if not len(fresh):
+        asked = {name: method.ask() for name, method in methods.items()}
+        wanted = list(dict.fromkeys(widths for each in asked.values() for widths in each))
+        if not wanted:
             break
-        rounds.append(_time(space, utility, cost, corrected, measure, fresh))
-        timed = np.concatenate([timed, fresh])
-        residual = np.concatenate([r.measured - r.predicted for r in rounds])
-        noise = np.concatenate([r.measured * r.error for r in rounds])
-        shift = correction(timed, residual, noise, spread * budget, cost.unary.shape)
-        corrected = cost._replace(unary=cost.unary + shift)
-    left = candidates(corrected, rounds, timed)
-    return _conclude(rounds, budget, confidence, complete=not len(left))
+        measured, error = measure(np.array(wanted, np.int32))
+        place = {widths: index for index, widths in enumerate(wanted)}
+        for name, each in asked.items():
+            if each:
+                rows = [place[widths] for widths in each]
+                methods[name].tell(np.asarray(measured)[rows], np.asarray(error)[rows])
+    return {name: method.result() for name, method in methods.items()}
 
 
 def correction(
-    choices: Int[np.ndarray, 'networks layers'],
+    choices: Int[np.ndarray, 'networks sites'],
     residual: Float[np.ndarray, ' networks'],
     noise: Float[np.ndarray, ' networks'],
     spread: float,
     shape: tuple[int, ...],
-) -> Float[np.ndarray, 'layers choices']:
+) -> Float[np.ndarray, 'sites choices']:
     """Return what to add to a table's unaries, given by how much networks are slower than it says.
 
-    The error of a network is `b + sum_l u[l, x_l]`, with `b ~ N(0, s^2)` and `u ~ N(0, s^2 / layers)`: a bias that
+    The error of a network is `b + sum_s u[s, x_s]`, with `b ~ N(0, s^2)` and `u ~ N(0, s^2 / sites)`: a bias that
     all networks share and a part of their own, which near networks share the more, the more choices they share. Its
     posterior mean passes through the measured networks as nearly as their noise allows (Gaussian process with
-    `k(x, x') = s^2 (1 + shared(x, x') / layers)`).
+    `k(x, x') = s^2 (1 + shared(x, x') / sites)`).
     """
-    layers = choices.shape[1]
+    sites = choices.shape[1]
     shared = (choices[:, None] == choices[None]).mean(-1)
     weights = np.linalg.solve(spread**2 * (1 + shared) + np.diag(noise**2 + 1e-12 * spread**2), residual)
-    unary = np.full(shape, spread**2 * weights.sum() / layers)
-    for layer in range(layers):
-        np.add.at(unary[layer], choices[:, layer], spread**2 * weights / layers)
+    unary = np.full(shape, spread**2 * weights.sum() / sites)
+    for site in range(sites):
+        np.add.at(unary[site], choices[:, site], spread**2 * weights / sites)
     return unary
 
 
 def _candidates(
-    utility: ChainMRF,
+    utility: Field,
     budget: float,
     confidence: float,
     k: int,
     most: int,
-    corrected: ChainMRF,
+    corrected: Field,
     rounds: list[Round],
-    timed: Int[np.ndarray, 'networks layers'],
-) -> Int[np.ndarray, 'candidates layers']:
+    timed: Int[np.ndarray, 'networks sites'],
+) -> Int[np.ndarray, 'candidates sites']:
     """Return up to `k` networks worth timing, best first; `most` exceeds the number timed in all."""
     error = float(np.median(np.concatenate([r.error for r in rounds]))) if rounds else 0.0
     limit = budget / (1 + confidence * error)
@@ -162,24 +286,6 @@ def _candidates(
         if feasible and value > least and tuple(choices.tolist()) not in known
     ]
     return np.array(fresh[:k], np.int32).reshape(-1, timed.shape[1])
-
-
-def _time(
-    space: SearchSpace,
-    utility: ChainMRF,
-    cost: ChainMRF,
-    corrected: ChainMRF,
-    measure: Measure,
-    choices: Int[np.ndarray, 'networks layers'],
-) -> Round:
-    widths = space.to_widths(choices)
-    measured, error = (np.asarray(values, np.float64) for values in measure(widths))
-    if measured.shape != (len(widths),) or not (np.isfinite(measured) & (measured > 0)).all():
-        raise ValueError(f'expected {len(widths)} positive latencies from measure, got {measured}')
-    if error.shape != measured.shape or not (np.isfinite(error) & (error >= 0)).all():
-        raise ValueError(f'expected a relative standard error of each latency from measure, got {error}')
-    value, predicted, expected = (evaluate(field, choices) for field in (utility, cost, corrected))
-    return Round(widths, value, predicted, expected, measured, error)
 
 
 def _holds(timed: Round, budget: float, confidence: float) -> np.ndarray:

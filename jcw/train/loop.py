@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcw import records
 from jcw.train.checkpoint import Checkpoints
 from jcw.train.watchdog import Watchdog, end
 
@@ -92,9 +94,10 @@ def run(
         _sigterm(listen=not together) as stopping,
         _Recorder(folder, num_steps, batch, report, loss_limit) as recorder,
     ):
-        start = checkpoints.latest_step or 0
-        if start:
-            carry, _ = checkpoints.restore(carry)
+        start = 0
+        if checkpoints.any():
+            carry, meta = checkpoints.restore(carry)
+            start = meta['step']
         recorder.begin(start)
         unfinite = _unfinite(carry)
         pending: tuple[int, Any] | None = None
@@ -173,9 +176,7 @@ class _Recorder:
         path = self._folder / 'metrics.jsonl'
         if path.exists():
             partial = path.with_name(path.name + '.partial')
-            partial.write_text(
-                ''.join(line for line in _whole_lines(path) if json.loads(line)['step'] <= start)
-            )
+            partial.write_text(''.join(_lines_until(path, start)))
             os.replace(partial, path)
         self._events = _event_writer(self._folder / 'tensorboard', start)
 
@@ -199,9 +200,16 @@ class _Recorder:
         self._report(Progress(step, self._num_steps, rate, values))
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Return a file's lines, less a last one whose writing was cut off."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+def _lines_until(path: Path, step: int) -> Iterator[str]:
+    """Yield a file's lines up to a step, less a last one whose writing was cut off; a damaged line is left out."""
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b'\n'):
+            return
+        try:
+            if records.parse(line, finite=False)['step'] <= step:
+                yield line.decode()
+        except (ValueError, TypeError, KeyError):
+            warnings.warn(f'{path}, line {number} is damaged and left out: {line[:60]!r}', stacklevel=2)
 
 
 def _event_writer(folder: Path, start: int) -> Any:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jcw.nets.mobilenet import Network, Variables
+from jcw.nets.axes import Variables
+from jcw.nets.training import Network
 
 
 @flax.struct.dataclass

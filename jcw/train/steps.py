@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, UInt8
 
-from jcw.nets.mobilenet import Network, Variables, Widths
-from jcw.nets.slicing import add_slices, slice_variables
-from jcw.space import SearchSpace
+from jcw.graph import Graph
+from jcw.nets.axes import Variables, add_slices, slice_variables
+from jcw.nets.training import Network, Widths
 from jcw.train import losses
 from jcw.train.augment import Augmentation, crop_and_flip, example_keys, mixup, normalise
-from jcw.train.sandwich import Draw, Rewards, SandwichMetrics, sandwich_loss
+from jcw.train.mutation import Draw
+from jcw.train.sandwich import Rewards, SandwichMetrics, sandwich_loss
 from jcw.train.state import TrainState
 
 STATISTICS_MOMENTUM = 0.9
@@ -39,7 +40,7 @@ class PlainMetrics(NamedTuple):
 def supernet_step(
     supernet: Network,
     smallest: Network,
-    space: SearchSpace,
+    graph: Graph,
     optimiser: optax.GradientTransformation,
     recipe: Recipe,
     draw: Draw,
@@ -62,9 +63,9 @@ def supernet_step(
         labels: Int[Array, 'batch'],
         draw_inputs: Any,
     ) -> tuple[TrainState, SandwichMetrics, Rewards]:
-        x, targets, draw_keys = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
+        x, targets, draw_keys = _prepare(key, images, labels, recipe, graph.num_classes, axis_name)
         choices = draw(draw_keys, draw_inputs)
-        sliced = slice_variables(state.variables, space, space.smallest)
+        sliced = slice_variables(state.variables, graph, graph.smallest)
 
         def part(x: jax.Array, targets: jax.Array, labels: jax.Array, choices: jax.Array) -> tuple:
             def loss(params: dict[str, Any], thin: dict[str, Any]) -> tuple[jax.Array, tuple]:
@@ -77,7 +78,7 @@ def supernet_step(
                     choices,
                     supernet=supernet,
                     smallest=smallest,
-                    space=space,
+                    graph=graph,
                     distil=distil,
                 )
 
@@ -96,16 +97,16 @@ def supernet_step(
 
 def plain_step(
     network: Network,
-    space: SearchSpace,
+    graph: Graph,
     optimiser: optax.GradientTransformation,
     recipe: Recipe,
     axis_name: str | None = None,
     *,
     accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, PlainMetrics]]:
-    """Return `step(state, key, images, labels) -> (state, metrics)` for a network of one configuration.
+    """Return `step(state, key, images, labels, widths) -> (state, metrics)` for a network of one configuration.
 
-    `accumulate` is that of `supernet_step`.
+    `widths` mask the network to one; None for all of its channels. `accumulate` is that of `supernet_step`.
     """
 
     def step(
@@ -113,13 +114,14 @@ def plain_step(
         key: Key[Array, ''],
         images: UInt8[Array, 'batch height width channels'],
         labels: Int[Array, 'batch'],
+        widths: Int[Array, 'sites'] | None = None,
     ) -> tuple[TrainState, PlainMetrics]:
-        x, targets, _ = _prepare(key, images, labels, recipe, space.num_classes, axis_name)
+        x, targets, _ = _prepare(key, images, labels, recipe, graph.num_classes, axis_name)
 
         def part(x: jax.Array, targets: jax.Array, labels: jax.Array) -> tuple:
             def loss(params: dict[str, Any]) -> tuple[jax.Array, tuple]:
                 variables = {'params': params, 'batch_stats': state.batch_stats}
-                logits, moments = network.apply(variables, x, None, True)
+                logits, moments = network.apply(variables, x, widths, True)
                 mean_loss = losses.cross_entropy(logits, targets).mean()
                 return mean_loss, (moments, PlainMetrics(mean_loss, losses.correct(logits, labels).mean()))
 

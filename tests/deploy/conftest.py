@@ -8,30 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcw import data, deploy
-from jcw.nets.mobilenet import network
-from jcw.nets.variables import Variables
-from jcw.space import LayerSpec, SearchSpace
+from jcw import data, deploy, zoo
+from jcw.builder import build
+from jcw.graph import Graph
+from jcw.nets.axes import Variables
+from jcw.nets.training import network
 from jcw.train import optim, steps
 from jcw.train.state import init_state
 
-SPACE = SearchSpace(
-    layers=(
-        LayerSpec('conv', 8, stride=1),
-        LayerSpec('separable', 16, stride=2),
-        LayerSpec('separable', 16, kernel=5, stride=2),
-    ),
-    input_shape=(8, 8, 1),
-    num_classes=10,
-    width_choices=((4, 8, 12), (8, 16), (8, 12, 16)),
-)
-WIDTHS = (8, 16, 12)
+
+def _net(g):
+    x = g.conv(g.images, g.site('stem', 8, (4, 8, 12)), kernel=3)
+    x = zoo.inverted_residual(g, x, 'stem', g.site('inner', 16, (8, 16)))
+    x = g.conv(g.depthwise(x, stride=2), g.site('middle', 16, (8, 16)))
+    return g.classify(g.conv(g.depthwise(x, kernel=5, stride=2), g.site('last', 16, (8, 12, 16))))
+
+
+GRAPH = build(_net, (8, 8, 1), 10)
+WIDTHS = (8, 16, 16, 12)
+STEPS = 160
 
 
 class Trained(NamedTuple):
     """The supernet's variables, statistics recalibrated for `WIDTHS`, and what it was trained on."""
 
-    space: SearchSpace
+    graph: Graph
     widths: tuple[int, ...]
     variables: Variables
     digits: data.Dataset
@@ -39,25 +40,25 @@ class Trained(NamedTuple):
 
     def export(self, folder: Path, **options) -> Path:
         mean, std = self.digits.mean, self.digits.std
-        return deploy.export(folder, self.variables, self.space, self.widths, mean=mean, std=std, **options)
+        return deploy.export(folder, self.variables, self.graph, self.widths, mean=mean, std=std, **options)
 
 
 @pytest.fixture(scope='session')
 def trained() -> Trained:
     digits = data.load('digits')
-    net, optimiser = network(SPACE), optim.sgd(0.2, 40)
-    step = jax.jit(steps.plain_step(net, SPACE, optimiser, steps.Recipe(digits.mean, digits.std)))
+    net, optimiser = network(GRAPH), optim.sgd(0.2, STEPS)
+    step = jax.jit(steps.plain_step(net, GRAPH, optimiser, steps.Recipe(digits.mean, digits.std)))
     state = init_state(jax.random.key(0), net, optimiser)
-    for index in range(40):
+    for index in range(STEPS):
         rows = data.batch_rows(index, len(digits.train), 64, 0)
         state, _ = step(state, jax.random.key(index), *digits.train.take(rows))
-    batches = digits.train.take(slice(512)).images.reshape(4, 128, *SPACE.input_shape)
+    batches = digits.train.take(slice(512)).images.reshape(4, 128, *GRAPH.input_shape)
     variables = jax.jit(
         lambda v, images: steps.recalibrate(net, v, jnp.array(WIDTHS), images, digits.mean, digits.std)
     )(state.variables, batches)
     images = steps.normalise(jnp.asarray(digits.test.images), digits.mean, digits.std)
     logits, _ = jax.jit(net.apply)(variables, images, jnp.array(WIDTHS))
-    return Trained(SPACE, WIDTHS, variables, digits, np.asarray(logits))
+    return Trained(GRAPH, WIDTHS, variables, digits, np.asarray(logits))
 
 
 @pytest.fixture(scope='session')

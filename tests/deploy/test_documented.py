@@ -13,13 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jcw import deploy
+from jcw.field import Field, independent
 from jcw.latency.table import LatencyTable, flops_table
-from jcw.mrf import ChainMRF
-from tests.deploy.conftest import SPACE, WIDTHS
+from tests.closeness import assert_close
+from tests.deploy.conftest import GRAPH, WIDTHS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'deploy.md').read_text()
-EXPORT, WITH_ORBAX, WITH_JAX, WITH_ONNX, REPAIR, MANY = re.findall(r'```python\n(.*?)```', PAGE, flags=re.S)
+EXPORT, WITH_ORBAX, WITH_JAX, WITH_ONNX, REPAIR, MANY, LITERT, WITH_LITERT = re.findall(
+    r'```python\n(.*?)```', PAGE, flags=re.S
+)
 KEPT_OUT = ('flax', 'optax', 'chex', 'tensorflow_datasets')
 
 
@@ -33,21 +37,20 @@ def folder(trained, exported, tmp_path, monkeypatch) -> Path:
 
 
 def assert_same(logits, trained) -> None:
-    np.testing.assert_allclose(logits, trained.logits, atol=1e-4, rtol=0)
+    assert_close(logits, trained.logits)
     np.testing.assert_array_equal(np.argmax(logits, -1), trained.logits.argmax(-1))
 
 
-def field() -> ChainMRF:
+def field() -> Field:
     """A utility that rises with width."""
-    choices = SPACE.width_table.shape[1]
-    gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), -np.inf)
-    return ChainMRF(gain, np.zeros((SPACE.num_layers - 1, choices, choices)))
+    gain = np.where(GRAPH.width_table > 0, np.sqrt(GRAPH.width_table), -np.inf)
+    return independent(gain)
 
 
 def test_export_and_load_as_shown(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = trained.digits.test.images
-    names = {'variables': trained.variables, 'space': SPACE, 'widths': WIDTHS, 'images': images}
+    names = {'variables': trained.variables, 'graph': GRAPH, 'widths': WIDTHS, 'images': images}
     exec(EXPORT, names)
     assert names['logits'].shape == (len(images), 10)
     assert names['names'] == [str(index) for index in np.argmax(names['logits'], -1)]
@@ -60,16 +63,31 @@ def test_the_onnx_example_answers_as_the_trained_network(folder, trained):
     assert_same(names['logits'], trained)
 
 
+def test_litert_as_shown(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = trained.digits.test.images, trained.digits.test.labels
+    known = {'variables': trained.variables, 'graph': GRAPH, 'widths': WIDTHS}
+    exec(LITERT, {**known, 'train_images': trained.digits.train.images, 'images': images, 'labels': labels})
+    said = json.loads((tmp_path / 'network' / 'network.json').read_text())['litert']
+    assert said['network.int8.tflite']['accuracy'] == pytest.approx(
+        said['network.tflite']['accuracy'], abs=0.02
+    )
+    names = {'images': images}
+    exec(WITH_LITERT, names)
+    model = (tmp_path / 'network' / 'network.int8.tflite').read_bytes()
+    assert_close(names['logits'], deploy.litert_logits(model, images[:1]))
+
+
 def test_repair_as_shown(monkeypatch):
-    table = flops_table(SPACE)
-    truth = LatencyTable(SPACE, 1.1 * table.entries)
+    table = flops_table(GRAPH)
+    truth = LatencyTable(GRAPH, 1.1 * table.entries)
 
     def measure(widths):
         return truth.predict(widths), np.full(len(widths), 0.001)
 
     budget = float(truth.predict(WIDTHS))
     names = {
-        'space': SPACE,
+        'graph': GRAPH,
         'utility': field(),
         'cost': table.to_cost(),
         'budget': budget,
@@ -83,12 +101,12 @@ def test_repair_as_shown(monkeypatch):
 def test_many_devices_as_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'tables').mkdir()
-    flops = flops_table(SPACE)
+    flops = flops_table(GRAPH)
     scale = {'phone': 8.0, 'server': 0.9}
     for name, ms in scale.items():
         entries = flops.entries / float(flops.predict(WIDTHS)) * ms
-        LatencyTable(SPACE, entries).save(tmp_path / 'tables' / f'{name}.json')
-    names = {'space': SPACE, 'utility': field()}
+        LatencyTable(GRAPH, entries).save(tmp_path / 'tables' / f'{name}.json')
+    names = {'graph': GRAPH, 'utility': field()}
     exec(MANY, names)
     assert all(best.feasible for best in (*names['answer'].each.values(), names['answer'].together))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] != ' '] == [
@@ -134,7 +152,7 @@ ROUND_TRIP = """
 import json
 import numpy as np
 from jcw import deploy
-from jcw.space import SearchSpace
+from jcw.graph import Graph
 said = json.load(open('said.json'))
 tree = {}
 with np.load('variables.npz') as arrays:
@@ -144,8 +162,8 @@ with np.load('variables.npz') as arrays:
         for part in parts:
             inner = inner.setdefault(part, {})
         inner[last] = arrays[name]
-space = SearchSpace.from_json(said['space'])
-deploy.export('again', tree, space, said['widths'], mean=said['mean'], std=said['std'])
+graph = Graph.from_json(said['graph'])
+deploy.export('again', tree, graph, said['widths'], mean=said['mean'], std=said['std'])
 logits = deploy.load('again')(images)
 assert 'flax' not in sys.modules
 """
@@ -166,7 +184,7 @@ def write_variables(trained, folder: Path) -> None:
         **{'/'.join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves},
     )
     mean, std = list(trained.digits.mean), list(trained.digits.std)
-    said = {'space': SPACE.to_json(), 'widths': WIDTHS, 'mean': mean, 'std': std}
+    said = {'graph': GRAPH.to_json(), 'widths': WIDTHS, 'mean': mean, 'std': std}
     (folder / 'said.json').write_text(json.dumps(said))
 
 

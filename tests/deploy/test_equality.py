@@ -9,16 +9,17 @@ import pytest
 from jax import export as jax_export
 
 from jcw import deploy
-from jcw.deploy import convolve
-from jcw.nets.mobilenet import network
-from jcw.nets.slicing import slice_variables
+from jcw.deploy import inference
+from jcw.graph import Operation
+from jcw.nets.axes import slice_variables
+from jcw.nets.training import network
 from jcw.train import steps
-
-TOLERANCE = 1e-4
+from tests.closeness import assert_close
+from tests.tiny_graph import GRAPH, RESIDUAL, random_choices, random_graph
 
 
 def assert_same(logits, expected) -> None:
-    np.testing.assert_allclose(logits, expected, atol=TOLERANCE, rtol=0)
+    assert_close(logits, expected)
     np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(expected, -1))
 
 
@@ -28,32 +29,30 @@ def test_the_network_has_learned_something(trained):
 
 def test_the_sliced_network_answers_as_the_trained_one(trained):
     digits = trained.digits
-    sliced = slice_variables(trained.variables, trained.space, trained.widths)
+    sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     images = steps.normalise(jnp.asarray(digits.test.images), digits.mean, digits.std)
-    logits, _ = network(trained.space, trained.widths).apply(sliced, images)
+    logits, _ = network(trained.graph.fixed(trained.widths)).apply(sliced, images)
     assert_same(logits, trained.logits)
 
 
 @pytest.mark.parametrize('implementation', ['cpu', 'native'])
 def test_the_folded_network_answers_as_the_trained_one(trained, implementation):
-    sliced = slice_variables(trained.variables, trained.space, trained.widths)
-    folded = deploy.fold(sliced, trained.space, trained.digits.mean, trained.digits.std)
-    strides = tuple(layer.stride for layer in trained.space.layers)
+    sliced = slice_variables(trained.variables, trained.graph, trained.widths)
+    fixed = trained.graph.fixed(trained.widths)
+    folded = deploy.fold(sliced, fixed, trained.digits.mean, trained.digits.std)
     folded = jax.tree.map(jnp.asarray, folded)
-    logits = deploy.forward(
-        folded, jnp.asarray(trained.digits.test.images), strides, implementation=implementation
-    )
+    images = jnp.asarray(trained.digits.test.images)
+    logits = deploy.forward(folded, images, fixed, implementation=implementation)
     assert_same(logits, trained.logits)
 
 
 def test_the_reloaded_network_answers_as_the_trained_one(trained, exported):
     loaded = deploy.load(exported)
     assert_same(loaded(trained.digits.test.images), trained.logits)
-    assert_same(loaded.logits(trained.digits.test.images), trained.logits)
 
 
 def test_exporting_the_sliced_network_gives_the_same_weights(trained, exported, tmp_path):
-    sliced = slice_variables(trained.variables, trained.space, trained.widths)
+    sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     again = trained._replace(variables=sliced).export(tmp_path / 'again')
     same = jax.tree.map(np.array_equal, deploy.load(again).folded, deploy.load(exported).folded)
     assert all(jax.tree.leaves(same))
@@ -86,44 +85,49 @@ def test_the_onnx_form_answers_as_the_trained_network_at_any_batch_size(trained,
 
 def test_the_onnx_form_has_one_native_convolution_for_each_kernel(trained, exported):
     nodes = [node.op_type for node in onnx.load(exported / 'network.onnx').graph.node]
-    separable = sum(layer.kind == 'separable' for layer in trained.space.layers)
-    assert nodes.count('Conv') == trained.space.num_layers + separable
+    convolutions = [op for op in trained.graph.operations if op.kind in ('conv', 'depthwise')]
+    assert nodes.count('Conv') == len(convolutions)
     assert nodes.count('Transpose') == 1
 
 
-def test_rectangular_images_and_odd_sizes_agree_in_all_forms():
+@pytest.mark.parametrize('graph', [GRAPH, RESIDUAL, random_graph(0)], ids=['chain', 'residual', 'random'])
+def test_rectangular_images_and_odd_sizes_agree_in_all_forms(graph):
     """Where 'SAME' pads more after than before, and images are not square."""
-    from tests.tiny_space import SPACE
-
-    widths = (4, 5, 3, 8)
-    folded = deploy.random(SPACE, widths, seed=1)
-    images = np.random.default_rng(0).integers(0, 256, (3, *SPACE.input_shape), np.uint8)
-    strides = tuple(layer.stride for layer in SPACE.layers)
-    shifted, native = (
+    widths = graph.to_widths(random_choices(1, graph=graph))
+    fixed = graph.fixed(widths)
+    folded = deploy.random(fixed, seed=1)
+    images = np.random.default_rng(0).integers(0, 256, (3, *graph.input_shape), np.uint8)
+    by_hand, native = (
         deploy.forward(
-            jax.tree.map(jnp.asarray, folded), jnp.asarray(images), strides, implementation=implementation
+            jax.tree.map(jnp.asarray, folded), jnp.asarray(images), fixed, implementation=implementation
         )
         for implementation in ('cpu', 'native')
     )
     session = onnxruntime.InferenceSession(
-        deploy.onnx_model(SPACE, widths, folded), providers=['CPUExecutionProvider']
+        deploy.onnx_model(graph, widths, folded), providers=['CPUExecutionProvider']
     )
-    np.testing.assert_allclose(shifted, native, atol=1e-5)
-    np.testing.assert_allclose(session.run(None, {'images': images})[0], native, atol=1e-5)
+    assert_close(by_hand, native)
+    assert_close(session.run(None, {'images': images})[0], native)
 
 
 @pytest.mark.parametrize('size', [1, 3, 5])
 @pytest.mark.parametrize('stride', [1, 2, 3])
 @pytest.mark.parametrize('channels', [1, 3, 9])
-def test_every_cpu_form_of_inference_is_the_native_convolution(size, stride, channels):
+@pytest.mark.parametrize('kind', ['conv', 'depthwise'])
+def test_every_cpu_form_of_inference_is_the_native_convolution(kind, size, stride, channels):
     rng = np.random.default_rng(0)
-    x, deep, full = (
+    ends = (channels, 4) if kind == 'conv' else (channels,)
+    x, kernel = (
         jnp.asarray(rng.standard_normal(shape).astype(np.float32))
-        for shape in [(2, 8, 7, channels), (size, size, channels), (size, size, channels, 4)]
+        for shape in [(2, 8, 7, channels), (size, size, *ends)]
     )
-    for function, kernel in [(convolve.depthwise, deep), (convolve.dense, full)]:
-        native, by_hand = (function(x, kernel, stride, form) for form in ('native', 'cpu'))
-        np.testing.assert_allclose(by_hand, native, atol=1e-5)
+    op = Operation('one', kind, (0,), ends[-1], kernel=size, stride=stride)
+    weights = {'kernel': kernel, 'bias': jnp.zeros(ends[-1])}
+    native, by_hand = (
+        inference.FORMS[kind](inference._Form(jnp.float32, form), op, weights, x)
+        for form in ('native', 'cpu')
+    )
+    assert_close(by_hand, native)
 
 
 def test_one_compilation_serves_all_calls_of_a_batch_size(trained, exported):

@@ -9,6 +9,7 @@ import pytest
 
 from jcw import deploy
 from jcw.deploy import storage
+from tests.closeness import assert_close
 
 
 def test_a_batch_of_wrong_shape_or_type_is_refused_with_what_was_expected(trained, exported):
@@ -50,11 +51,11 @@ def test_export_refuses_what_does_not_fit_and_writes_nothing(trained, tmp_path, 
 
 
 def test_export_refuses_widths_and_statistics_that_do_not_fit(trained, tmp_path):
-    arguments = (tmp_path / 'network', trained.variables, trained.space)
-    with pytest.raises(ValueError, match='expected 3 widths, got 2'):
+    arguments = (tmp_path / 'network', trained.variables, trained.graph)
+    with pytest.raises(ValueError, match='expected 4 widths, got 2'):
         deploy.export(*arguments, (4, 8), mean=(0.5,), std=(0.2,))
-    with pytest.raises(ValueError, match='too few for'):
-        deploy.export(*arguments, (99, 8, 8), mean=(0.5,), std=(0.2,))
+    with pytest.raises(ValueError, match=r'of shape \(3, 3, 1, 12\) cannot give \(3, 3, 1, 99\)'):
+        deploy.export(*arguments, (99, 8, 8, 8), mean=(0.5,), std=(0.2,))
     with pytest.raises(ValueError, match='positive std of 1 input channels'):
         deploy.export(*arguments, trained.widths, mean=(0.5,), std=(0.0,))
     with pytest.raises(ValueError, match='of 1 input channels'):
@@ -89,7 +90,7 @@ def test_narrow_weights_are_the_same_in_every_form(trained, tmp_path):
     folder = trained.export(tmp_path / 'int8', weights='int8')
     called = jax_export.deserialize(bytearray((folder / 'network.stablehlo').read_bytes()))
     images = trained.digits.test.images[:9]
-    np.testing.assert_allclose(called.call(images), deploy.load(folder)(images), atol=1e-4)
+    assert_close(called.call(images), deploy.load(folder)(images))
 
 
 def test_bfloat16_activations_stay_near(trained, exported):
@@ -128,8 +129,9 @@ def test_random_weights_have_the_shapes_of_the_folded_ones(trained, exported):
         return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
 
     folded = deploy.load(exported).folded
-    assert shapes(deploy.random(trained.space, trained.widths)) == shapes(folded)
-    assert shapes(deploy.shapes(trained.space, trained.widths)) == shapes(folded)
+    fixed = trained.graph.fixed(trained.widths)
+    assert shapes(deploy.random(fixed)) == shapes(folded)
+    assert shapes(deploy.shapes(fixed)) == shapes(folded)
 
 
 def test_onnx_says_what_to_install_where_it_is_missing(monkeypatch, trained):
@@ -137,4 +139,4 @@ def test_onnx_says_what_to_install_where_it_is_missing(monkeypatch, trained):
 
     monkeypatch.setitem(sys.modules, 'onnx', None)
     with pytest.raises(ValueError, match=r"pip install 'jcw\[onnx\]'"):
-        deploy.onnx_model(trained.space, trained.widths)
+        deploy.onnx_model(trained.graph, trained.widths)

@@ -33,10 +33,10 @@ def rewrite(folder: Path, **changes) -> None:
 
 def test_the_description_says_what_the_network_is(trained, exported):
     said = json.loads((exported / 'network.json').read_text())
-    assert said['format'] == 1
-    assert said['architecture'] == 'mobilenet'
+    assert said['format'] == 2
+    assert said['architecture'] == 'graph'
     assert said['widths'] == list(trained.widths)
-    assert said['space'] == json.loads(json.dumps(trained.space.to_json()))
+    assert said['graph'] == json.loads(json.dumps(trained.graph.to_json()))
     assert (said['input_shape'], said['input_dtype']) == ([8, 8, 1], 'uint8')
     assert said['mean'] == pytest.approx(list(trained.digits.mean))
     assert said['std'] == pytest.approx(list(trained.digits.std))
@@ -80,14 +80,14 @@ def test_one_flipped_bit_in_any_file_is_noticed(exported, tmp_path):
 
 def test_a_changed_description_is_noticed(copy):
     path = copy / 'network.json'
-    path.write_text(path.read_text().replace('"mobilenet"', '"resnet"'))
+    path.write_text(path.read_text().replace('"architecture": "graph"', '"architecture": "chain"'))
     with pytest.raises(ValueError, match=r'network.json is damaged: its checksum differs'):
         deploy.load(copy)
 
 
 def test_a_newer_format_asks_for_an_upgrade(copy):
     rewrite(copy, format=files.FORMAT + 1)
-    with pytest.raises(ValueError, match='has format 2, this library reads up to 1: upgrade jcw'):
+    with pytest.raises(ValueError, match='has format 3, this library reads up to 2: upgrade jcw'):
         deploy.load(copy)
 
 
@@ -97,7 +97,7 @@ def test_a_newer_format_asks_for_an_upgrade(copy):
         ('{"format": 1', 'it is not JSON'),
         ('[]', 'it states no format'),
         ('{"name": "other"}', 'it states no format'),
-        ('{"format": 1, "checksums": {}}', 'it lacks architecture'),
+        ('{"format": 2, "checksums": {}}', 'it lacks architecture'),
     ],
 )
 def test_a_foreign_description_is_refused(copy, content, message):
@@ -106,9 +106,24 @@ def test_a_foreign_description_is_refused(copy, content, message):
         deploy.load(copy)
 
 
+def test_an_older_format_asks_for_another_export(copy):
+    rewrite(copy, format=1)
+    with pytest.raises(ValueError, match=r'has format 1.*: export the network again'):
+        deploy.load(copy)
+
+
 def test_another_architecture_is_refused(copy):
     rewrite(copy, architecture='resnet')
     with pytest.raises(ValueError, match="architecture 'resnet'"):
+        deploy.load(copy)
+
+
+@pytest.mark.parametrize(
+    'graph', [None, {}, 'chain', {'sites': [], 'operations': [], 'input_shape': [8, 8, 1]}]
+)
+def test_what_is_no_graph_is_refused(copy, graph):
+    rewrite(copy, graph=graph)
+    with pytest.raises(ValueError, match='does not describe a network this library knows'):
         deploy.load(copy)
 
 
@@ -138,15 +153,13 @@ def test_a_folder_of_something_else_and_no_folder_are_refused(tmp_path):
 
 
 def test_weights_of_other_widths_are_refused_and_named(copy):
-    rewrite(copy, widths=[8, 8, 12])
-    with pytest.raises(
-        ValueError, match=r'weights layer_01/pointwise/bias should be .*\[8\], and are .*\[16\]'
-    ):
+    rewrite(copy, widths=[8, 16, 16, 8])
+    with pytest.raises(ValueError, match=r'weights 009_conv/bias should be .*\[8\], and are .*\[12\]'):
         deploy.load(copy)
 
 
 def test_widths_that_are_no_widths_are_refused(copy):
-    for widths in ([8, 16], [8, 16, 0], 'wide', None):
+    for widths in ([8, 16], [8, 16, 16, 0], 'wide', None):
         rewrite(copy, widths=widths)
         with pytest.raises(ValueError, match='does not describe a network this library knows'):
             deploy.load(copy)

@@ -9,12 +9,13 @@ import pytest
 
 from experiments import compare_methods, comparison, ranking_study, repair_widths
 from experiments.config import CompareConfig, RepairConfig
+from experiments.locks import if_free
 from experiments.presets import DIGITS
+from jcw.field import independent
 from jcw.latency.table import flops_table
-from jcw.mrf import ChainMRF
-from jcw.space import mobilenet_v1
+from tests.tiny_graph import mobilenet_v1
 
-SPACE = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
+GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
 
 
 def test_a_gain_is_relative_and_its_error_that_of_many_draws():
@@ -31,25 +32,25 @@ def test_one_seed_has_no_known_error():
 
 def test_a_free_job_is_taken_once_and_left_when_done(tmp_path):
     lock = tmp_path / 'lock'
-    with compare_methods._if_free(lock) as first, compare_methods._if_free(lock) as second:
+    with if_free(lock) as first, if_free(lock) as second:
         assert (first, second) == (True, False)
-    with compare_methods._if_free(lock) as again:
+    with if_free(lock) as again:
         assert again
 
 
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
     """A comparison of stand-ins, on a device 10 % slower than the table; counts the networks it times."""
-    table = dataclasses.replace(flops_table(SPACE), unit='ms per call')
+    table = dataclasses.replace(flops_table(GRAPH), unit='ms per call')
     config = dataclasses.replace(
         DIGITS, run=tmp_path / 'run', compare=CompareConfig(methods=('joint', 'uniform', 'greedy'))
     )
-    gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), -np.inf)
-    field = ChainMRF(gain, np.zeros((13, *2 * gain.shape[1:])))
+    gain = np.where(GRAPH.width_table > 0, np.sqrt(GRAPH.width_table), -np.inf)
+    field = independent(gain)
     timed: list[tuple[int, ...]] = []
     slower = [1.1]
 
-    def time_networks(config, space, networks, path, title):
+    def time_networks(config, graph, networks, path, title):
         timed.extend(tuple(widths) for widths in networks if tuple(widths) not in timed)
         samples = [
             SimpleNamespace(widths=w, ms=slower[0] * float(table.predict(w)), error=0.001, failure='')
@@ -63,8 +64,8 @@ def setting(tmp_path, monkeypatch):
     monkeypatch.setattr(repair_widths, 'time_networks', time_networks)
     monkeypatch.setitem(compare_methods.FIELDS, 'joint', lambda setting: field)
     monkeypatch.setitem(compare_methods.BASELINES, 'greedy', unreachable)
-    stand_ins = compare_methods.Setting(config, None, SPACE, table, None, None)
-    limit = float(table.predict(SPACE.base)) / 2
+    stand_ins = compare_methods.Setting(config, None, GRAPH, table, None, None)
+    limit = float(table.predict(GRAPH.base)) / 2
     return SimpleNamespace(value=stand_ins, table=table, timed=timed, slower=slower, limit=limit)
 
 
@@ -77,7 +78,7 @@ def test_methods_hold_the_measured_budget_and_one_without_a_network_is_left_out(
 
 
 def test_a_method_that_cannot_hold_the_measured_budget_is_left_out(setting, monkeypatch, capsys):
-    fixed = SPACE.to_choices(setting.value.table.space.base)
+    fixed = GRAPH.to_choices(setting.value.table.graph.base)
     monkeypatch.setitem(compare_methods.BASELINES, 'uniform', lambda setting, limit: fixed)
     assert list(compare_methods.choose(setting.value, 0.5)) == ['joint']
     said = ' '.join(capsys.readouterr().out.split())
@@ -87,11 +88,11 @@ def test_a_method_that_cannot_hold_the_measured_budget_is_left_out(setting, monk
 @pytest.mark.parametrize('factor', [0.8, 1.1, 1.25])
 def test_random_search_follows_the_measured_budget(setting, monkeypatch, factor):
     setting.slower[0] = factor
-    gain = np.where(SPACE.width_table > 0, np.sqrt(SPACE.width_table), 0)
+    gain = np.where(GRAPH.width_table > 0, np.sqrt(GRAPH.width_table), 0)
     compared = dataclasses.replace(setting.value.config.compare, methods=('joint', 'random'))
     value = setting.value._replace(
         config=dataclasses.replace(setting.value.config, compare=compared),
-        losses=lambda: lambda choices: -float(gain[np.arange(SPACE.num_layers), choices].sum()),
+        losses=lambda: lambda choices: -float(gain[np.arange(GRAPH.num_sites), choices].sum()),
     )
     found = compare_methods.choose(value, 0.5)
     assert 0.85 * setting.limit < factor * float(setting.table.predict(found['random'])) <= setting.limit

@@ -9,9 +9,8 @@ from experiments import launch, train_supernet, training
 from experiments.config import Config, LaunchConfig, SupernetConfig
 from experiments.run_folder import Usage, run_stage
 from jcw import data
-from jcw.nets import mobilenet
 from jcw.train.loop import Diverged, Interrupted
-from tests.tiny_space import SPACE
+from tests.tiny_graph import GRAPH
 
 
 def launched(**settings):
@@ -57,19 +56,10 @@ def test_checkpoints_are_written_every_epoch_but_not_too_often(epoch, chosen, ex
     assert settings['save_every'] == expected
 
 
-def test_the_switched_form_wants_groups():
-    whole = mobilenet.network(SPACE)
-    with pytest.raises(Usage, match=r'give supernet\.group'):
-        train_supernet._mutated(supernet(form='switched'), SPACE, whole)
-    assert train_supernet._mutated(supernet(), SPACE, whole) is whole
-    for form in ('masked', 'switched'):
-        assert train_supernet._mutated(supernet(form=form, group=4), SPACE, whole) is not whole
-
-
 def test_a_batch_that_does_not_divide_is_refused_before_anything_compiles():
-    config = supernet(batch=64, group=8, accumulate=4)
-    with pytest.raises(Usage, match='batch 64 in 16 parts, on 4 devices, does not divide into groups of 8'):
-        train_supernet._step(config, None, SPACE, None, 10, None)
+    config = supernet(batch=72, accumulate=4)
+    with pytest.raises(Usage, match=r'supernet.batch 72 does not divide into 16 parts, on 4 devices'):
+        train_supernet._step(config, None, GRAPH, None, 10, None)
 
 
 def test_batches_of_one_process_are_whole():

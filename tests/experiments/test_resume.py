@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import space_of
-from experiments.train_supernet import folder_of, start_of
+from experiments.space import graph_of
+from experiments.train_supernet import start_of
 from experiments.training import load_data
 from jcw.latency.table import flops_table
 from jcw.train.checkpoint import Checkpoints
@@ -24,15 +25,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = (
     *('digits', '--space.base-multiplier', '0.125', '--space.levels', '3', '--space.max-multiplier', '0.6'),
     *('--supernet.epochs', '6', '--supernet.batch', '32', '--supernet.warmup-epochs', '0'),
-    *(
-        '--supernet.adaptive',
-        '--supernet.mutation',
-        'all',
-        '--supernet.group',
-        '8',
-        '--supernet.refreshes',
-        '20',
-    ),
+    *('--supernet.adaptive', '--supernet.refreshes', '20'),
     *('--supernet.adaptive-warmup', '0.1', '--supernet.recalibration-images', '64', '--search.budget', '0.7'),
     *('--launch.save-every', '5'),
 )
@@ -87,17 +80,17 @@ def cache(tmp_path_factory):
 def prepare(run):
     """Give a run the latency table that an adaptive supernet needs, and return its configuration."""
     config = parse(None, [*SMALL, '--run', str(run)])
-    space = space_of(config, load_data(config))
+    graph = graph_of(config, load_data(config))
     (run / 'latency').mkdir(parents=True)
-    flops_table(space).save(run / 'latency' / 'table.json')
+    flops_table(graph).save(run / 'latency' / 'table.json')
     return config
 
 
 def carry_of(config):
     """Read the last checkpoint: parameters, statistics, optimiser, width statistics and draws."""
     dataset = load_data(config)
-    like = start_of(config, dataset, space_of(config, dataset))[0]
-    with Checkpoints(folder_of(config) / 'checkpoints') as checkpoints:
+    like = start_of(config, dataset, graph_of(config, dataset))[0]
+    with Checkpoints(paths(config).supernet / 'checkpoints') as checkpoints:
         return checkpoints.latest_step, checkpoints.restore(like)[0]
 
 
@@ -114,7 +107,7 @@ def test_killed_at_ten_random_moments_an_adaptive_run_ends_with_the_same_bits(ca
     """Kills fall on starts, steps and writes alike; each start goes on from what the one before it left."""
     run, moments = tmp_path / 'run', random.Random(0)
     config = prepare(run)
-    metrics = folder_of(config) / 'metrics.jsonl'
+    metrics = paths(config).supernet / 'metrics.jsonl'
     for kill in range(11):
         training = Training(cache, run)
         if kill % 4 == 3:

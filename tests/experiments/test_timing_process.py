@@ -1,11 +1,21 @@
 """Where the processes run that time networks and compile the next ones."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from experiments import timing_process
+from experiments.config import Config, DataConfig, LatencyConfig
+from experiments.measure_latency import measure
+from experiments.run_folder import Usage
+from jcw.latency import samples
+from jcw.latency.runtimes import Runtime
+from tests.tiny_graph import GRAPH
 
 ROOT = Path(__file__).parents[2]
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
@@ -34,3 +44,63 @@ def test_a_process_started_on_one_core_moves_to_the_core_it_is_given():
 @pytest.mark.parametrize('wanted', [[], [10_000]])
 def test_cores_that_do_not_exist_leave_a_process_where_it_is(wanted):
     assert pinned(CORES[:1], wanted) == CORES[:1]
+
+
+ANSWERING = [sys.executable, '-u', '-c', 'import sys\nfor _ in sys.stdin: print(\'{"ms": 2.5}\')']
+
+
+def request(runtime: str, **about) -> timing_process.Request:
+    """Return what `measure_latency` asks for, of the tiny graph."""
+    about = {'batch': 3, 'dtype': 'float32', 'command': None, 'compile_cores': [], **about}
+    return timing_process.Request(
+        GRAPH.to_json(), [], path='', runtime=runtime, device='paper', cores=[], attempts=1, **about
+    )
+
+
+@pytest.mark.parametrize('name', ['xla', 'onnx', 'command'])
+def test_every_runtime_times_the_networks_that_the_stages_build_for_it(name):
+    runtime = timing_process._runtime(request(name, command=shlex.join(ANSWERING)), '')
+    assert isinstance(runtime, Runtime)
+    try:
+        for widths in (GRAPH.smallest.tolist(), GRAPH.largest.tolist()):
+            program = runtime.open(widths)
+            assert program.time_ms() > 0
+            program.close()
+    finally:
+        runtime.close()
+
+
+def test_onnx_runtime_is_fed_what_the_deployed_network_takes():
+    program = timing_process._runtime(request('onnx'), '').open(GRAPH.base.tolist())
+    (images,) = program._feeds.values()
+    assert (images.dtype, images.shape) == (np.uint8, (3, *GRAPH.input_shape))
+    assert images.min() < 64 < 192 < images.max()
+
+
+def test_a_dtype_that_the_runtime_does_not_time_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='times float32 on the CPU, not bfloat16'):
+        timing_process._runtime(request('onnx', dtype='bfloat16'), '')
+    config = Config(run=tmp_path / 'run', latency=LatencyConfig(runtime='onnx', dtype='bfloat16'))
+    with pytest.raises(Usage, match='times float32, not bfloat16'):
+        measure(config)
+    assert not config.run.exists()  # a refused setting claims nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'stated'), [('onnx', 'onnxruntime'), ('command', 'command')])
+def test_the_stage_times_networks_with_every_other_runtime(tmp_path, name, stated):
+    latency = LatencyConfig(
+        runtime=name, command=shlex.join(ANSWERING), networks=3, batch=1, cores=None, attempts=1
+    )
+    held = samples.read(measure(Config(run=tmp_path, data=DataConfig(limit=100), latency=latency)))
+    assert len(held.timed) == 3
+    assert (held.header.runtime, held.header.dtype) == (stated, 'float32')
+
+
+@pytest.mark.slow
+def test_what_another_start_would_not_cure_ends_the_stage_in_a_line(tmp_path):
+    latency = LatencyConfig(runtime='command', command='/no/such/program', networks=3, cores=None)
+    with pytest.raises(
+        Usage, match=r'nothing can be timed: the reference network .* could not start the command'
+    ):
+        measure(Config(run=tmp_path, data=DataConfig(limit=100), latency=latency))

@@ -5,37 +5,31 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jcw.graph import Graph
+from jcw.latency.entries import Entries
 from jcw.latency.prior import roofline
 from jcw.latency.runtimes import RuntimeFailure
-from jcw.latency.signatures import Signatures
-from jcw.space import LayerSpec, SearchSpace
+from tests.tiny_graph import chain
 
 VERSIONS = {'simulation': '1'}
 
 
-def small_space() -> SearchSpace:
-    """A space in which two layers share signatures."""
-    widths = (16, 32, 64, 64, 64, 128)
-    strides = (1, 1, 2, 1, 1, 2)
-    layers = tuple(
-        LayerSpec('separable' if i else 'conv', width, stride=stride)
-        for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
-    )
-    choices = tuple(tuple(width // 4 * step for step in (2, 3, 4, 5, 6)) for width in widths)
-    return SearchSpace(layers, (16, 16, 3), 10, choices)
+def small_graph() -> Graph:
+    """A chain in which two layers share signatures."""
+    kinds = ('conv', *('separable',) * 5)
+    layers = list(zip(kinds, (16, 32, 64, 64, 64, 128), (3,) * 6, (1, 1, 2, 1, 1, 2), strict=True))
+    return chain(layers, (16, 16, 3), 10, min_multiplier=0.5, max_multiplier=1.5, levels=5, divisor=4)
 
 
-def true_table(space: SearchSpace, seed: int = 0, roughness: float = 0.1) -> np.ndarray:
+def true_table(graph: Graph, seed: int = 0, roughness: float = 0.1) -> np.ndarray:
     """Entries in ms: a roofline, times effects of every output width and of every pair."""
-    signatures = Signatures(space)
-    features = roofline(signatures).features
+    entries = Entries(graph)
+    features = roofline(entries).features
     rng = np.random.default_rng(seed)
     coefficients = rng.uniform(0.05, 0.5, features.shape[1])
-    outputs = {key: rng.normal() for key in sorted({(*s[:5], s.out_channels) for s in signatures.all})}
-    effects = np.array([outputs[(*s[:5], s.out_channels)] for s in signatures.all])
-    return (
-        features @ coefficients * np.exp(roughness * (effects + 0.2 * rng.standard_normal(len(signatures))))
-    )
+    outputs = {key: rng.normal() for key in sorted({(*s[:3], s.out_channels) for s in entries.all})}
+    effects = np.array([outputs[(*s[:3], s.out_channels)] for s in entries.all])
+    return features @ coefficients * np.exp(roughness * (effects + 0.2 * rng.standard_normal(len(entries))))
 
 
 @dataclasses.dataclass
@@ -43,23 +37,25 @@ class SimulatedRuntime:
     """Time networks on paper.
 
     Attributes:
-      space: of the networks.
+      graph: of the networks.
       table: true entries, ms.
       base: true time beside the layers, ms.
       noise: of a call, relative.
       drift: factor on all times as a function of the number of calls made.
       outlier_rate: of calls that take three times as long.
       cold_ms: added to a call after another program's, a tenth of it to the next, and so on.
+      elasticity: networks other than the base one slow down by the drift to this power.
       failing: says why a network fails, or nothing.
     """
 
-    space: SearchSpace
+    graph: Graph
     table: np.ndarray
     base: float = 0.2
     noise: float = 0.01
     drift: Callable[[int], float] = lambda calls: 1.0
     outlier_rate: float = 0.0
     cold_ms: float = 0.0
+    elasticity: float = 1.0
     failing: Callable[[tuple[int, ...]], str] = lambda widths: ''
     seed: int = 0
     name: str = 'simulated'
@@ -75,9 +71,9 @@ class SimulatedRuntime:
         self.details = {'paper': 'white'}
 
     def true_ms(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
-        """What a noiseless device would show, [... layers] -> [...]."""
-        entries = Signatures(self.space).entries(self.space.to_choices(widths))
-        return self.table[entries].sum(-1) + self.base
+        """What a noiseless device would show, [... sites] -> [...]."""
+        used = Entries(self.graph).used(self.graph.to_choices(widths))
+        return np.append(self.table, 0.0)[used].sum(-1) + self.base
 
     def open(self, widths: Sequence[int]) -> 'SimulatedProgram':
         key = tuple(int(w) for w in widths)
@@ -85,7 +81,8 @@ class SimulatedRuntime:
         if reason := self.failing(key):
             raise RuntimeFailure(reason)
         self.held += 1
-        return SimulatedProgram(self, float(self.true_ms(key)))
+        power = 1.0 if key == tuple(self.graph.base.tolist()) else self.elasticity
+        return SimulatedProgram(self, float(self.true_ms(key)), power)
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
         pass
@@ -100,6 +97,7 @@ class SimulatedProgram:
 
     runtime: SimulatedRuntime
     true_ms: float
+    power: float = 1.0
 
     def time_ms(self) -> float:
         device = self.runtime
@@ -110,7 +108,7 @@ class SimulatedProgram:
         last, calls = device.warm
         device.warm = (self, calls + 1 if last is self else 0)
         cold = device.cold_ms * 0.1 ** device.warm[1]
-        return float((self.true_ms + cold) * factor * device.drift(device.calls))
+        return float((self.true_ms + cold) * factor * device.drift(device.calls) ** self.power)
 
     def close(self) -> None:
         self.runtime.held -= 1

@@ -3,28 +3,28 @@ import numpy as np
 import pytest
 
 from jcw.latency import design, prior, uncertainty
+from jcw.latency.entries import Entries
 from jcw.latency.fit import _precision, default_strengths, fit_table
 from jcw.latency.metrics import errors
-from jcw.latency.signatures import Signatures
-from tests.latency.simulated import small_space, true_table
+from tests.latency.simulated import small_graph, true_table
 
-SPACE = small_space()
-SIGNATURES = Signatures(SPACE)
-TABLE = true_table(SPACE)
+GRAPH = small_graph()
+ENTRIES = Entries(GRAPH)
+TABLE = true_table(GRAPH)
 BASE = 0.3
 
 
 def timed(count: int, seed: int = 0, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-    widths = design.random_networks(jax.random.key(seed), SPACE, count)
-    incidence = SIGNATURES.incidence(SPACE.to_choices(widths))
+    widths = design.random_networks(jax.random.key(seed), GRAPH, count)
+    incidence = ENTRIES.incidence(GRAPH.to_choices(widths))
     rng = np.random.default_rng(seed)
     return incidence, (incidence @ TABLE + BASE) * np.exp(noise * rng.standard_normal(count))
 
 
 def fitted(incidence, latency, strengths=None, **about):
-    about = {'prior': prior.roofline(SIGNATURES), **about}
+    about = {'prior': prior.roofline(ENTRIES), **about}
     strengths = default_strengths() if strengths is None else strengths
-    return fit_table(incidence, latency, SIGNATURES.monotone_pairs, strengths, **about)
+    return fit_table(incidence, latency, ENTRIES.monotone_pairs, strengths, **about)
 
 
 def test_unseen_networks_are_predicted_to_the_noise():
@@ -39,7 +39,7 @@ def test_the_prior_makes_few_samples_go_further_than_plain_least_squares():
     incidence, latency = timed(60)
     held_out, expected = timed(200, seed=1, noise=0.0)
     ridge = np.array([(q, v) for q in (0.0, 1.0) for v in (1.0, 100.0, 10000.0)], np.float32)
-    plain = fitted(incidence, latency, ridge, prior=prior.flat(SIGNATURES))
+    plain = fitted(incidence, latency, ridge, prior=prior.flat(ENTRIES))
     informed = fitted(incidence, latency)
     nrmse = [errors(held_out @ fit.entries + fit.base, expected).nrmse for fit in (plain, informed)]
     assert nrmse[1] < 0.7 * nrmse[0]
@@ -65,7 +65,7 @@ def test_entries_solve_the_stated_problem():
     strengths = np.array([[0.0, 1000, 30, 30, 10]], np.float32)
     fit = fitted(incidence, latency, strengths)
     rows = incidence * fit.scale / latency[:, None]
-    precision = np.linalg.inv(uncertainty.covariance(prior.roofline(SIGNATURES), strengths[0, 1:]))
+    precision = np.linalg.inv(uncertainty.covariance(prior.roofline(ENTRIES), strengths[0, 1:]))
     right = rows.T @ ((latency - fit.base) / latency) + precision.sum(1)
     z = np.linalg.solve(rows.T @ rows + precision, right)
     assert z.min() > 0
@@ -77,7 +77,7 @@ def test_a_monotone_penalty_reduces_reversals():
     reversals = []
     for penalty in (0.0, 1e4):
         fit = fitted(incidence, latency, np.array([[penalty, 1000, 300, 300, 100]], np.float32))
-        narrow, wide = fit.entries[SIGNATURES.monotone_pairs].T
+        narrow, wide = fit.entries[ENTRIES.monotone_pairs].T
         reversals.append(np.maximum(narrow - wide, 0).sum())
     assert reversals[1] < 0.2 * reversals[0]
 
@@ -85,7 +85,7 @@ def test_a_monotone_penalty_reduces_reversals():
 def test_error_bars_cover_what_they_should():
     fit = fitted(*timed(100))
     incidence, _ = timed(100)
-    before = uncertainty.covariance(prior.roofline(SIGNATURES), fit.strength[1:])
+    before = uncertainty.covariance(prior.roofline(ENTRIES), fit.strength[1:])
     after = uncertainty.posterior(before, fit.scale, incidence, incidence @ fit.entries + fit.base, fit.noise)
     held_out, latency = timed(300, seed=1)
     predicted = held_out @ fit.entries + fit.base
@@ -95,19 +95,19 @@ def test_error_bars_cover_what_they_should():
 
 
 def test_the_blockwise_inverse_is_the_inverse():
-    believed, variances = prior.roofline(SIGNATURES), np.array([100.0, 10.0, 10.0, 1.0])
+    believed, variances = prior.roofline(ENTRIES), np.array([100.0, 10.0, 10.0, 1.0])
     dense = believed._replace(covariances=believed.covariances + 0.01)
-    for one in (believed, dense, prior.flat(SIGNATURES)):
+    for one in (believed, dense, prior.flat(ENTRIES)):
         precision = _precision(one, variances[: len(one.covariances)])
         identity = precision @ uncertainty.covariance(one, variances[: len(one.covariances)])
-        np.testing.assert_allclose(identity, np.eye(len(SIGNATURES)), atol=1e-8)
+        np.testing.assert_allclose(identity, np.eye(len(ENTRIES)), atol=1e-8)
 
 
 @pytest.mark.parametrize('count', [40, 400])
 def test_both_forms_of_the_posterior_agree(count):
     incidence, latency = timed(count)
-    scale = np.full(len(SIGNATURES), 0.5)
-    before = uncertainty.covariance(prior.roofline(SIGNATURES), np.array([100.0, 10.0, 10.0, 1.0]))
+    scale = np.full(len(ENTRIES), 0.5)
+    before = uncertainty.covariance(prior.roofline(ENTRIES), np.array([100.0, 10.0, 10.0, 1.0]))
     rows = incidence * scale / latency[:, None]
     expected = 1e-4 * scale[:, None] * np.linalg.inv(np.linalg.inv(before) + rows.T @ rows) * scale
     after = uncertainty.posterior(before, scale, incidence, latency, 0.01)

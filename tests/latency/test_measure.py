@@ -7,22 +7,22 @@ import pytest
 from jcw.latency import samples
 from jcw.latency.design import random_networks
 from jcw.latency.measure import DIED, Protocol, measure
-from tests.latency.simulated import SimulatedRuntime, small_space, true_table
+from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
-SPACE = small_space()
+GRAPH = small_graph()
 QUICK = Protocol(calls=10, min_visits=3, max_visits=5)
 
 
 def networks(count: int, seed: int = 0) -> np.ndarray:
-    return random_networks(jax.random.key(seed), SPACE, count)
+    return random_networks(jax.random.key(seed), GRAPH, count)
 
 
 def device(**about) -> SimulatedRuntime:
-    return SimulatedRuntime(SPACE, true_table(SPACE), **about)
+    return SimulatedRuntime(GRAPH, true_table(GRAPH), **about)
 
 
 def run(runtime, wanted, path, protocol=QUICK) -> list[samples.Sample]:
-    return list(measure(runtime, SPACE, wanted, path, batch=8, protocol=protocol))
+    return list(measure(runtime, GRAPH, wanted, path, batch=8, protocol=protocol))
 
 
 def test_estimates_recover_the_true_times_up_to_the_reference(tmp_path):
@@ -49,7 +49,7 @@ def test_drift_and_outliers_cancel_against_the_reference(tmp_path):
 @pytest.mark.parametrize(('warmup', 'recovered'), [(3, True), (0, False)])
 def test_caches_emptied_by_other_networks_do_not_count(tmp_path, warmup, recovered):
     runtime = device(noise=0.01)
-    runtime.cold_ms = float(runtime.true_ms(SPACE.base))
+    runtime.cold_ms = float(runtime.true_ms(GRAPH.base))
     run(runtime, networks(30), tmp_path / 's.jsonl', dataclasses.replace(QUICK, warmup=warmup))
     held = samples.read(tmp_path / 's.jsonl')
     ratio = held.latency_ms / runtime.true_ms(held.widths)
@@ -110,7 +110,7 @@ def test_a_network_that_kills_the_process_is_given_up_and_the_others_go_on(tmp_p
 
     deaths = 0
     for _ in range(10):
-        running = measure(device(failing=killed), SPACE, wanted, path, batch=8, protocol=QUICK)
+        running = measure(device(failing=killed), GRAPH, wanted, path, batch=8, protocol=QUICK)
         try:
             list(running)
             break
@@ -139,7 +139,7 @@ def test_a_network_that_kills_the_process_when_timed_again_keeps_its_first_timin
     deaths = 0
     for _ in range(10):
         try:
-            list(measure(device(failing=killed), SPACE, wanted, path, batch=8, protocol=protocol))
+            list(measure(device(failing=killed), GRAPH, wanted, path, batch=8, protocol=protocol))
             break
         except KeyboardInterrupt:
             deaths += 1
@@ -151,7 +151,7 @@ def test_a_network_that_kills_the_process_when_timed_again_keeps_its_first_timin
 
 def test_stopping_on_purpose_blames_no_network(tmp_path):
     path, wanted = tmp_path / 's.jsonl', networks(6)
-    running = measure(device(), SPACE, wanted, path, batch=8, protocol=QUICK)
+    running = measure(device(), GRAPH, wanted, path, batch=8, protocol=QUICK)
     next(running)
     running.close()
     run(device(), wanted, path)
@@ -161,7 +161,7 @@ def test_stopping_on_purpose_blames_no_network(tmp_path):
 
 def test_networks_are_visited_in_turn_and_few_are_held_open(tmp_path):
     runtime, most = device(), 0
-    for _ in measure(runtime, SPACE, networks(20), tmp_path / 's', batch=8, protocol=QUICK):
+    for _ in measure(runtime, GRAPH, networks(20), tmp_path / 's', batch=8, protocol=QUICK):
         most = max(most, runtime.held)
     assert most <= QUICK.window + 1
 

@@ -18,9 +18,9 @@ from jcw.latency.runtimes import (
     XlaRuntime,
 )
 from jcw.latency.runtimes.ahead import known_options
-from tests.latency.simulated import small_space
+from tests.latency.simulated import small_graph
 
-SPACE = small_space()
+GRAPH = small_graph()
 QUICK = Protocol(calls=2, min_visits=2, max_visits=2, attempts=1, window=3)
 
 ANSWERING = """
@@ -101,9 +101,9 @@ def test_the_exported_network_is_handed_over_and_removed(tmp_path):
 
 
 def test_a_run_through_a_failing_command_loses_no_other_network(tmp_path):
-    networks = [SPACE.smallest, SPACE.largest, SPACE.base]
+    networks = [GRAPH.smallest, GRAPH.largest, GRAPH.base]
     runtime = command("answer = {'ms': sum(request['widths']) / 100}\n    if first == 24: sys.exit(1)")
-    found = list(measure(runtime, SPACE, np.array(networks), tmp_path / 's', batch=1, protocol=QUICK))
+    found = list(measure(runtime, GRAPH, np.array(networks), tmp_path / 's', batch=1, protocol=QUICK))
     runtime.close()
     assert sorted(bool(sample.failure) for sample in found) == [False, False, True]
     held = samples.read(tmp_path / 's')
@@ -113,8 +113,8 @@ def test_a_run_through_a_failing_command_loses_no_other_network(tmp_path):
 def test_xla_times_what_it_compiles(tmp_path):
     runtime = XlaRuntime(chain)
     assert isinstance(runtime, Runtime)
-    networks = np.array([SPACE.smallest, SPACE.largest])
-    found = list(measure(runtime, SPACE, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    networks = np.array([GRAPH.smallest, GRAPH.largest])
+    found = list(measure(runtime, GRAPH, networks, tmp_path / 's', batch=2, protocol=QUICK))
     assert all(sample.ms > 0 and not sample.failure for sample in found)
     header = samples.read(tmp_path / 's').header
     assert header.versions['jax'] == jax.__version__
@@ -142,7 +142,7 @@ def test_a_program_compiled_ahead_by_another_process_is_timed(tmp_path):
     )
     ahead = CompileAhead([sys.executable, '-c', code, '{directory}'])
     runtime = XlaRuntime(chain, ahead=ahead)
-    small, large = (tuple(int(w) for w in widths) for widths in (SPACE.smallest, SPACE.largest))
+    small, large = (tuple(int(w) for w in widths) for widths in (GRAPH.smallest, GRAPH.largest))
     try:
         runtime.prefetch([small, large])
         with ahead._changed:
@@ -180,8 +180,30 @@ def test_onnx_runtime_opens_a_chain_written_by_hand(tmp_path):
 
     runtime = OnnxRuntime(build)
     assert isinstance(runtime, Runtime)
-    networks = np.array([SPACE.smallest, SPACE.largest])
-    found = list(measure(runtime, SPACE, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    networks = np.array([GRAPH.smallest, GRAPH.largest])
+    found = list(measure(runtime, GRAPH, networks, tmp_path / 's', batch=2, protocol=QUICK))
     assert all(sample.ms > 0 for sample in found)
     with pytest.raises(RuntimeFailure, match='could not open'):
         OnnxRuntime(lambda widths: b'no model').open([8])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'message'),
+    [
+        ('FLOAT', ['batch', 4], 'fix its sizes, the batch included'),
+        ('STRING', [2, 4], r'is a tensor\(string\)'),
+    ],
+)
+def test_onnx_inputs_that_cannot_be_made_up_are_named(kind, shape, message):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    ends = [
+        onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), shape)
+        for name in ('images', 'same')
+    ]
+    node = onnx.helper.make_node('Identity', ['images'], ['same'])
+    graph = onnx.helper.make_graph([node], 'nothing', ends[:1], ends[1:])
+    opset = [onnx.helper.make_opsetid('', 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    with pytest.raises(RuntimeFailure, match=message):
+        OnnxRuntime(lambda widths: model).open([8])

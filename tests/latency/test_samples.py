@@ -1,24 +1,25 @@
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 
-from jcw.latency import samples
+from jcw.latency import lines, samples
 from jcw.latency.samples import Header, Sample
-from tests.latency.simulated import small_space
+from tests.latency.simulated import small_graph
 
-SPACE = small_space()
+GRAPH = small_graph()
 HEADER = Header(
-    space=SPACE,
+    graph=GRAPH,
     device='paper',
     runtime='simulated',
     dtype='float32',
     batch=8,
-    reference=tuple(int(w) for w in SPACE.base),
+    reference=tuple(int(w) for w in GRAPH.base),
     reference_ms=2.0,
     versions={'simulation': '1'},
 )
-SMALL, LARGE = (tuple(int(w) for w in widths) for widths in (SPACE.smallest, SPACE.largest))
+SMALL, LARGE = (tuple(int(w) for w in widths) for widths in (GRAPH.smallest, GRAPH.largest))
 
 
 def sample(widths=SMALL, ms=3.0, calls=((3.0, 3.1), (2.9, 3.0)), **about) -> Sample:
@@ -99,7 +100,7 @@ def test_files_merge_in_units_of_the_median_reference(tmp_path):
         ({'device': 'ink'}, "device 'ink' instead of 'paper'"),
         ({'versions': {'simulation': '2'}}, 'versions'),
         ({'warmup': 3}, 'warmup'),
-        ({'space': dataclasses.replace(SPACE, input_shape=(8, 8, 3))}, 'input_shape'),
+        ({'graph': dataclasses.replace(GRAPH, input_shape=(8, 8, 3))}, 'input_shape'),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path, change, message):
@@ -111,11 +112,12 @@ def test_a_foreign_header_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ('line', 'message'),
     [
-        (b'{"widths": [1, 2]}\n', 'expected 6 widths'),
-        (b'{"widths": [9, 16, 32, 32, 32, 64]}\n', 'width 9 of layer 0'),
+        (lines.write({'widths': [1, 2]}), 'line 2: expected 6 widths'),
+        (lines.write({'widths': [9, 16, 32, 32, 32, 64]}), "line 2: width 9 of site 'site_0'"),
         (b'not json\n', 'line 2: not JSON'),
         (b'[1]\n', 'expected a JSON object'),
-        (b'{"latency": 3}\n', 'not a latency sample'),
+        (lines.write({'latency': 3}), 'line 2: not a latency sample'),
+        (b'{"latency": 3}\n', 'line 2 is damaged: its checksum differs'),
     ],
 )
 def test_a_broken_line_is_an_error_with_its_number(tmp_path, line, message):
@@ -125,14 +127,85 @@ def test_a_broken_line_is_an_error_with_its_number(tmp_path, line, message):
         samples.read(path)
 
 
-@pytest.mark.parametrize('ms', [float('inf'), -1.0, 0.0])
-def test_a_time_that_is_no_time_is_a_failure(tmp_path, ms):
+@pytest.mark.parametrize(
+    ('about', 'message'),
+    [
+        ({'ms': -1.0}, 'estimate of -1.0 ms'),
+        ({'ms': 0}, 'estimate of 0 ms'),
+        ({}, 'estimate of nan ms'),
+        ({'ms': True}, 'estimate of True ms'),
+        ({'ms': 'fast'}, 'line 2'),
+        ({'ms': 1.0, 'error': -0.1}, 'error must be finite'),
+        ({'ms': 1.0, 'error': 'small'}, 'line 2'),
+        ({'ms': 1.0, 'attempt': 0}, 'attempt and outliers must be counts'),
+        ({'ms': 1.0, 'outliers': 1.5}, 'line 2'),
+        ({'ms': 1.0, 'opening_s': -1}, 'opening_s must be'),
+        ({'ms': 1.0, 'calls_ms': [[1.0]]}, 'as many, positive and finite'),
+        ({'ms': 1.0, 'calls_ms': [[1.0]], 'reference_ms': [[-1.0]]}, 'as many, positive and finite'),
+        ({'ms': 1.0, 'calls_ms': [1.0], 'reference_ms': [1.0]}, 'line 2'),
+        ({'failure': 7}, 'line 2'),
+        ({'ms': 1.0, 'widths': None}, 'line 2'),
+    ],
+)
+def test_a_line_that_sums_right_and_is_no_sample_is_named(tmp_path, about, message):
     path = write(tmp_path / 's')
-    line = f'{{"widths": {list(SMALL)}, "ms": {ms}}}\n'.replace('inf', 'Infinity')
-    path.write_bytes(path.read_bytes() + line.encode())
-    held = samples.read(path)
-    assert held.timed == ()
-    assert 'estimate of' in held.samples[0].failure
+    path.write_bytes(path.read_bytes() + lines.write({'widths': SMALL, **about}))
+    with pytest.raises(ValueError, match=message) as said:
+        samples.read(path)
+    assert str(said.value).startswith(f'{path}, line 2')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'batch': 0}, 'batch must be a whole number from 1, got 0'),
+        ({'batch': True}, 'batch must be'),
+        ({'warmup': -1}, 'warmup must be'),
+        ({'reference_ms': 0.0}, 'reference_ms must be positive'),
+        ({'unit': 's per call'}, 'samples are in ms per call'),
+        ({'device': ''}, 'device must be a name'),
+        ({'reference': (1, 2)}, 'expected 6 widths'),
+    ],
+)
+def test_an_impossible_header_is_refused_when_it_is_made_and_when_it_is_read(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(HEADER, **change)
+    value = {**lines.parse('', write(tmp_path / 's').read_bytes()), **change}
+    (tmp_path / 's').write_bytes(lines.write(value))
+    with pytest.raises(ValueError, match=message):
+        samples.read(tmp_path / 's')
+
+
+def test_neither_a_time_nor_a_failure_is_never_appended(tmp_path):
+    path = write(tmp_path / 's')
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match='estimate of nan ms, and no failure'):
+        samples.append(path, Sample(SMALL))
+    assert path.read_bytes() == before
+
+
+def test_many_timings_of_one_network_are_joined_as_all_their_calls_at_once(tmp_path):
+    rng = np.random.default_rng(0)
+    visits = [tuple(rng.uniform(1, 2, 4).tolist()) for _ in range(30)]
+    each = [sample(calls=(visit,)) for visit in visits]
+    kept, notes = samples.join([*each, sample(LARGE), each[3]], 2.0)
+    assert [s.widths for s in kept] == [SMALL, LARGE]
+    assert kept[0].calls_ms == tuple(visits)
+    assert kept[0].ms == pytest.approx(samples.locate(visits, [(2.0,) * 4] * 30).value * 2)
+    assert [note.split(': ')[1] for note in notes] == ['identical line dropped', '30 timings joined']
+
+
+def test_time_to_join_grows_as_the_timings_do():
+    """400 timings of a network took 60 times as long as 40, when each was joined to all before."""
+
+    def seconds(count: int) -> float:
+        timings = [sample(calls=((1.0 + i / 1e6, 1.1),) * 3) for i in range(count)]
+        start = time.perf_counter()
+        samples.join(timings, 2.0)
+        return time.perf_counter() - start
+
+    seconds(4)
+    assert min(seconds(1000) for _ in range(3)) < 30 * min(seconds(100) for _ in range(3))
 
 
 def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
@@ -140,7 +213,7 @@ def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
     with pytest.raises(ValueError, match='does not begin with a header'):
         samples.read(tmp_path / 'empty')
     path = write(tmp_path / 's')
-    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":9'))
+    path.write_bytes(path.read_bytes().replace(b'"version":4', b'"version":9'))
     with pytest.raises(ValueError, match='version 9'):
         samples.read(path)
 

@@ -8,23 +8,23 @@ import pytest
 from jcw.latency import samples, supervise
 from jcw.latency.design import random_networks
 from jcw.latency.measure import DIED
-from tests.latency.simulated import small_space
+from tests.latency.simulated import small_graph
 
 TIMING = """
 import os, sys, json, time
 import numpy as np
 from jcw.latency.measure import Protocol, measure
-from tests.latency.simulated import SimulatedRuntime, small_space, true_table
-space, (path, deadly, hanging, networks) = small_space(), json.loads(sys.argv[1])
+from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
+graph, (path, deadly, hanging, networks) = small_graph(), json.loads(sys.argv[1])
 def failing(widths):
     if list(widths) == deadly:
         os._exit(11)
     if list(widths) == hanging:
         time.sleep(60)
     return ''
-runtime = SimulatedRuntime(space, true_table(space), failing=failing)
+runtime = SimulatedRuntime(graph, true_table(graph), failing=failing)
 quick = Protocol(calls=4, min_visits=2, max_visits=2, attempts=2, window=3)
-for sample in measure(runtime, space, networks, path, batch=8, protocol=quick):
+for sample in measure(runtime, graph, networks, path, batch=8, protocol=quick):
     print('sample', flush=True)
 """
 
@@ -54,8 +54,8 @@ def test_a_limit_that_is_no_limit_is_refused():
 
 @pytest.mark.slow
 def test_networks_that_crash_or_hang_the_process_cost_only_themselves(tmp_path):
-    space = small_space()
-    wanted = random_networks(jax.random.key(0), space, 8).tolist()
+    graph = small_graph()
+    wanted = random_networks(jax.random.key(0), graph, 8).tolist()
     request = json.dumps([str(tmp_path / 's'), wanted[2], wanted[5], wanted])
     heard = list(supervise.lines(program(TIMING, request), silence_s=6.0))
     held = samples.read(tmp_path / 's')

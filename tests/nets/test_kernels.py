@@ -22,6 +22,8 @@ SHAPES = [
     (2, 1, 2, 3, 7, 1),
     (24, 4, 4, 64, 3, 1),  # sums over blocks of examples
     (2, 24, 20, 64, 3, 2),  # sums over blocks of rows
+    (9, 16, 16, 40, 3, 1),  # patches in blocks of examples, in two loops
+    (1, 64, 63, 40, 3, 2),  # patches in blocks of rows
 ]
 
 
@@ -51,13 +53,18 @@ def test_depthwise_by_shifts_is_the_native_convolution(batch, height, width, cha
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
-def test_dense_over_patches_is_the_native_convolution(batch, height, width, channels, size, stride):
-    compare(kernels.dense, (batch, height, width, channels), (size, size, channels, 6), stride)
+def test_a_convolution_on_cpus_is_the_native_convolution(batch, height, width, channels, size, stride):
+    compare(kernels.conv, (batch, height, width, channels), (size, size, channels, 6), stride)
 
 
-@pytest.mark.parametrize('shape', [(3, 4, 5, 6), (1, 1, 1, 1)])
-def test_pointwise_as_a_product_is_the_native_convolution(shape):
-    compare(kernels.pointwise, shape, (shape[-1], 7))
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES[:8])
+def test_a_max_pool_takes_the_greatest_of_every_window(batch, height, width, channels, size, stride):
+    x = np.random.default_rng(0).standard_normal((batch, height, width, channels)).astype(np.float32)
+    pads = [kernels.same_padding(n, size, stride) for n in (height, width)]
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    expected = windows[:, ::stride, ::stride].max((-1, -2))
+    np.testing.assert_array_equal(kernels.max_pool(jnp.asarray(x), size, stride), expected)
 
 
 def test_the_platform_decides_where_nothing_is_said():
@@ -79,6 +86,6 @@ def test_kernels_accumulate_bfloat16_in_float32():
 
 
 def test_an_unknown_implementation_is_named():
-    unchecked = inspect.unwrap(kernels.pointwise)  # the tests' own type checks would speak first
+    unchecked = inspect.unwrap(kernels.conv)  # the tests' own type checks would speak first
     with pytest.raises(ValueError, match="'auto', 'cpu' or 'native', got 'gpu'"):
-        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((3, 4)), 'gpu')
+        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 1, 3, 4)), 1, 'gpu')

@@ -7,37 +7,37 @@ import numpy as np
 import pytest
 
 from jcw import budget
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search import baselines
-from tests.tiny_space import SPACE
+from tests.tiny_graph import GRAPH
 
 RNG = np.random.default_rng(1)
-LIVE = SPACE.width_table > 0
-PAIRS = (SPACE.num_layers - 1, *LIVE.shape[1:] * 2)
-COST = ChainMRF(np.where(LIVE, SPACE.width_table + RNG.random(LIVE.shape), -np.inf), RNG.random(PAIRS))
-UTILITY = ChainMRF(np.where(LIVE, RNG.random(LIVE.shape), -np.inf), np.zeros(PAIRS))
-EVERY = np.array(list(itertools.product(*(range(n) for n in SPACE.num_choices))))
+LIVE = GRAPH.width_table > 0
+PAIRS = (GRAPH.num_sites - 1, *LIVE.shape[1:] * 2)
+PRICED = np.where(LIVE, GRAPH.width_table + RNG.random(LIVE.shape), -np.inf)
+COST = Field(PRICED, RNG.random(PAIRS), chain_scopes(GRAPH.num_sites))
+UTILITY = independent(np.where(LIVE, RNG.random(LIVE.shape), -np.inf))
+EVERY = np.array(list(itertools.product(*(range(n) for n in GRAPH.num_choices))))
 BUDGETS = np.quantile(evaluate(COST, EVERY), [0.2, 0.5, 0.9])
 
 
 @pytest.mark.parametrize('limit', BUDGETS)
 def test_uniform_is_the_widest_multiplier_within_the_budget(limit):
-    found = baselines.uniform(SPACE, COST, limit)
+    found = baselines.uniform(GRAPH, COST, limit)
     assert evaluate(COST, found[None])[0] <= limit
     for multiplier in np.linspace(0.1, 3, 300):
-        widths = SPACE.nearest([multiplier * layer.base_width for layer in SPACE.layers])
-        if evaluate(COST, SPACE.to_choices(widths)[None])[0] <= limit:
-            assert widths.sum() <= SPACE.to_widths(found).sum()
+        widths = GRAPH.nearest([multiplier * site.base for site in GRAPH.sites])
+        if evaluate(COST, GRAPH.to_choices(widths)[None])[0] <= limit:
+            assert widths.sum() <= GRAPH.to_widths(found).sum()
 
 
 def test_a_budget_below_every_multiplier_is_refused_with_the_least_that_would_do():
     with pytest.raises(ValueError, match='the narrowest costs'):
-        baselines.uniform(SPACE, COST, 0.1)
+        baselines.uniform(GRAPH, COST, 0.1)
 
 
 def test_random_configurations_differ_and_use_nearly_all_of_the_budget():
-    drawn = baselines.random_within(jax.random.key(0), SPACE, COST, BUDGETS[1], 10)
+    drawn = baselines.random_within(jax.random.key(0), GRAPH, COST, BUDGETS[1], 10)
     costs = evaluate(COST, drawn)
     assert len({tuple(choices) for choices in drawn.tolist()}) == len(drawn) == 10
     assert ((costs <= BUDGETS[1]) & (costs >= baselines.NEAR * BUDGETS[1])).all()
@@ -50,7 +50,7 @@ def test_random_search_returns_the_drawn_configuration_of_least_loss():
         asked[tuple(choices.tolist())] = float(-UTILITY.unary[range(4), choices].sum())
         return asked[tuple(choices.tolist())]
 
-    found = baselines.random_search(jax.random.key(1), SPACE, loss, COST, BUDGETS[1], 8)
+    found = baselines.random_search(jax.random.key(1), GRAPH, loss, COST, BUDGETS[1], 8)
     assert len(asked) == 8
     assert asked[tuple(found.tolist())] == min(asked.values())
 
@@ -65,7 +65,7 @@ def test_the_true_cost_as_its_own_stand_in_gives_the_joint_optimum():
 
 @pytest.mark.parametrize('limit', BUDGETS)
 def test_a_stand_in_cost_holds_the_true_budget_and_is_no_better_than_the_optimum(limit):
-    proxy = ChainMRF(np.where(LIVE, SPACE.width_table**2.0, -np.inf), np.zeros(PAIRS))
+    proxy = independent(np.where(LIVE, GRAPH.width_table**2.0, -np.inf))
     found = baselines.by_proxy(UTILITY, proxy, COST, limit)
     assert evaluate(COST, found[None])[0] <= limit
     assert evaluate(UTILITY, found[None])[0] <= budget.solve(UTILITY, COST, limit).utility
@@ -74,9 +74,9 @@ def test_a_stand_in_cost_holds_the_true_budget_and_is_no_better_than_the_optimum
 @pytest.mark.parametrize(
     ('run', 'message'),
     [
-        (lambda: baselines.random_within(jax.random.key(0), SPACE, COST, 20.0, 0), 'count must be positive'),
+        (lambda: baselines.random_within(jax.random.key(0), GRAPH, COST, 20.0, 0), 'count must be positive'),
         (
-            lambda: baselines.random_search(jax.random.key(0), SPACE, lambda c: 0.0, COST, 0.1, 5),
+            lambda: baselines.random_search(jax.random.key(0), GRAPH, lambda c: 0.0, COST, 0.1, 5),
             'no configuration found',
         ),
         (lambda: baselines.by_proxy(UTILITY, COST, COST, 0.1), 'no optimum of the stand-in cost'),

@@ -5,21 +5,22 @@ import itertools
 import numpy as np
 import pytest
 
+from jcw.field import evaluate
 from jcw.search import greedy, ows, stats
-from tests.tiny_space import SPACE
+from tests.tiny_graph import GRAPH, RESIDUAL
 
 RNG = np.random.default_rng(0)
-HARM = RNG.uniform(0.01, 1, SPACE.width_table.shape)
-PRICE = RNG.uniform(0.1, 1, SPACE.num_layers)
+HARM = RNG.uniform(0.01, 1, GRAPH.width_table.shape)
+PRICE = RNG.uniform(0.1, 1, GRAPH.num_sites)
 
 
 def loss(choices):
-    """Every narrowing of a layer adds its own harm."""
-    return float(sum(HARM[layer, choice:last].sum() for layer, (choice, last) in enumerate(_pairs(choices))))
+    """Every narrowing of a site adds its own harm."""
+    return float(sum(HARM[site, choice:last].sum() for site, (choice, last) in enumerate(_pairs(choices))))
 
 
 def _pairs(choices):
-    return zip(choices, SPACE.num_choices - 1, strict=True)
+    return zip(choices, GRAPH.num_choices - 1, strict=True)
 
 
 def cost(choices):
@@ -28,32 +29,32 @@ def cost(choices):
 
 @pytest.mark.parametrize('per_cost', [False, True])
 def test_every_step_is_the_least_harmful_single_step(per_cost):
-    way = greedy.slim(SPACE, loss, cost, 1.2 * cost(np.zeros(4)), per_cost=per_cost)
+    way = greedy.slim(GRAPH, loss, cost, 1.2 * cost(np.zeros(4)), per_cost=per_cost)
     for here, after in itertools.pairwise(way):
         harms = {}
-        for layer in np.flatnonzero(here.choices):
-            harm = HARM[layer, here.choices[layer] - 1]
-            harms[layer] = harm / PRICE[layer] if per_cost else harm
+        for site in np.flatnonzero(here.choices):
+            harm = HARM[site, here.choices[site] - 1]
+            harms[site] = harm / PRICE[site] if per_cost else harm
         assert np.argmax(here.choices - after.choices) == min(harms, key=harms.get)
         assert (here.choices - after.choices).sum() == 1
     assert way[-1].cost <= 1.2 * cost(np.zeros(4)) < way[-2].cost
 
 
 def test_a_way_begun_in_the_middle_ends_where_the_whole_way_ends():
-    whole = greedy.slim(SPACE, loss, cost, cost(np.zeros(4)))
-    rest = greedy.slim(SPACE, loss, cost, cost(np.zeros(4)), start=whole[3].choices)
+    whole = greedy.slim(GRAPH, loss, cost, cost(np.zeros(4)))
+    rest = greedy.slim(GRAPH, loss, cost, cost(np.zeros(4)), start=whole[3].choices)
     np.testing.assert_array_equal([s.choices for s in rest], [s.choices for s in whole[3:]])
 
 
 def test_a_budget_above_the_largest_network_needs_no_step():
-    assert len(greedy.slim(SPACE, loss, cost, 100.0)) == 1
+    assert len(greedy.slim(GRAPH, loss, cost, 100.0)) == 1
 
 
 def test_a_width_slower_than_the_next_wider_one_is_jumped_over():
     def bumpy(choices):
         return cost(choices) + 5 * (choices[0] == 1)
 
-    way = greedy.slim(SPACE, loss, bumpy, bumpy(np.zeros(4)))
+    way = greedy.slim(GRAPH, loss, bumpy, bumpy(np.zeros(4)))
     np.testing.assert_array_equal(way[-1].choices, 0)
     assert all(step.choices[0] != 1 for step in way)
     assert all(after.cost < here.cost for here, after in itertools.pairwise(way))
@@ -64,25 +65,54 @@ def test_a_device_on_which_the_smallest_network_is_not_the_fastest_is_slimmed_to
         return cost(choices) + 5 * (choices[3] == 0)
 
     fastest = cost(np.array([0, 0, 0, 1]))
-    way = greedy.slim(SPACE, loss, cost_with_slow_smallest, fastest, start=np.array([1, 1, 1, 0]))
+    way = greedy.slim(GRAPH, loss, cost_with_slow_smallest, fastest, start=np.array([1, 1, 1, 0]))
     np.testing.assert_array_equal(way[-1].choices, [0, 0, 0, 1])
 
 
 def test_an_infeasible_budget_names_the_smallest_cost():
-    with pytest.raises(ValueError, match='no change of one layer saves any more'):
-        greedy.slim(SPACE, loss, cost, 0.5 * cost(np.zeros(4)))
+    with pytest.raises(ValueError, match='no change of one site saves any more'):
+        greedy.slim(GRAPH, loss, cost, 0.5 * cost(np.zeros(4)))
 
 
 def test_a_field_keeps_unaries_and_has_no_pairs():
-    unary = stats.Unary(np.where(SPACE.width_table > 0, HARM, -np.inf), np.ones(HARM.shape))
-    field = ows.to_field(unary, SPACE)
+    unary = stats.Unary(np.where(GRAPH.width_table > 0, HARM, -np.inf), np.ones(HARM.shape))
+    field = ows.to_field(unary, GRAPH)
     np.testing.assert_array_equal(field.unary, unary.mean)
-    assert not field.pairwise.any()
+    assert not field.scopes
 
 
-def test_a_layer_never_drawn_and_a_wrong_space_are_named():
+def test_that_a_block_is_dropped_counts_once_and_all_its_sites_agree():
+    graph = RESIDUAL
+    mean = np.where(graph.present, np.random.default_rng(1).random(graph.present.shape), -np.inf)
+    field = ows.to_field(stats.Unary(mean, np.ones(mean.shape)), graph)
+    whole = graph.num_choices - 1
+    first, second = (graph.site_index[name] for name in ('first', 'second'))
+    dropped, torn = whole.copy(), whole.copy()
+    dropped[[first, second]] = torn[first] = 0
+    scores = evaluate(field, np.stack([whole, dropped, torn]))
+    gone = mean[first, whole[first]] + mean[second, whole[second]] - mean[first, 0]
+    np.testing.assert_allclose(scores[0] - scores[1], gone, rtol=1e-12)
+    assert np.isneginf(scores[2])
+
+
+def test_a_block_is_dropped_in_one_step():
+    graph = RESIDUAL
+    way = greedy.slim(
+        graph,
+        lambda choices: -float(np.sum(choices)),
+        lambda choices: float(1 + np.sum(choices)),
+        1.0,
+        per_cost=False,
+    )
+    np.testing.assert_array_equal(way[-1].choices, 0)
+    for step in way:
+        np.testing.assert_array_equal(graph.settled(step.choices), step.choices)
+        assert step.cost == 1 + step.choices.sum()
+
+
+def test_a_site_never_drawn_and_a_wrong_graph_are_named():
     nothing = np.full(HARM.shape, -np.inf)
-    with pytest.raises(ValueError, match='no width of layer 0 was ever drawn'):
-        ows.to_field(stats.Unary(nothing, -nothing), SPACE)
-    with pytest.raises(ValueError, match='do not fit the space'):
-        ows.to_field(stats.Unary(HARM[:2], HARM[:2]), SPACE)
+    with pytest.raises(ValueError, match="no width of site 'stem' was ever drawn"):
+        ows.to_field(stats.Unary(nothing, -nothing), GRAPH)
+    with pytest.raises(ValueError, match='do not fit the graph'):
+        ows.to_field(stats.Unary(HARM[:2], HARM[:2]), GRAPH)

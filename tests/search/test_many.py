@@ -5,22 +5,21 @@ import itertools
 import numpy as np
 import pytest
 
-from jcw.budget.tables import evaluate
-from jcw.mrf import ChainMRF
+from jcw.field import Field, chain_scopes, evaluate, independent
 from jcw.search.many import solve_many
 
-LAYERS, CHOICES = 4, 4
-EVERY = np.array(list(itertools.product(range(CHOICES), repeat=LAYERS)), np.int32)
+SITES, CHOICES = 4, 4
+EVERY = np.array(list(itertools.product(range(CHOICES), repeat=SITES)), np.int32)
 
 
-def field(rng: np.random.Generator) -> ChainMRF:
-    pairs = rng.random((LAYERS - 1, CHOICES, CHOICES)).cumsum(1).cumsum(2) / 4
-    return ChainMRF(rng.random((LAYERS, CHOICES)).cumsum(1), pairs)
+def field(rng: np.random.Generator) -> Field:
+    pairs = rng.random((SITES - 1, CHOICES, CHOICES)).cumsum(1).cumsum(2) / 4
+    return Field(rng.random((SITES, CHOICES)).cumsum(1), pairs, chain_scopes(SITES))
 
 
 def problem(seed: int):
     rng = np.random.default_rng(seed)
-    utility = ChainMRF(rng.random((LAYERS, CHOICES)).cumsum(1), np.zeros((LAYERS - 1, CHOICES, CHOICES)))
+    utility = independent(rng.random((SITES, CHOICES)).cumsum(1))
     costs = {name: field(rng) for name in ('phone', 'server', 'camera')}
     budgets = {
         name: float(np.quantile(evaluate(cost, EVERY), rng.uniform(0.2, 0.8))) for name, cost in costs.items()

@@ -22,7 +22,7 @@ def even(rng, draws):
 
 
 def correlated(rng, draws):
-    """Draw all layers wide or narrow together, as an adaptive search does; one in five evenly."""
+    """Draw all sites wide or narrow together, as an adaptive search does; one in five evenly."""
     level = np.repeat(rng.random((draws, 1)), 3, 1)
     quantile = np.where(rng.random((draws, 1)) < 0.2, rng.random((draws, 3)), level)
     return (quantile * NUM_CHOICES).astype(np.int32)
@@ -117,3 +117,21 @@ def test_wrong_requests_are_named():
         stats.to_unary(stats.empty(3, 4), NUM_CHOICES)
     with pytest.raises(ValueError, match='ridge must be positive'):
         stats.to_unary(stats.empty(3, 4), NUM_CHOICES, ridge=0)
+
+
+@pytest.mark.parametrize('ridge', [0.0, -1.0, float('nan'), float('inf')])
+def test_a_ridge_that_settles_nothing_is_refused(ridge):
+    gathered = gather(np.zeros((4, 3), np.int32), np.ones(4))
+    with pytest.raises(ValueError, match='ridge must be positive and finite'):
+        stats.to_unary(gathered, NUM_CHOICES, ridge)
+
+
+@pytest.mark.parametrize('reward', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('estimate', [stats.to_unary, stats.marginal_means])
+def test_one_reward_that_is_no_number_is_noticed(reward, estimate):
+    rng = np.random.default_rng(0)
+    choices = even(rng, 50)
+    rewards = rewards_of(choices, rng)
+    rewards[7] = reward
+    with pytest.raises(ValueError, match='a reward was NaN or infinite'):
+        estimate(gather(choices, rewards), NUM_CHOICES)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcw.nets import mobilenet
+from jcw.nets import training
 from jcw.train import optim
-from tests.tiny_space import SPACE
+from tests.tiny_graph import GRAPH, RESIDUAL, random_graph
 
 PARAMS = {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}
 ZEROS = {'kernel': jnp.zeros((2, 3)), 'bias': jnp.zeros(3)}
@@ -38,12 +38,19 @@ def test_decay_reaches_kernels_only():
     np.testing.assert_array_equal(updates['bias'], 0)
 
 
-def test_all_kernels_of_the_network_decay_and_no_normalisation_or_bias():
-    shapes = jax.eval_shape(mobilenet.network(SPACE).init, jax.random.key(0))['params']
+@pytest.mark.parametrize('graph', [GRAPH, RESIDUAL, *map(random_graph, range(6))])
+def test_all_kernels_of_the_network_decay_and_no_normalisation_or_bias(graph):
+    shapes = jax.eval_shape(training.network(graph).init, jax.random.key(0))['params']
     marked = jax.tree_util.tree_leaves_with_path(optim.is_kernel(shapes))
     decaying = {path[-1].key for path, kernel in marked if kernel}
-    assert decaying == {'kernel', 'depthwise', 'pointwise'}
-    assert {path[-1].key for path, kernel in marked if not kernel} == {'scale', 'bias'}
+    gated = any(op.kind == 'gate' for op in graph.operations)
+    kernels, biases = {'reduce_kernel', 'expand_kernel'}, {'reduce_bias', 'expand_bias'}
+    assert decaying == {'kernel', *(kernels if gated else ())}
+    assert {path[-1].key for path, kernel in marked if not kernel} == {
+        'scale',
+        'bias',
+        *(biases if gated else ()),
+    }
 
 
 def test_clipping_bounds_the_gradient():

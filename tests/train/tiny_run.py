@@ -14,21 +14,18 @@ if __name__ == '__main__':
     os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jcw import data
-from jcw.nets import mobilenet
-from jcw.space import SearchSpace
-from jcw.train import loop, optim, parallel, sandwich, steps
+from jcw.nets import training
+from jcw.train import loop, mutation, optim, parallel, steps
 from jcw.train.state import TrainState, init_state
-from tests import tiny_space
+from tests.tiny_graph import chain
 
-# Two layers, since a step of more takes longer to compile than all else.
-SPACE = SearchSpace(
-    tiny_space.SPACE.layers[:2],
-    tiny_space.SPACE.input_shape,
-    tiny_space.SPACE.num_classes,
-    tiny_space.SPACE.width_choices[:2],
+# Two sites, since a step of more takes longer to compile than all else.
+GRAPH = chain(
+    [('conv', 6, 3, 1), ('separable', 8, 3, 2)], (8, 7, 3), 5, min_multiplier=0.5, levels=3, divisor=2
 )
 BATCH, SAVE_EVERY = 16, 4
 RECIPE = steps.Recipe((0.5,) * 3, (0.25,) * 3, steps.Augmentation(1, True, 0.2), 0.1)
@@ -36,12 +33,12 @@ RECIPE = steps.Recipe((0.5,) * 3, (0.25,) * 3, steps.Augmentation(1, True, 0.2),
 
 def examples(count=80) -> data.Examples:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, *SPACE.input_shape), np.uint8)
-    return data.Examples(images, rng.integers(0, SPACE.num_classes, count).astype(np.int32))
+    images = rng.integers(0, 256, (count, *GRAPH.input_shape), np.uint8)
+    return data.Examples(images, rng.integers(0, GRAPH.num_classes, count).astype(np.int32))
 
 
 def draw(keys, probabilities):
-    return sandwich.mutate(keys, probabilities, SPACE, 'one')
+    return mutation.draw_of(GRAPH, 'example')(keys, (probabilities, jnp.int32(0)))
 
 
 def build_step(
@@ -49,12 +46,12 @@ def build_step(
 ):
     """Return the start and the supernet step of a device."""
     largest, smallest = (
-        mobilenet.network(SPACE, w, axis_name=axis_name) for w in (SPACE.largest, SPACE.smallest)
+        training.network(graph, axis_name=axis_name) for graph in (GRAPH, GRAPH.fixed(GRAPH.smallest))
     )
     optimiser = optimiser or optim.sgd(0.05, num_steps, warmup_steps=3)
     state = jax.jit(lambda key: init_state(key, largest, optimiser))(jax.random.key(0))
     step = steps.supernet_step(
-        supernet or largest, smallest, SPACE, optimiser, recipe, draw, axis_name, accumulate=accumulate
+        supernet or largest, smallest, GRAPH, optimiser, recipe, draw, axis_name, accumulate=accumulate
     )
     return state, step
 
@@ -64,7 +61,7 @@ def loop_step(step, pause=0.0):
     spread = parallel.data_parallel(
         step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
     )
-    train, probabilities = examples(), np.asarray(sandwich.uniform_probabilities(SPACE))
+    train, probabilities = examples(), np.asarray(mutation.uniform_probabilities(GRAPH))
     share = BATCH // jax.process_count()
     first = share * jax.process_index()
 

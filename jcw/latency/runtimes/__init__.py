@@ -2,6 +2,7 @@
 
 from jcw.latency.runtimes.ahead import CompileAhead
 from jcw.latency.runtimes.command import CommandRuntime
+from jcw.latency.runtimes.litert import LitertRuntime
 from jcw.latency.runtimes.onnx import OnnxRuntime
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.runtimes.xla import FAST_COMPILE, XlaRuntime
@@ -10,6 +11,7 @@ __all__ = [
     'FAST_COMPILE',
     'CommandRuntime',
     'CompileAhead',
+    'LitertRuntime',
     'OnnxRuntime',
     'Program',
     'Runtime',

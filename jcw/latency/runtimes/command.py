@@ -1,17 +1,15 @@
 """Anything that answers: a user's own program, kept running, one JSON line in and one out."""
 
-import contextlib
 import json
 import math
-import queue
 import statistics
-import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jcw import records
+from jcw.latency.runtimes.lines import Lines
 from jcw.latency.runtimes.protocol import RuntimeFailure
 
 Export = Callable[[Sequence[int]], bytes]
@@ -36,11 +34,14 @@ class CommandProgram:
 class CommandRuntime:
     """Time networks by a program on this machine that knows how to reach the device.
 
-    The program reads lines `{"widths": [...], "network": "/path"}` and answers each with one line: `{"ms":
-    3.1}`, `{"ms": [3.1, 3.2]}` for several calls, or `{"error": "why not"}`. It is started when first needed.
-    If it ends, stays silent longer than `time_limit_s`, or answers anything else, the timing fails with that
-    reason and the program is started anew. Every answer should be one measurement: repeats are asked for by
-    repeating the line, alternating with the reference's.
+    The program reads lines `{"id": 1, "widths": [...], "network": "/path"}` and answers each with one line: `{"ms":
+    3.1}`, `{"ms": [3.1, 3.2]}` for several calls, or `{"error": "why not"}`. It may repeat the id, so that no answer
+    passes for that of another question. Every answer should be one measurement: repeats are asked for by repeating
+    the line, alternating with the reference's.
+
+    The program is started when first needed. If it ends, stays silent longer than `time_limit_s`, says something
+    unasked, or answers anything else, the timing fails with that reason, the program is ended with all processes that
+    it has started, and started anew for the next.
 
     Args:
       command: the program and its arguments.
@@ -76,8 +77,8 @@ class CommandRuntime:
         self._time_limit_s = time_limit_s
         self._export = export
         self._suffix = suffix
-        self._process: subprocess.Popen[str] | None = None
-        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._program: Lines | None = None
+        self._asked = 0
 
     def open(self, widths: Sequence[int]) -> CommandProgram:
         request: dict[str, Any] = {'widths': [int(w) for w in widths]}
@@ -96,78 +97,39 @@ class CommandRuntime:
 
     def ask(self, request: Mapping[str, Any]) -> float:
         """Send one line and read the milliseconds of its answer."""
+        self._asked += 1
         try:
-            return read_answer(self._exchange(json.dumps(request)))
+            self._program = self._program or Lines(self._command)
+            line = json.dumps({'id': self._asked, **request})
+            return read_answer(self._program.ask(line, self._time_limit_s), self._asked)
         except RuntimeFailure:
             self.close()
             raise
 
     def close(self) -> None:
         """End the program."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            _close_quietly(stream)
-        self._process = None
-
-    def _exchange(self, line: str) -> str:
-        process = self._started()
-        try:
-            assert process.stdin is not None
-            process.stdin.write(line + '\n')
-            process.stdin.flush()
-            answer = self._answers.get(timeout=self._time_limit_s)
-        except queue.Empty:
-            raise RuntimeFailure(f'no answer within {self._time_limit_s:g} s') from None
-        except OSError as error:
-            raise RuntimeFailure(f'command ended: {error}') from None
-        if answer is None:
-            raise RuntimeFailure(f'command ended with status {process.wait()}')
-        return answer
-
-    def _started(self) -> 'subprocess.Popen[str]':
-        if self._process is None:
-            try:
-                self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
-            except OSError as error:
-                raise RuntimeFailure(f'could not start the command: {error}') from None
-            self._answers = queue.Queue()
-            threading.Thread(target=_listen, args=(self._process, self._answers), daemon=True).start()
-        return self._process
+        if self._program is not None:
+            self._program.close()
+            self._program = None
 
 
-def read_answer(line: str) -> float:
+def read_answer(line: bytes | str, number: int | None = None) -> float:
     """Read milliseconds from one line of JSON.
 
     Raises:
-      RuntimeFailure: an error was reported, or the line is not an answer.
+      RuntimeFailure: an error was reported, the answer names another question than `number`, or is none.
     """
+    shown = repr((line if isinstance(line, str) else line.decode(errors='replace')).strip()[:80])
     try:
-        answer = json.loads(line)
-    except ValueError:
-        raise RuntimeFailure(f'not a line of JSON: {line.strip()[:80]!r}') from None
+        answer = records.parse(line, finite=False)
+    except ValueError as error:
+        raise RuntimeFailure(f'not a line of JSON: {shown} ({error})') from None
     if isinstance(answer, dict) and 'error' in answer:
         raise RuntimeFailure(str(answer['error'])[:200])
+    if isinstance(answer, dict) and answer.get('id', number) != number:
+        raise RuntimeFailure(f'answered question {answer["id"]!r} instead of {number}'[:200])
     times = answer.get('ms') if isinstance(answer, dict) else None
     times = times if isinstance(times, list) else [times]
     if not times or not all(type(t) in (int, float) and math.isfinite(t) and t > 0 for t in times):
-        raise RuntimeFailure(f'no positive time under "ms": {line.strip()[:80]!r}')
+        raise RuntimeFailure(f'no positive time under "ms": {shown}')
     return float(statistics.median(times))
-
-
-def _listen(process: 'subprocess.Popen[str]', answers: 'queue.Queue[str | None]') -> None:
-    assert process.stdout is not None
-    with contextlib.suppress(ValueError):  # closed while reading: nobody waits for an answer any more
-        for line in process.stdout:
-            answers.put(line)
-    answers.put(None)
-
-
-def _close_quietly(stream: Any) -> None:
-    """Close a pipe whose other end may be gone with a line still unsent."""
-    with contextlib.suppress(OSError):
-        stream.close()

@@ -1,0 +1,55 @@
+"""The budget in milliseconds, and the latency field that it limits."""
+
+import dataclasses
+
+import numpy as np
+
+from experiments.config import Config
+from experiments.paths import paths
+from experiments.run_folder import Usage
+from jcw import budget
+from jcw.latency.table import LatencyTable
+from jcw.search import ows
+
+
+def load_table(config: Config) -> LatencyTable:
+    """Read the run's latency table.
+
+    Raises:
+      Usage: there is none yet.
+    """
+    path = paths(config).table
+    if not path.exists():
+        raise Usage(f'{path} is missing: run experiments.fit_latency first')
+    return LatencyTable.load(path)
+
+
+def budget_ms(config: Config, table: LatencyTable) -> float:
+    """Return the configured budget in ms per call.
+
+    Raises:
+      Usage: it is not positive, or no configuration meets it.
+    """
+    base = float(table.predict(table.graph.base))
+    limit = config.search.budget * base if config.search.budget_ms is None else config.search.budget_ms
+    least = float(budget.solve(ows.flat(table.graph), table.to_cost(), 0.0).cost)
+    if not limit >= least:
+        raise Usage(
+            f'no configuration meets a budget of {limit:.3f} ms: the smallest reachable latency is {least:.3f} ms '
+            f'({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
+            f'Try --search.budget {np.ceil(100 * least / base + 1) / 100:.2f} or more.'
+        )
+    return limit
+
+
+def budgets_ms(config: Config, table: LatencyTable) -> list[float]:
+    """Return the budgets that share the short trainings, in ms: the search's own unless others are given."""
+    shared = config.accuracy.budgets
+    return [budget_ms(at_budget(config, each), table) for each in shared] or [budget_ms(config, table)]
+
+
+def at_budget(config: Config, share: float, *, adaptive: bool = False) -> Config:
+    """Return the configuration of a run at another budget, a fraction of the base network's latency."""
+    search = dataclasses.replace(config.search, budget=share, budget_ms=None)
+    supernet = dataclasses.replace(config.supernet, adaptive=adaptive)
+    return dataclasses.replace(config, search=search, supernet=supernet)

@@ -1,0 +1,257 @@
+"""Train a few networks briefly, fit the accuracy field to them, and choose the next where the field may be best.
+
+In rounds: exact optima, under the budgets and the latency table, of draws from what is believed of the field (Thompson
+sampling) are trained and timed; then both tables are corrected. It ends when no draw has a new optimum, or the
+trainings are used up.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import plots, progress
+from experiments.budget import budgets_ms, load_table
+from experiments.config import Config
+from experiments.locks import exclusive
+from experiments.measure_latency import time_networks
+from experiments.paths import paths
+from experiments.presets import parse
+from experiments.run_folder import claim, read_json, save_json
+from experiments.short_training import ShortTraining
+from experiments.space import graph_of, settings_of
+from experiments.train_supernet import Supernet, train
+from experiments.training import load_data
+from jcw import budget as solver
+from jcw import data
+from jcw.accuracy import design, prior, report, samples
+from jcw.accuracy.table import UNITS, AccuracyTable, untrained
+from jcw.field import Field, add, evaluate, independent
+from jcw.graph import Graph
+from jcw.latency.table import LatencyTable, flops_table
+from jcw.search import baselines, ows, stats
+from jcw.search.repair import SPREAD, correction
+
+
+class Tables(NamedTuple):
+    """What is known of latency and accuracy."""
+
+    accuracy: AccuracyTable
+    cost: Field  # latency in ms, corrected by the networks timed
+
+
+def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> AccuracyTable:
+    """Train what is missing and fit; read back where that was done."""
+    where = paths(config)
+    limits = budgets_ms(config, table)
+    claim(
+        where.accuracy,
+        data=config.data,
+        space=settings_of(config, graph),
+        supernet=config.supernet,
+        subnet=config.subnet,
+        accuracy=config.accuracy,
+        budgets=config.accuracy.budgets or config.search.budget_ms or config.search.budget,
+        seed=config.seed,
+    )
+    path = where.accuracy / 'table.json'
+    if not path.exists():
+        found = _rounds(config, dataset, graph, table, limits)
+        found.save(path)
+        save_json(where.accuracy / 'report.json', _report(found, graph))
+    return AccuracyTable.load(path)
+
+
+def _rounds(
+    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, limits: Sequence[float]
+) -> AccuracyTable:
+    """Propose, train and time until nothing is left to propose or to train with."""
+    trainings = Trainings(config, dataset, graph)
+    asked = paths(config).accuracy / 'asked.json'
+    tables = Tables(believed(config, graph, trainings.supernet, trainings.unit), table.to_cost())
+    networks = np.array(read_json(asked)['networks'] if asked.exists() else [], np.int64)
+    networks = networks.reshape(-1, graph.num_sites)
+    while True:
+        known = trainings(networks)
+        if len(known.trained):
+            fitted = report.fit_samples(tables.accuracy, known, trainings.unit)
+            tables = Tables(fitted, _corrected(config, graph, table, networks))
+        left = config.accuracy.trainings - len(networks)
+        new = _propose(config, graph, tables, limits, networks, left) if left > 0 else networks[:0]
+        if not len(new):
+            return tables.accuracy
+        networks = np.concatenate([networks, new])
+        save_json(asked, {'networks': networks})
+
+
+class Trainings:
+    """Short trainings on file, shared by all budgets of a run: a network is trained once."""
+
+    def __init__(self, config: Config, dataset: data.Dataset, graph: Graph) -> None:
+        settings = config.accuracy
+        self.unit = UNITS[settings.measure == 'loss']
+        self.supernet = train(config, dataset, graph)
+        start = self.supernet.variables if settings.from_supernet else None
+        self._train = functools.cache(lambda: ShortTraining(config, dataset, graph, start))
+        self._graph = graph
+        recipe = {
+            'subnet': vars(config.subnet),
+            'epochs': settings.epochs,
+            'from_supernet': settings.from_supernet,
+        }
+        recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
+        self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
+        self._path = paths(config).accuracy.parent / 'samples.jsonl'
+
+    def __call__(self, networks: np.ndarray) -> samples.Samples:
+        """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(self._path.parent, 'training'):
+            held = {sample.widths for sample in samples.resume(self._path, self._header).samples}
+            wanted = [tuple(row) for row in self._graph.to_widths(networks).tolist()]
+            if not set(wanted) <= held:
+                with progress.bar('Short trainings', len(wanted)) as update:
+                    for count, widths in enumerate(wanted, 1):
+                        if widths not in held:
+                            sample = self._train()(np.array(widths), 0)
+                            samples.append(self._path, sample)
+                            update(
+                                count, sample.failure or f'{sample.accuracy:.1f} % in {sample.seconds:.1f} s'
+                            )
+        return samples.read(self._path)
+
+
+def best_of_random(
+    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, limit: float
+) -> np.ndarray:
+    """Return the best of as many random networks just within a limit, ms, as joint search trains, by their trainings.
+
+    Raises:
+      ValueError: there is none.
+    """
+    key = jax.random.key(config.seed + 8)
+    drawn = baselines.random_within(key, graph, table.to_cost(), limit, max(config.accuracy.trainings, 1))
+    if not len(drawn):
+        raise ValueError(f'no configuration found just within {limit:.4g} ms')
+    trainings = Trainings(config, dataset, graph)
+    known = trainings(drawn)
+    utility = {
+        sample.widths: value
+        for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True)
+    }
+    values = [utility.get(tuple(widths), -np.inf) for widths in graph.to_widths(drawn).tolist()]
+    return drawn[int(np.argmax(values))]
+
+
+def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> AccuracyTable:
+    """Return the table before anything is trained, which listens to the supernet's rewards where these are clear."""
+    unary = stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge)
+    heard = prior.from_supernet(graph.width_choices, unary.mean, unary.std)
+    return untrained(graph.site_names, graph.width_choices, believed=heard, unit=unit)
+
+
+def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.ndarray) -> Field:
+    """Return the latency field, corrected where networks were timed."""
+    cost = table.to_cost()
+    widths = graph.to_widths(networks)
+    timed = time_networks(config, graph, widths, paths(config).candidates, 'Timing what was trained')
+    times = {sample.widths: sample for sample in timed.timed}
+    rows = [row for row, own in enumerate(widths.tolist()) if tuple(own) in times]
+    if not rows:
+        return cost
+    ms = np.array([times[tuple(widths[row].tolist())].ms for row in rows])
+    error = np.array([times[tuple(widths[row].tolist())].error for row in rows])
+    chosen = networks[rows].astype(np.int32)
+    residual = ms - evaluate(cost, chosen)
+    shift = correction(chosen, residual, ms * error, SPREAD * float(ms.mean()), cost.unary.shape)
+    return cost.replace(unary=cost.unary + shift)
+
+
+def _propose(
+    config: Config, graph: Graph, tables: Tables, limits: Sequence[float], networks: np.ndarray, left: int
+) -> np.ndarray:
+    """Choose what to train next; the first round has the uniform networks among its own."""
+    even = []
+    if not len(networks):
+        for limit in limits[:left]:
+            try:
+                even.append(baselines.uniform(graph, tables.cost, limit))
+            except ValueError:  # no multiplier of the base network holds this budget
+                continue
+    first = max(design.FIRST, len(limits)) - len(even)
+    count = min(design.EACH if len(networks) else first, left - len(even))
+    begun = np.array(even, np.int64).reshape(-1, graph.num_sites)
+    if count < 1:
+        return begun
+    whole = ows.flat(graph)
+
+    def solve(unary: np.ndarray, limit: float) -> np.ndarray:
+        utility = add(independent(np.where(graph.present, unary, -np.inf)), whole)
+        return np.asarray(solver.solve(utility, tables.cost, limit).choices)
+
+    key = jax.random.fold_in(jax.random.key(config.seed + 7), len(networks))
+    known = np.concatenate([networks, begun])
+    new = design.propose(key, tables.accuracy, solve, limits, count, trained=known)
+    return np.concatenate([begun, new])
+
+
+def utility_of(table: AccuracyTable, graph: Graph) -> Field:
+    """Return the field that joint search maximises: the fitted effects, blocks dropped whole or not at all."""
+    return add(independent(table.unary()), ows.flat(graph))
+
+
+def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:
+    choices = table.evidence.choices
+    widths = graph.to_widths(choices)
+    logs = np.log(np.maximum(widths, 1)).sum(1)
+    others = {'FLOPs': flops_table(graph).predict(widths), 'log(width)': logs}
+    compared = report.compare(table, others)
+    return {
+        'unit': table.unit,
+        'measured': compared.measured,
+        'predicted': compared.predicted,
+        'error': table.leave_one_out().std,
+        'networks': widths,
+        'rank': compared.table.rank,
+        'rmse': compared.table.rmse,
+        'others': {name: each._asdict() for name, each in compared.others.items()},
+        'warnings': compared.warnings,
+        'said': str(compared),
+    }
+
+
+def draw(fitted: dict[str, Any]) -> bytes:
+    """Draw predictions of every trained network from the others, with error bars, against what was obtained."""
+    figure, axes = plots.axes(5, 4.2)
+    measured = np.array(fitted['measured'])
+    ends = [measured.min(), measured.max()]
+    axes.plot(ends, ends, color='black', linewidth=0.8)
+    axes.errorbar(
+        measured,
+        fitted['predicted'],
+        yerr=fitted['error'],
+        fmt='o',
+        markersize=4,
+        linewidth=0.8,
+        color=plots.COLOURS['joint'],
+        label=f'left out: rank correlation {fitted["rank"]:.2f}',
+    )
+    axes.set(xlabel=f'obtained by a short training ({fitted["unit"]})', ylabel='predicted from the others')
+    axes.legend(frameon=False)
+    return plots.png(figure)
+
+
+def main(config: Config) -> None:
+    dataset = load_data(config)
+    graph = graph_of(config, dataset)
+    fit(config, dataset, graph, load_table(config))
+    progress.console.print(read_json(paths(config).accuracy / 'report.json')['said'], highlight=False)
+
+
+if __name__ == '__main__':
+    from experiments.run_folder import run_stage
+
+    run_stage(main, parse(__doc__), keep_freed=True)

@@ -1,0 +1,102 @@
+"""Where everything of a run lies."""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+
+from experiments.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Files and folders of a run; those of results at a budget follow the configured one."""
+
+    config: Config
+
+    @property
+    def run(self) -> Path:
+        return self.config.run
+
+    @property
+    def budget(self) -> str:
+        """What folders of the configured budget's results are called."""
+        settings = self.config.search
+        return f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
+
+    @cached_property
+    def _kind(self) -> str:
+        return '_adaptive' if self.config.supernet.adaptive else ''
+
+    @property
+    def latency(self) -> Path:
+        return self.run / 'latency'
+
+    @property
+    def samples(self) -> Path:
+        """Networks timed for the table."""
+        return self.latency / 'samples.jsonl'
+
+    @property
+    def candidates(self) -> Path:
+        """Networks timed because a search asked for them."""
+        return self.latency / 'candidates.jsonl'
+
+    @property
+    def finals(self) -> Path:
+        """Finished networks, timed once more."""
+        return self.latency / 'finals.jsonl'
+
+    @property
+    def table(self) -> Path:
+        return self.latency / 'table.json'
+
+    @property
+    def fit(self) -> Path:
+        """Held-out predictions of the table."""
+        return self.latency / 'fit.json'
+
+    @property
+    def supernet(self) -> Path:
+        """An adaptive supernet belongs to its budget."""
+        return self.run / (f'supernet_adaptive_{self.budget}' if self._kind else 'supernet')
+
+    @property
+    def accuracy(self) -> Path:
+        """Short trainings for the configured budgets, and the table fitted to them."""
+        shared = '-'.join(f'{budget:g}' for budget in self.config.accuracy.budgets)
+        return self.run / f'accuracy{self._kind}' / (shared or self.budget)
+
+    @property
+    def search(self) -> Path:
+        return self.run / f'search{self._kind}' / self.budget
+
+    @property
+    def found(self) -> Path:
+        """The networks to be trained: those repaired, or as searched."""
+        return (self.search / 'repair' if self.config.repair.rounds else self.search) / 'result.json'
+
+    def subnet(self, method: str) -> Path:
+        """A method's trained network."""
+        return self.run / f'subnets{self._kind}' / self.budget / method
+
+    @property
+    def network(self) -> Path:
+        """The deployable network."""
+        return self.run / f'network{self._kind}' / self.budget
+
+    @property
+    def results(self) -> Path:
+        return self.run / 'results.json'
+
+    @property
+    def plots(self) -> Path:
+        return self.run / 'plots'
+
+    @property
+    def report(self) -> Path:
+        return self.run / 'report.html'
+
+
+def paths(config: Config) -> Paths:
+    """Return where a run's files lie."""
+    return Paths(config)

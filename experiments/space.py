@@ -1,0 +1,130 @@
+"""The graph of a run: a network of the zoo, or a function in a file of one's own, and the widths its sites may take."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import Config
+from jcw.builder import build, with_dropped_blocks
+from jcw.data import Dataset
+from jcw.graph import Graph
+from jcw.trace import trace
+from jcw.zoo import NETWORKS, Network
+
+
+def graph_of(config: Config, dataset: Dataset) -> Graph:
+    """Build the graph of a run.
+
+    Raises:
+      ValueError: there is no such network, it cannot be expressed, or it takes no strides.
+    """
+    settings = config.space
+    network = network_of(settings.network)
+    if ':' in settings.network and not inspect.signature(network).parameters:
+        return _own(config, dataset, network())
+    published = inspect.signature(network).parameters.get('strides')
+    if published is not None:
+        strides = settings.strides or fitting(published.default, min(dataset.input_shape[:2]))
+        network = partial(network, strides=strides)
+    elif settings.strides is not None:
+        raise ValueError(f'space.strides: {settings.network} takes none, its function decides them')
+    return build(
+        network,
+        dataset.input_shape,
+        dataset.num_classes,
+        base_multiplier=settings.base_multiplier,
+        min_multiplier=settings.min_multiplier,
+        max_multiplier=settings.max_multiplier,
+        levels=settings.levels,
+        divisor=settings.divisor,
+        drop_blocks=settings.drop_blocks,
+    )
+
+
+def _own(config: Config, dataset: Dataset, made: Any) -> Graph:
+    """Return the graph that a function made, or the one of the network (apply, variables, example) that it made."""
+    settings = config.space
+    if settings.strides is not None or settings.base_multiplier != 1:
+        raise ValueError(f'space.network: {settings.network} decides strides and base widths, leave them out')
+    if isinstance(made, tuple) and len(made) == 3:
+        graph, _ = trace(
+            *made,
+            min_multiplier=settings.min_multiplier,
+            max_multiplier=settings.max_multiplier,
+            levels=settings.levels,
+            divisor=settings.divisor,
+        )
+        graph = with_dropped_blocks(graph) if settings.drop_blocks else graph
+    elif isinstance(made, Graph):
+        graph = made
+    else:
+        raise ValueError(
+            f'space.network: {settings.network} must return a graph or (apply, variables, example), '
+            f'got {type(made).__name__}'
+        )
+    asked = dataset.input_shape, dataset.num_classes
+    if (graph.input_shape, graph.num_classes) != asked:
+        raise ValueError(
+            f'space.network: {settings.network} is for images of {graph.input_shape} and {graph.num_classes} '
+            f'classes, the data has {asked[0]} and {asked[1]}'
+        )
+    return graph
+
+
+def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
+    """Return published strides, made for 224x224, for images of another side: the earliest are left out.
+
+    The last map keeps a side of 4 to 7 where the image allows.
+    """
+    excess = sum(stride > 1 for stride in strides) - max(int(np.log2(max(side, 4) / 4)), 0)
+    fitted = list(strides)
+    for place, stride in enumerate(strides):
+        if stride > 1 and excess > 0:
+            fitted[place], excess = 1, excess - 1
+    return tuple(fitted)
+
+
+def network_of(name: str) -> Network:
+    """Return a network of the zoo by its name, or a function from `FILE.py:function`.
+
+    The function appends operations to a builder, or takes nothing and returns a graph, or (apply, variables, example).
+
+    Raises:
+      ValueError: there is none.
+    """
+    path, colon, function = name.rpartition(':')
+    if not colon:
+        if name not in NETWORKS:
+            raise ValueError(
+                f'space.network: no network {name!r}; take FILE.py:function or one of {", ".join(NETWORKS)}'
+            )
+        return NETWORKS[name]
+    if not Path(path).is_file():
+        raise ValueError(f'space.network: there is no file {path}')
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f'space.network: {path} is no Python file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f'space.network: {path} cannot be run: {type(error).__name__}: {error}') from error
+    if not callable(getattr(module, function, None)):
+        raise ValueError(f'space.network: {path} has no function {function!r}')
+    found: Network = getattr(module, function)
+    return found
+
+
+def settings_of(config: Config, graph: Graph) -> dict[str, Any]:
+    """Return what results depend on: the settings, and the graph's digest, so that a changed file is another run."""
+    bare = [dataclasses.replace(op, note='') for op in graph.operations]
+    bare_graph = dataclasses.replace(graph, operations=tuple(bare))
+    digest = hashlib.sha256(json.dumps(bare_graph.to_json()).encode()).hexdigest()
+    return {**vars(config.space), 'graph': digest}

@@ -1,0 +1,171 @@
+"""The function that ships: from images as bytes to logits, with normalisation folded into kernels and biases.
+
+Convolutions are those of `jcw.nets.kernels`, and on CPUs forms that need no gradient: a stem of few input channels is a
+sum of broadcast products, one for each entry of the kernel, where training gathers patches for a matrix product; and a
+depthwise convolution reads a padded copy that is made first, which XLA would otherwise make part of the loop that
+reads it.
+
+Results of convolutions are float32, whatever the inputs: narrow inputs are widened before they are summed, and matrix
+units accumulate in float32 anyway.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jcw.deploy.fold import Folded, shapes
+from jcw.graph import Graph, Operation
+from jcw.nets import activations, kernels
+from jcw.nets.kernels import Implementation
+
+MOST_TAPS = 64  # terms of a stem's sum
+
+
+def forward(
+    folded: Folded,
+    images: UInt8[Array, 'batch height width channels'],
+    graph: Graph,
+    *,
+    dtype: Any = jnp.float32,
+    implementation: Implementation = 'auto',
+) -> Float[Array, 'batch classes']:
+    """Return the float32 logits of images as bytes.
+
+    Args:
+      folded: the weights.
+      images: as they come; normalisation is part of the network.
+      graph: of one configuration.
+      dtype: in which activations are kept and multiplied; sums, biases and the classifier are float32.
+      implementation: of the convolutions, see `jcw.nets.kernels`.
+    """
+    form = _Form(dtype, implementation)
+    scale = folded['images']
+    values = [(images.astype(jnp.float32) * scale['scale'] + scale['bias']).astype(dtype)]
+    for op in graph.operations[1:]:
+        values.append(FORMS[op.kind](form, op, folded.get(op.name, {}), *(values[read] for read in op.reads)))
+    return values[-1]
+
+
+class _Form(NamedTuple):
+    dtype: Any
+    implementation: Implementation
+
+    def activate(self, x: jax.Array, bias: Any, op: Operation) -> jax.Array:
+        return activations.BY_NAME[op.activation](x + bias).astype(self.dtype)
+
+
+def _conv(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
+    kernel = own['kernel'].astype(form.dtype)
+    size, channels = op.kernel, x.shape[-1]
+    on_cpu = _product if size == 1 else _taps if size * size * channels <= MOST_TAPS else None
+    y = _apply(on_cpu, kernels.conv, x, kernel, op.stride, form.implementation)
+    return form.activate(y, own['bias'], op)
+
+
+def _depthwise(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
+    y = _apply(
+        _shifted, kernels.depthwise, x, own['kernel'].astype(form.dtype), op.stride, form.implementation
+    )
+    return form.activate(y, own['bias'], op)
+
+
+def _add(form: _Form, op: Operation, own: Folded, *terms: jax.Array) -> jax.Array:
+    return activations.BY_NAME[op.activation](sum(terms[1:], start=terms[0]))
+
+
+def _gate(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
+    squeezed = x.mean((1, 2), dtype=jnp.float32)
+    inner = activations.BY_NAME[op.activation](squeezed @ own['reduce_kernel'] + own['reduce_bias'])
+    opened = activations.OPENINGS[op.opening](inner @ own['expand_kernel'] + own['expand_bias'])
+    return (x * opened[:, None, None, :]).astype(form.dtype)
+
+
+def _max_pool(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
+    return kernels.max_pool(x, op.kernel, op.stride)
+
+
+def _mean(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
+    return x.mean((1, 2), dtype=jnp.float32)
+
+
+def _dense(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
+    return activations.BY_NAME[op.activation](x @ own['kernel'] + own['bias'])
+
+
+FORMS: dict[str, Callable[..., jax.Array]] = {
+    'conv': _conv,
+    'depthwise': _depthwise,
+    'add': _add,
+    'gate': _gate,
+    'max_pool': _max_pool,
+    'mean': _mean,
+    'dense': _dense,
+}
+
+
+def build(
+    graph: Graph, widths: Sequence[int] | np.ndarray, batch: int, dtype: Any = jnp.float32
+) -> tuple[Callable[[Folded, Any], jax.Array], tuple[Folded, np.ndarray]]:
+    """Return the deployed function of a configuration and arguments of no meaning: what a runtime times."""
+    fixed = graph.fixed(widths)
+
+    def function(folded: Folded, images: jax.Array) -> jax.Array:
+        return forward(folded, images, fixed, dtype=dtype)
+
+    folded = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), shapes(fixed))
+    return function, (folded, np.full((batch, *graph.input_shape), 128, np.uint8))
+
+
+def _apply(
+    on_cpu: Callable | None,
+    trained: Callable,
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    implementation: Implementation,
+) -> jax.Array:
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return trained(x, kernel, stride, 'native').astype(jnp.float32)
+
+    if on_cpu is None:
+        return trained(x, kernel, stride, implementation).astype(jnp.float32)
+    if implementation == 'native':
+        return native(x, kernel)
+    if implementation == 'cpu':
+        return on_cpu(x, kernel, stride)
+    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(on_cpu, stride=stride), default=native)
+
+
+def _product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    x = x[:, ::stride, ::stride]
+    rows = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], preferred_element_type=jnp.float32)
+    return rows.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    terms = [
+        window[..., c, None].astype(jnp.float32) * kernel[i, j, c].astype(jnp.float32)
+        for i, j, window in _windows(x, kernel.shape[0], stride)
+        for c in range(x.shape[-1])
+    ]
+    return functools.reduce(jnp.add, terms)
+
+
+def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    terms = [
+        window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
+        for i, j, window in _windows(x, kernel.shape[0], stride)
+    ]
+    return functools.reduce(jnp.add, terms)
+
+
+def _windows(x: jax.Array, size: int, stride: int) -> list[tuple[int, int, jax.Array]]:
+    """Return, for each kernel position that does not meet padding alone, the entries of `x` it meets."""
+    padded = jax.lax.optimization_barrier(kernels.pad(x, size, stride))
+    taps = kernels.live_taps(size, x.shape, stride)
+    return [(i, j, kernels.window(padded, x.shape, i, j, stride)) for i, j in taps]

@@ -1,0 +1,179 @@
+"""A network's variables by the names of their axes: shapes, initial values and slices are each one map over them.
+
+Variables are `{'params': {operation: {leaf: array}}, 'batch_stats': {operation: {leaf: array}}}`. An axis is named by
+the site whose width it has, or is a number; kernels are `(k, k, in, out)`, of depthwise convolutions `(k, k, out)`,
+what belongs to a normalisation `(out,)`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcw.graph import NORMALISED, Graph, Operation, Width
+
+Variables = dict[str, Any]
+"""`{'params': ..., 'batch_stats': ...}`, nested dictionaries of arrays."""
+Axes = tuple[Width, ...]
+
+
+def kernels_of(graph: Graph, op: Operation) -> dict[str, Axes]:
+    """Return the axes of an operation's kernels, and of the biases that no normalisation stands for, by leaf."""
+    k, out = op.kernel, op.out
+    read = graph.operations[op.reads[0]].out if op.reads else 0
+    if op.kind == 'conv':
+        return {'kernel': (k, k, read, out)}
+    if op.kind == 'depthwise':
+        return {'kernel': (k, k, out)}
+    if op.kind == 'dense':
+        return {'kernel': (read, out), 'bias': (out,)}
+    if op.kind == 'gate':
+        assert op.inner is not None
+        inner = op.inner
+        return {
+            'reduce_kernel': (out, inner),
+            'reduce_bias': (inner,),
+            'expand_kernel': (inner, out),
+            'expand_bias': (out,),
+        }
+    return {}
+
+
+def axes_of(graph: Graph) -> dict[str, dict[str, dict[str, Axes]]]:
+    """Return the tree of a graph's variables, a tuple of axes for each leaf."""
+    params: dict[str, dict[str, Axes]] = {}
+    stats: dict[str, dict[str, Axes]] = {}
+    for op in graph.operations:
+        own = kernels_of(graph, op)
+        if op.kind in NORMALISED:
+            own |= {'scale': (op.out,), 'bias': (op.out,)}
+            stats[op.name] = {'mean': (op.out,), 'variance': (op.out,)}
+        if own:
+            params[op.name] = own
+    return {'params': params, 'batch_stats': stats}
+
+
+def map_axes(function: Callable[..., Any], graph: Graph, *trees: Any) -> Any:
+    """Apply `function(axes, *leaves)` to every leaf of trees that have the graph's operations, or more of them.
+
+    Raises:
+      ValueError: a tree lacks a leaf.
+    """
+
+    def walk(axes: Any, nodes: tuple, path: str) -> Any:
+        if isinstance(axes, tuple):
+            return function(axes, *nodes)
+        for node in nodes:
+            missing = [name for name in axes if name not in node]
+            if missing:
+                raise ValueError(f'the variables have no {path}{missing[0]}: they are of another network')
+        return {
+            name: walk(part, tuple(node[name] for node in nodes), f'{path}{name}/')
+            for name, part in axes.items()
+        }
+
+    axes = axes_of(graph)
+    chosen = {name: axes[name] for name in axes if not trees or name in trees[0]}
+    return walk(chosen, trees, '')
+
+
+def shapes(graph: Graph, widths: Sequence[int] | np.ndarray | None = None) -> Variables:
+    """Return the tree of variables at given widths (default: the largest) as float32 `jax.ShapeDtypeStruct`s."""
+    at = graph.largest if widths is None else widths
+    return map_axes(lambda axes: jax.ShapeDtypeStruct(sizes(graph, axes, at), np.float32), graph)
+
+
+def sizes(graph: Graph, axes: Axes, widths: Sequence[int] | np.ndarray) -> tuple[int, ...]:
+    """Return the lengths of axes in a configuration."""
+    return tuple(graph.width(axis, widths) for axis in axes)
+
+
+def count_parameters(graph: Graph, widths: Sequence[int] | np.ndarray) -> int:
+    """Count kernels, biases, and scales and biases of normalisation in a configuration."""
+    leaves = jax.tree.leaves(shapes(graph.fixed(widths))['params'])
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def initial(key: jax.Array, graph: Graph) -> Variables:
+    """Draw kernels from He et al.'s normal (2015), the classifier's at 0.01; ones for scales and variances.
+
+    One draw serves all kernels: a generator for each would take longer to compile than the network.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes(graph))
+    ends = np.cumsum([leaf.size if leaf.ndim > 1 else 0 for _, leaf in leaves])
+    normal = jax.random.normal(key, (int(ends[-1]),))
+    head = graph.operations[-1].name
+
+    def fill(path: tuple, leaf: jax.ShapeDtypeStruct, end: int) -> jax.Array:
+        if len(leaf.shape) == 1:
+            return (jnp.ones if path[-1].key in ('scale', 'variance') else jnp.zeros)(leaf.shape, leaf.dtype)
+        fan_in = leaf.size // leaf.shape[-1]
+        deviation = 0.01 if path[1].key == head else (2 / fan_in) ** 0.5
+        return deviation * normal[end - leaf.size : end].reshape(leaf.shape)
+
+    filled = [fill(path, leaf, int(end)) for (path, leaf), end in zip(leaves, ends, strict=True)]
+    return jax.tree.unflatten(tree, filled)
+
+
+def drawn_for(params: Any, graph: Graph, widths: Any) -> Any:
+    """Scale initial kernels as if drawn for a configuration, which sums fewer channels; widths may be traced."""
+
+    def scale(op: str, name: str, leaf: Any) -> Any:
+        ends = axes_of(graph)['params'][op][name][-2:]
+        if len(ends) < 2 or not isinstance(ends[0], str):
+            return leaf
+        site = graph.site_index[ends[0]]
+        return leaf * jnp.sqrt(int(graph.largest[site]) / jnp.maximum(widths[site], 1))
+
+    return {op: {name: scale(op, name, leaf) for name, leaf in own.items()} for op, own in params.items()}
+
+
+def slice_variables(variables: Variables, graph: Graph, widths: Sequence[int] | np.ndarray) -> Variables:
+    """Keep the first channels of every site, and no dropped block; differentiable, and exact for `graph.fixed(widths)`.
+
+    Raises:
+      ValueError: a width exceeds the variables', or there is not one per site.
+    """
+    fixed = graph.fixed(widths)
+
+    def take(axes: Axes, leaf: Any) -> Any:
+        wanted = sizes(fixed, axes, fixed.largest)
+        if len(wanted) != leaf.ndim or any(a > b for a, b in zip(wanted, leaf.shape, strict=True)):
+            raise ValueError(f'variables of shape {leaf.shape} cannot give {wanted} of {axes}')
+        return leaf[tuple(slice(size) for size in wanted)]
+
+    return map_axes(take, fixed, variables)
+
+
+def add_slices(params: Any, thin: Any) -> Any:
+    """Add to parameters, or their gradient, those of a network sliced from them, each in its place."""
+
+    def add(whole: jax.Array, part: jax.Array) -> jax.Array:
+        own = whole[tuple(slice(size) for size in part.shape)] + part
+        return jax.lax.dynamic_update_slice(whole, own, (0,) * whole.ndim)
+
+    return {
+        name: {leaf: add(value, thin[name][leaf]) for leaf, value in own.items()} if name in thin else own
+        for name, own in params.items()
+    }
+
+
+def permuted(variables: Variables, graph: Graph, orders: dict[str, np.ndarray]) -> Variables:
+    """Reorder the channels of sites, everywhere they occur; outputs stay what they were.
+
+    Args:
+      variables: of the graph.
+      graph: whose axes they have.
+      orders: by site, which of the old channels comes first, second, ...
+    """
+
+    def reorder(axes: Axes, leaf: Any) -> Any:
+        for place, axis in enumerate(axes):
+            if axis in orders:
+                leaf = jnp.take(leaf, orders[axis], axis=place)
+        return leaf
+
+    return map_axes(reorder, graph, variables)

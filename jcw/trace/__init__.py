@@ -1,0 +1,164 @@
+"""Bring your own network: a JAX function and its variables become a graph, whatever it is written with.
+
+    graph, variables = trace(model.apply, variables, example)
+
+The function's program is read operation by operation. What a graph has no words for is refused, never guessed, and
+what is returned was compared with the function.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcw.graph import Graph
+from jcw.nets.axes import Variables
+from jcw.trace.expressions import Expression
+from jcw.trace.importance import by_importance
+from jcw.trace.known import Known
+from jcw.trace.parts import Part, parts_of
+from jcw.trace.products import WrongLayout, logits_of, result_of
+from jcw.trace.shapes import RULES
+from jcw.trace.sites import Choices, graph_of
+from jcw.trace.values import Value
+from jcw.trace.verify import check, to_base
+from jcw.trace.walk import Walk
+from jcw.trace.weights import variables_of
+
+__all__ = ['trace', 'by_importance']
+
+LAYOUTS = {'NHWC': ('n', 'h', 'w', 'c'), 'NCHW': ('n', 'c', 'h', 'w')}
+
+
+def trace(
+    apply: Callable[[Any, Any], Any],
+    variables: Any,
+    example: Any,
+    *,
+    min_multiplier: float = 0.2,
+    max_multiplier: float = 1.0,
+    levels: int = 14,
+    divisor: int = 8,
+    freeze: Collection[str] = (),
+) -> tuple[Graph, Variables]:
+    """Read a network's function as a graph over sites, and its variables as the graph's.
+
+    The graph takes images as NHWC, whichever way round the function does. Sites are named by the modules they come
+    from, where those have names.
+
+    Args:
+      apply: (variables, images) -> logits [batch classes], in evaluation mode; it is traced in float32.
+      variables: any pytree of arrays.
+      example: images, batch first, NHWC or NCHW: an array, or a `jax.ShapeDtypeStruct`.
+      min_multiplier: see `jcw.graph.build`, as the next three.
+      max_multiplier: beyond 1 there are wider choices than the network has; variables are those of its own widths.
+      levels: number of even steps between the two.
+      divisor: widths are multiples of it, or the network's own.
+      freeze: names of sites that keep their width.
+
+    Returns:
+      The graph, whose base widths are the network's own, and its variables at these widths.
+
+    Raises:
+      ValueError: the network cannot be written as a graph, naming primitive, shapes and line; none of its widths
+        can vary; or the graph gives other outputs than the function.
+    """
+    choices = Choices(min_multiplier, max_multiplier, levels, divisor)
+    _check_choices(choices)
+    images = _images(example)
+    jaxpr = _jaxpr(apply, variables, images)
+    leaves = [Known(_concrete(leaf)) for leaf in jax.tree.leaves(variables)]
+
+    def read(layout: str, seen: bool = False) -> list[Part]:
+        return _read(jaxpr, leaves, images, LAYOUTS[layout], seen)
+
+    layout, parts = _either_layout(read, images.shape)
+    order = [LAYOUTS[layout].index(role) for role in 'nhwc']
+    ours = jnp.asarray(np.transpose(images, order), jnp.float32)
+    height, width, channels = ours.shape[1:]
+    graph = graph_of(parts, (height, width, channels), choices, freeze)
+    own = variables_of(graph, parts)
+    with jax.default_matmul_precision('highest'):
+        expected = jnp.asarray(jax.jit(apply)(variables, images))
+    check(to_base(graph), own, ours, expected, lambda: read(layout, seen=True))
+    return graph, own
+
+
+def _read(
+    jaxpr: Any, leaves: list[Known], images: np.ndarray, roles: tuple[str, ...], seen: bool
+) -> list[Part]:
+    walk = Walk(RULES, seen)
+    shape = dict(zip(roles, images.shape, strict=True))
+    node = walk.nodes.append('images', channels=shape['c'], size=(shape['h'], shape['w']), where='the images')
+    value = result_of(node, shape['n'], [(role,) for role in roles])
+    if seen:
+        node.seen = images, value.axes
+        value = value._replace(seen=jnp.asarray(images), expression=Expression(node=node, seen=node.seen))
+    (logits,) = walk.run(jaxpr.jaxpr, [Known(c) for c in jaxpr.consts], [*leaves, value])
+    if not isinstance(logits, Value):
+        raise ValueError('the function traced gives the same outputs for any images')
+    return parts_of(logits_of(walk, logits))
+
+
+def _either_layout(read: Callable[[str], list[Part]], shape: tuple[int, ...]) -> tuple[str, list[Part]]:
+    """Read images as NHWC and, where that does not fit, as NCHW; first the way in which they have fewer channels."""
+    first, second = ('NHWC', 'NCHW') if shape[3] <= shape[1] else ('NCHW', 'NHWC')
+    try:
+        return first, read(first)
+    except WrongLayout as error:
+        try:
+            return second, read(second)
+        except WrongLayout:
+            raise error from None
+
+
+def _images(example: Any) -> np.ndarray:
+    """Draw images of an example's shape and type, two at least."""
+    shape = tuple(getattr(example, 'shape', np.shape(example)))
+    if not all(isinstance(size, int) for size in shape):
+        raise ValueError(
+            f'the example needs numbers for its shape, got {shape}: trace it at the size it is to run at'
+        )
+    if len(shape) != 4 or min(shape) < 1:
+        raise ValueError(
+            f'the example must be images [batch height width channels] or NCHW, got shape {shape}'
+        )
+    dtype = np.dtype(getattr(example, 'dtype', np.float32))
+    shape, draws = (max(shape[0], 2), *shape[1:]), np.random.default_rng(0)
+    if np.issubdtype(dtype, np.integer):
+        return draws.integers(0, 256, shape).astype(dtype)
+    return draws.standard_normal(shape).astype(dtype)
+
+
+def _jaxpr(apply: Callable, variables: Any, images: np.ndarray) -> Any:
+    try:
+        jaxpr, out = jax.make_jaxpr(apply, return_shape=True)(variables, images)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+        raise ValueError(
+            'the function cannot be traced, shapes or branches depend on its numbers: '
+            f'{str(error).strip().splitlines()[0]}'
+        ) from error
+    leaves = jax.tree.leaves(out)
+    if len(leaves) != 1 or len(leaves[0].shape) != 2 or leaves[0].shape[0] != images.shape[0]:
+        shapes = ', '.join(str(leaf.shape) for leaf in leaves)
+        raise ValueError(
+            f'the function must return logits [{images.shape[0]} classes] and nothing else, got {shapes}: in '
+            'evaluation mode no statistics are returned'
+        )
+    return jaxpr
+
+
+def _concrete(leaf: Any) -> Any:
+    key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return leaf if key else np.asarray(leaf)
+
+
+def _check_choices(choices: Choices) -> None:
+    low, high, levels, divisor = choices
+    if levels < 1 or divisor < 1 or not 0 < low <= high < np.inf:
+        raise ValueError(
+            'need 0 < min_multiplier <= max_multiplier and positive levels and divisor, '
+            f'got {low}, {high}, {levels} and {divisor}'
+        )

@@ -1,0 +1,87 @@
+"""What a primitive does to each number by itself, in float64: by it chains of arithmetic are recognised."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Function = Callable[..., Any]
+
+
+def _logistic(x: Any) -> Any:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+PLAIN: dict[str, Function] = {
+    'add': np.add,
+    'add_any': np.add,
+    'sub': np.subtract,
+    'mul': np.multiply,
+    'div': np.divide,
+    'neg': np.negative,
+    'max': np.maximum,
+    'min': np.minimum,
+    'exp': np.exp,
+    'exp2': np.exp2,
+    'log': np.log,
+    'log1p': np.log1p,
+    'expm1': np.expm1,
+    'tanh': np.tanh,
+    'logistic': _logistic,
+    'abs': np.abs,
+    'sign': np.sign,
+    'sqrt': np.sqrt,
+    'rsqrt': lambda x: 1 / np.sqrt(x),
+    'square': np.square,
+    'pow': np.power,
+    'erf': np.vectorize(math.erf, otypes=[float]),
+    'gt': np.greater,
+    'lt': np.less,
+    'ge': np.greater_equal,
+    'le': np.less_equal,
+    'eq': np.equal,
+    'ne': np.not_equal,
+    'and': np.logical_and,
+    'or': np.logical_or,
+    'not': np.logical_not,
+    'clamp': lambda low, x, high: np.minimum(np.maximum(x, low), high),
+    'select_n': lambda which, *cases: np.choose(np.asarray(which, int), cases),
+}
+SAME = {
+    'copy',
+    'copy_p',
+    'convert_element_type',
+    'stop_gradient',
+    'optimization_barrier',
+    'reduce_precision',
+    'name',
+    'sharding_constraint',
+}
+"""Primitives that leave numbers as they are, but for rounding."""
+
+
+def function_of(name: str, params: dict[str, Any]) -> Function | None:
+    """Return what a primitive does to each number; none where it does more than that."""
+    if name == 'integer_pow':
+        return lambda x: np.power(x, float(params['y']))
+    return PLAIN.get(name)
+
+
+def _relu(x: Any) -> Any:
+    return np.maximum(x, 0)
+
+
+def _relu6(x: Any) -> Any:
+    return np.minimum(np.maximum(x, 0), 6)
+
+
+RECOGNISED: dict[str, Function] = {
+    'relu': _relu,
+    'relu6': _relu6,
+    'hard_sigmoid': lambda x: _relu6(x + 3) / 6,
+    'hard_swish': lambda x: x * _relu6(x + 3) / 6,
+    'sigmoid': _logistic,
+    'swish': lambda x: x * _logistic(x),
+}
+"""Activations of operations, and what gates multiply by."""

@@ -1,0 +1,122 @@
+"""The network as it is read: operations, and arithmetic on their results that becomes operations when it is needed."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jcw.trace.expressions import Affine, Expression, activation_of
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """An operation as it was read.
+
+    Attributes:
+      kind: 'images', 'conv', 'depthwise', 'pointwise' (scale, shift and activation), 'add', 'gate', 'max_pool',
+        'mean', 'dense', or 'sum' over one axis of positions, which another must follow.
+      reads: the operations it reads.
+      channels: how many it has.
+      size: height and width of its result; none for a vector.
+      where: primitive, shapes and line.
+      number: place among all that were read.
+      kernel: (k, k, in, out), of 'depthwise' (k, k, out), of 'dense' (in, out).
+      bias: of 'dense'.
+      side, stride: of windows.
+      affine: of 'pointwise'.
+      activation: of 'pointwise'; a gate's inner one.
+      inner: of a gate, its two products.
+      frozen: why its channels cannot be searched.
+      note: what else there is to say about it.
+      scope: name of the module it comes from.
+      seen: see `Expression`.
+    """
+
+    kind: str
+    reads: 'tuple[Node, ...]'
+    channels: int
+    size: tuple[int, int] | None
+    where: str
+    number: int = 0
+    kernel: np.ndarray | None = None
+    bias: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(()))
+    side: int = 1
+    stride: int = 1
+    affine: Affine | None = None
+    activation: str | None = None
+    opening: str = 'hard_sigmoid'
+    inner: 'tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None' = None
+    frozen: str = ''
+    note: str = ''
+    scope: str = ''
+    seen: Any = None
+
+
+class Nodes:
+    """All operations read so far, in order."""
+
+    def __init__(self) -> None:
+        self.all: list[Node] = []
+        self._of: dict[int, Expression] = {}  # by id of the expressions that became operations
+        self._kept: list[Expression] = []  # so that no id is used again
+
+    def append(self, kind: str, *reads: Node, **attributes: Any) -> Node:
+        """Append an operation."""
+        node = Node(kind, reads, number=len(self.all), **attributes)
+        self.all.append(node)
+        return node
+
+    def current(self, expression: Expression) -> Expression:
+        """Return an expression in which what became operations are leaves."""
+        return expression.replaced(self._of)
+
+    def node_of(self, expression: Expression) -> Node:
+        """Return the operation whose result an expression is; what was arithmetic becomes one.
+
+        Raises:
+          ValueError: the arithmetic is no normalisation and no activation that is known.
+        """
+        found = self.current(expression)
+        if found.node is None:
+            found = self._recognised(found)
+        self._of[id(expression)] = found
+        self._kept.append(expression)
+        return found.node
+
+    def _recognised(self, expression: Expression) -> Expression:
+        if len(expression.leaves) != 1:
+            raise ValueError(
+                f'{expression.where} combines {len(expression.leaves)} operations in one formula'
+            )
+        (read,) = expression.leaves
+        if expression.affine is not None:
+            return self._pointwise(read, expression.affine, None, expression)
+        found = activation_of(expression, read.channels)
+        if found is not None:
+            return self._pointwise(read, found[1], found[0], expression)
+        for part in expression.parts[:-1]:
+            if part.affine is None and part.value is None and activation_of(part, read.channels):
+                self.node_of(part)
+                rest = expression.replaced(self._of)
+                return rest if rest.node is not None else self._recognised(rest)
+        raise ValueError(
+            f'{expression.where} ends arithmetic that is no normalisation and none of the activations '
+            'ReLU, ReLU6, hard-swish, SiLU, sigmoid and hard-sigmoid'
+        )
+
+    def _pointwise(
+        self, read: Node, affine: Affine, activation: str | None, expression: Expression
+    ) -> Expression:
+        if activation is None and affine.changes_nothing:
+            return Expression(node=read)
+        node = self.append(
+            'pointwise',
+            read,
+            channels=read.channels,
+            size=read.size,
+            where=expression.where,
+            affine=affine,
+            activation=activation,
+            seen=expression.seen,
+        )
+        return Expression(node=node)

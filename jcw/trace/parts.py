@@ -1,0 +1,95 @@
+"""Arithmetic joins the operation it follows: a convolution, its normalisation and its activation are one."""
+
+import heapq
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from jcw.operations import ACTIVATIONS
+from jcw.trace.expressions import IDENTITY, Affine
+from jcw.trace.nodes import Node
+
+
+class Part(NamedTuple):
+    """An operation of the graph to be: what was read, and the arithmetic after it that it does as well."""
+
+    node: Node
+    reads: tuple[Node, ...]
+    affine: Affine
+    activation: str | None
+    last: Node  # whose result it is
+
+
+def parts_of(output: Node) -> list[Part]:
+    """Join arithmetic with the operations it follows, where nothing else reads them."""
+    _share(_reachable(output))
+    order = _reachable(output)
+    readers = Counter(read for node in order for read in set(node.reads))
+    joined: dict[Node, Node] = {}
+    for node in order:
+        if node.kind != 'pointwise':
+            continue
+        (read,), plain = node.reads, node.affine is not None and node.affine.changes_nothing
+        usable = node.activation is None or node.activation in ACTIVATIONS
+        joins = read.kind in ('conv', 'depthwise', 'dense') or (read.kind == 'add' and plain)
+        if usable and joins and readers[read] == 1:
+            joined[read] = node
+    parts = []
+    for node in order:
+        if node in joined.values():
+            continue
+        after = joined.get(node)
+        source = after or node
+        own = source.kind == 'pointwise'
+        affine = source.affine if own and source.affine is not None else IDENTITY
+        activation = source.activation if own else None
+        if activation is not None and activation not in ACTIVATIONS:
+            raise ValueError(f'{source.where}: {activation} is known as what opens a gate, and only there')
+        parts.append(Part(node, node.reads, affine, activation, source))
+    return parts
+
+
+def _share(order: list[Node]) -> None:
+    """Let arithmetic on one convolution that begins alike, as with its bias, begin with one operation."""
+    readers: dict[Node, list[Node]] = {}
+    for node in order:
+        for read in dict.fromkeys(node.reads):
+            readers.setdefault(read, []).append(node)
+    for read, own in readers.items():
+        first = next((node for node in own if node.kind == 'pointwise' and node.activation is None), None)
+        if first is None or len(own) == 1 or any(node.kind != 'pointwise' for node in own):
+            continue
+        a, b = first.affine[:2] if first.affine else IDENTITY[:2]
+        if read.kind not in ('conv', 'depthwise') or not np.all(a):
+            continue
+        for node in own:
+            if node is not first and node.affine is not None:
+                factor, shift, mean, variance = node.affine
+                mean = None if mean is None else a * mean + b
+                variance = None if variance is None else a * a * variance
+                node.affine = Affine(factor / a, shift - factor * b / a, mean, variance)
+                node.reads = (first,)
+
+
+def _reachable(output: Node) -> list[Node]:
+    """Return the operations that an output needs, each after those it reads, else in the order they were read in."""
+    readers: dict[Node, set[Node]] = {output: set()}
+    stack = [output]
+    while stack:
+        node = stack.pop()
+        for read in node.reads:
+            if read not in readers:
+                stack.append(read)
+            readers.setdefault(read, set()).add(node)
+    waiting = {node: len(set(node.reads)) for node in readers}
+    ready = [(node.number, node) for node in readers if not waiting[node]]
+    order = []
+    while ready:
+        _, node = heapq.heappop(ready)
+        order.append(node)
+        for reader in readers[node]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, (reader.number, reader))
+    return order

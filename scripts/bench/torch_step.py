@@ -1,0 +1,47 @@
+"""The sandwich step in PyTorch: eager, channels last, all three networks by masks."""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from scripts.bench.networks import cores
+from scripts.bench.pytorch import Network
+
+
+def sandwich_step(graph, batch):
+    """Return the step as a function of nothing: largest, smallest, a site mutated per example, and the update."""
+    torch.set_num_threads(cores())
+    channels_last = {'memory_format': torch.channels_last}
+    network = Network(graph).to(**channels_last)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-5)
+    rng = np.random.default_rng(0)
+    bytes_in = torch.tensor(rng.integers(0, 256, (batch, *graph.input_shape), np.uint8)).permute(0, 3, 1, 2)
+    labels = torch.tensor(rng.integers(0, graph.num_classes, batch))
+
+    def step():
+        images = ((bytes_in.float() - 128) / 64).contiguous(**channels_last)
+        optimiser.zero_grad()
+        logits = network(images)
+        functional.cross_entropy(logits, labels).backward()
+        soft = logits.detach().softmax(1)
+        for widths in (graph.smallest[None], mutated(graph, batch, rng)):
+            functional.cross_entropy(network(images, masks(graph, widths)), soft).backward()
+        optimiser.step()
+
+    return step
+
+
+def masks(graph, widths):
+    """Return the masks of widths [networks sites], float [networks channels] by site."""
+    return {
+        site.name: (torch.arange(site.choices[-1]) < torch.tensor(own)[:, None]).float()
+        for site, own in zip(graph.sites, widths.T, strict=True)
+    }
+
+
+def mutated(graph, batch, rng):
+    """Draw widths [batch sites]: one site of each example's own is redrawn, all others are the largest."""
+    choices = np.tile(graph.num_choices - 1, (batch, 1))
+    sites = rng.integers(graph.num_sites, size=batch)
+    choices[np.arange(batch), sites] = rng.integers(graph.num_choices[sites])
+    return graph.to_widths(choices)

@@ -1,0 +1,56 @@
+"""The latency table of a run: fitted to corrected samples, and judged by them."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+
+from experiments import fit_latency
+from experiments.config import Config
+from experiments.paths import paths
+from jcw.latency import design, drift, samples
+from jcw.latency.measure import Protocol, measure
+from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
+
+GRAPH = small_graph()
+
+
+def test_predictions_are_compared_with_measurements_corrected_as_those_fitted(tmp_path):
+    """On a device that halves its speed now and then, and slows networks down less than the reference."""
+    config = Config(run=tmp_path)
+    path = paths(config).samples
+    path.parent.mkdir(parents=True)
+    device = SimulatedRuntime(
+        GRAPH, true_table(GRAPH), noise=0.01, drift=lambda n: 1 + 0.5 * (np.sin(n / 500) > 0), elasticity=0.7
+    )
+    networks = design.random_networks(jax.random.key(0), GRAPH, 60)
+    protocol = Protocol(calls=10, min_visits=3, max_visits=3, window=4)
+    list(measure(device, GRAPH, networks, path, batch=8, protocol=protocol))
+    timed = samples.read(path)
+    assert np.abs(drift.corrected(timed).latency_ms / timed.latency_ms - 1).max() > 0.005
+    fit_latency.fit(config)
+    report = json.loads(paths(config).fit.read_text())
+    np.testing.assert_allclose(report['measured_ms'], drift.corrected(timed).latency_ms)
+
+
+def test_a_table_is_fitted_anew_where_the_samples_have_changed(tmp_path):
+    config = Config(run=tmp_path)
+    path = paths(config).samples
+    path.parent.mkdir(parents=True)
+    device = SimulatedRuntime(GRAPH, true_table(GRAPH), noise=0.01)
+    networks = design.random_networks(jax.random.key(0), GRAPH, 40)
+    list(
+        measure(
+            device, GRAPH, networks, path, batch=8, protocol=Protocol(calls=6, min_visits=2, max_visits=2)
+        )
+    )
+    first = fit_latency.fit(config)
+    assert fit_latency.fit(config).entries.tolist() == first.entries.tolist()
+    timed = samples.read(path)
+    path.unlink()
+    samples.create(path, timed.header)
+    for sample in timed.samples:  # as many networks, each twice as slow
+        slower = tuple(tuple(2 * ms for ms in visit) for visit in sample.calls_ms)
+        samples.append(path, dataclasses.replace(sample, calls_ms=slower, ms=2 * sample.ms))
+    assert fit_latency.fit(config).predict(GRAPH.base) > 1.5 * first.predict(GRAPH.base)

@@ -1,0 +1,42 @@
+"""What can happen to a file: bits flip, it is cut, emptied, removed, or filled with something else."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+def flipped(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return content with one bit turned over."""
+    changed = bytearray(content)
+    bit = int(rng.integers(8 * len(content)))
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return content with a bit flipped, its end cut off, or some bytes overwritten, moved or doubled."""
+    start, stop = sorted(int(i) for i in rng.integers(0, len(content) + 1, 2))
+    kind = rng.integers(6)
+    if kind <= 1:
+        return flipped(content, rng)
+    if kind == 2:
+        return content[:start]
+    if kind == 3:
+        return content[:start] + bytes(stop - start) + content[stop:]
+    if kind == 4:
+        return content[:start] + content[stop:]
+    return content[:stop] + content[start:]
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def copies(folder: Path, where: Path, count: int) -> Iterator[Path]:
+    """Yield fresh copies of a folder, one after another in the same place."""
+    for _ in range(count):
+        shutil.rmtree(where, ignore_errors=True)
+        shutil.copytree(folder, where)
+        yield where
