@@ -30,7 +30,7 @@ DIGITS = Config(
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
     latency=LatencyConfig(networks=180, batch=32, attempts=1),
-    accuracy=AccuracyConfig(trainings=12),
+    accuracy=AccuracyConfig(trainings=14, epochs=1.0, measure='loss'),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import repair_widths, report, search_widths, train_subnet
-from experiments.config import RepairConfig, SubnetConfig
+from experiments.config import AccuracyConfig, RepairConfig, SubnetConfig
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage, claim, read_json, save_json
 from jcw.budget import solve
@@ -46,7 +46,8 @@ def run(tmp_path, monkeypatch):
     """A run searched with simple stand-ins for supernet and losses; returns what `repair` takes, and the device."""
     table = flops_table(GRAPH)
     table = dataclasses.replace(table, entries=table.entries / 1e6, unit='ms per call')
-    config = dataclasses.replace(DIGITS, run=tmp_path / 'run')
+    nothing = AccuracyConfig(trainings=0)
+    config = dataclasses.replace(DIGITS, run=tmp_path / 'run', accuracy=nothing)
     widest = GRAPH.width_table.max(1, keepdims=True)
     gain = np.where(GRAPH.present, np.sqrt(GRAPH.width_table / widest), -np.inf)
     field = independent(gain)
@@ -124,6 +125,24 @@ def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
         assert found.feasible
         assert found.measured * (1 + 1.96 * found.error) <= run.limit
     assert sum(run.device.calls) == len(run.device.known)
+
+
+def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monkeypatch):
+    """A network trained briefly and found better than the field says it is wins over the field's optimum."""
+    from jcw.accuracy.table import refit, untrained
+
+    choices = np.zeros((12, 14), np.int64)
+    choices[np.arange(12), np.arange(12)] = 1
+    field_says = choices.sum(1) * 1.0
+    field_says[3] += 30  # and again, so that it is not noise
+    believed = untrained(GRAPH.site_names, GRAPH.width_choices)
+    fitted = refit(believed, np.concatenate([choices, choices]), np.concatenate([field_says, field_says]))
+    monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
+    run.device(run.config, GRAPH, [tuple(w) for w in GRAPH.to_widths(choices).tolist()], None, '')
+    found = repair_widths.best_known(run.config, None, GRAPH, run.table, 100.0)
+    assert found['widths'] == GRAPH.to_widths(choices[3]).tolist()
+    assert found['holds']
+    assert repair_widths.best_known(run.config, None, GRAPH, run.table, 1e-6) == {}
 
 
 def test_the_same_call_reads_the_result_back(run):
