@@ -18,12 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument('--network', default='mobilenet_v1', choices=list(NETWORKS))
     parser.add_argument('--strides', default='published', choices=['published', 'fitted'])
+    parser.add_argument('--levels', type=int, default=14, help='widths of a site')
     parser.add_argument('--quick', action='store_true', help='narrow, few widths, few rounds: does it run?')
 
 
 def forwarded(options: argparse.Namespace) -> list[str]:
     """Return the arguments of `add_arguments` as a child process reads them."""
-    chosen = ['--network', options.network, '--strides', options.strides]
+    chosen = ['--network', options.network, '--strides', options.strides, '--levels', str(options.levels)]
     return chosen + ['--quick'] * options.quick
 
 
@@ -37,7 +38,7 @@ def graph_of(options: argparse.Namespace, size: int, classes: int, base_multipli
     if options.strides == 'fitted':
         published = inspect.signature(network).parameters['strides'].default
         network = partial(network, strides=fitting(published, size))
-    settings = {'base_multiplier': base_multiplier}
+    settings = {'base_multiplier': base_multiplier, 'levels': options.levels}
     if options.quick:
         settings = {'base_multiplier': QUICK_WIDTH, 'levels': QUICK_LEVELS}
     return build(network, (size, size, 3), classes, **settings)
