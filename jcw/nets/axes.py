@@ -91,10 +91,17 @@ def sizes(graph: Graph, axes: Axes, widths: Sequence[int] | np.ndarray) -> tuple
     return tuple(graph.width(axis, widths) for axis in axes)
 
 
-def count_parameters(graph: Graph, widths: Sequence[int] | np.ndarray) -> int:
-    """Count kernels, biases, and scales and biases of normalisation in a configuration."""
-    leaves = jax.tree.leaves(shapes(graph.fixed(widths))['params'])
-    return sum(math.prod(leaf.shape) for leaf in leaves)
+def count_parameters(graph: Graph, widths: Any) -> Any:
+    """Count kernels, biases, and scales and biases of normalisation, [... sites] -> int64 [...]."""
+    widths = np.asarray(widths, np.int64)
+    leaves = axes_of(graph)['params']
+    total = np.zeros(widths.shape[:-1], np.int64)
+    for op, drops in zip(graph.operations, graph.drops, strict=True):
+        stays = np.prod([widths[..., graph.site_index[name]] > 0 for name in drops], axis=0)
+        for axes in leaves.get(op.name, {}).values():
+            ends = [widths[..., graph.site_index[a]] if isinstance(a, str) else a for a in axes]
+            total += (stays * math.prod(ends)).astype(np.int64)
+    return total[()]
 
 
 def initial(key: jax.Array, graph: Graph) -> Variables:

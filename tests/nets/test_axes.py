@@ -92,3 +92,12 @@ def test_widths_beyond_the_variables_and_variables_of_another_network_are_named(
         axes.slice_variables(narrow, GRAPH, (2,))
     with pytest.raises(ValueError, match=r'the variables have no params/.*: they are of another network'):
         axes.slice_variables(random_variables(0), RESIDUAL, RESIDUAL.largest)
+
+
+@pytest.mark.parametrize('graph', GRAPHS, ids=range(len(GRAPHS)))
+def test_parameters_are_counted_as_the_shapes_of_the_network_alone(graph):
+    widths = graph.to_widths(random_choices(0, 6, graph=graph))
+    counted = axes.count_parameters(graph, widths)
+    for row, count in zip(widths, counted, strict=True):
+        leaves = jax.tree.leaves(axes.shapes(graph.fixed(row))['params'])
+        assert count == axes.count_parameters(graph, row) == sum(np.prod(leaf.shape) for leaf in leaves)
