@@ -144,11 +144,20 @@ def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
     if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
         args = ['digits', *args]
     config = tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
-    preset = PRESETS.get(args[0], ('', config))[1].space
-    if config.space.network != preset.network and config.space.strides == preset.strides:
-        space = dataclasses.replace(config.space, strides=None)  # the preset's are its own network's
-        config = dataclasses.replace(config, space=space)
+    config = dataclasses.replace(config, space=_own_settings(config.space, PRESETS.get(args[0])))
     for name in COUNTS:
         if (value := operator.attrgetter(name)(config)) < 1:
             sys.exit(f'--{name.replace("_", "-")} must be at least 1, got {value}')
     return config
+
+
+def _own_settings(space: SpaceConfig, preset: tuple[str, Config] | None) -> SpaceConfig:
+    """Leave out what a preset says of its own network where another one was asked for, and nothing else said."""
+    if preset is None or space.network == preset[1].space.network:
+        return space
+    stated, plain = preset[1].space, SpaceConfig()
+    if space.strides == stated.strides:
+        space = dataclasses.replace(space, strides=plain.strides)
+    if ':' in space.network and space.base_multiplier == stated.base_multiplier:
+        space = dataclasses.replace(space, base_multiplier=plain.base_multiplier)
+    return space

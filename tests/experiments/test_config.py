@@ -57,3 +57,15 @@ def test_json_is_written_whole(tmp_path):
     with pytest.raises(TypeError):
         save_json(path, {'x': object()})
     assert read_json(path) == {'x': 1}
+
+
+def test_what_a_preset_says_of_its_own_network_is_not_taken_for_another():
+    assert parse(None, ['digits']).space.strides == DIGITS.space.strides
+    other = parse(None, ['digits', '--space.network', 'mobilenet_v2']).space
+    assert (other.strides, other.base_multiplier) == (None, 0.25)
+    own = parse(None, ['digits', '--space.network', 'my_net.py:net']).space
+    assert (own.strides, own.base_multiplier) == (None, 1.0)
+    asked = parse(
+        None, ['digits', '--space.network', 'my_net.py:net', '--space.base-multiplier', '0.5']
+    ).space
+    assert asked.base_multiplier == 0.5

@@ -32,11 +32,11 @@ def net(g):
 
 def settings(path: Path, run: Path) -> list[str]:
     return [
-        *('digits', '--run', str(run), '--space.network', f'{path}:net', '--space.levels', '3'),
+        *('digits', '--run', str(run), '--space.network', f'{path}:net', '--space.levels', '6'),
         *(
             '--space.drop-blocks',
             '--latency.networks',
-            '24',
+            '40',
             '--latency.batch',
             '4',
             '--supernet.epochs',
@@ -47,6 +47,8 @@ def settings(path: Path, run: Path) -> list[str]:
             '4',
             '--subnet.seeds',
             '0',
+            '--accuracy.measure',
+            'accuracy',
             '--accuracy.trainings',
             '4',
             '--accuracy.epochs',
