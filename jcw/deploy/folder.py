@@ -82,7 +82,7 @@ def read_whole(folder: Path, read: Callable[[Path], Result]) -> Result:
         before = _identity(place)
         try:
             result = read(place)
-        except ValueError:
+        except (ValueError, OSError):  # a file may go between the look at it and its opening
             if _identity(find(folder)) == before:
                 raise
         else:
