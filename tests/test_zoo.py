@@ -48,7 +48,10 @@ def test_strides_may_be_given_and_are_counted():
 def bench_network(g):
     """Channel-Bench-Macro's MobileNet: two streams, four inverted residuals, a 1x1 convolution."""
     quarters = {name: [width * k // 4 for k in (1, 2, 3, 4)] for name, width in WIDTHS.items()}
-    site = lambda name: g.site(name, WIDTHS[name], quarters[name])  # noqa: E731
+
+    def site(name):
+        return g.site(name, WIDTHS[name], quarters[name])
+
     x = g.conv(g.images, site('stream_1'), kernel=3, stride=2)
     for block in (1, 2):
         x = zoo.inverted_residual(g, x, 'stream_1', site(f'expand_{block}'), activation='relu')

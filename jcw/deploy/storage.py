@@ -23,9 +23,13 @@ def pack(folded: Folded, weights: str = 'float32') -> Folded:
     Raises:
       ValueError: an unknown format.
     """
+    _refuse_unknown(weights)
+    return {name: _pack(part, weights) for name, part in folded.items()}
+
+
+def _refuse_unknown(weights: str) -> None:
     if weights not in FORMATS:
         raise ValueError(f'weights are stored as one of {FORMATS}, got {weights!r}')
-    return {name: _pack(part, weights) for name, part in folded.items()}
 
 
 def _pack(part: dict[str, Any], weights: str) -> dict[str, Any]:
@@ -49,8 +53,7 @@ def packed(shapes: Folded, weights: str) -> Folded:
     Raises:
       ValueError: an unknown format.
     """
-    if weights not in FORMATS:
-        raise ValueError(f'weights are stored as one of {FORMATS}, got {weights!r}')
+    _refuse_unknown(weights)
     return {name: _packed(part, weights) for name, part in shapes.items()}
 
 

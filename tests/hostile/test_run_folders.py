@@ -35,6 +35,10 @@ from tests.hostile.timed import timed_file
 ROOT = Path(__file__).parents[2]
 RESULT = {'accuracy': 0.913, 'methods': {'joint': {'widths': [8, 16, 24], 'ms': 1.25}}, 'note': None}
 
+needs_full_device = pytest.mark.skipif(
+    not Path('/dev/full').exists(), reason='needs a device that is always full'
+)
+
 
 class Metrics(NamedTuple):
     loss: float
@@ -200,10 +204,8 @@ def test_training_timing_and_fitting_each_refuse_a_folder_in_use(tmp_path):
                 stage()
 
 
+@needs_full_device
 def test_a_full_disk_is_said_in_a_line(tmp_path, capsys):
-    if not Path('/dev/full').exists():
-        pytest.skip('needs a device that is always full')
-
     def main(config):
         with open('/dev/full', 'w') as file:
             file.write('a result')
@@ -216,10 +218,8 @@ def test_a_full_disk_is_said_in_a_line(tmp_path, capsys):
     assert said.count('\n') == 1
 
 
+@needs_full_device
 def test_a_disk_that_fills_while_a_run_trains_is_said_in_a_line(tmp_path, capsys):
-    if not Path('/dev/full').exists():
-        pytest.skip('needs a device that is always full')
-
     def fill(progress):
         (tmp_path / 'metrics.jsonl').unlink()
         (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')

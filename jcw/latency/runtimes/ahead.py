@@ -77,9 +77,9 @@ class CompileAhead:
         self._process.kill()
         self._process.wait()
         self._thread.join()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in filter(None, (self._process.stdin, self._process.stdout)):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
         use_cache(None)
         self._folder.cleanup()
 

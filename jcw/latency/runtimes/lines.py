@@ -62,9 +62,9 @@ class Lines:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in filter(None, (self._process.stdin, self._process.stdout)):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
 
     def _refuse_unasked(self) -> None:
         """Refuse what came after the last answer: with it, every answer would belong to the question before."""

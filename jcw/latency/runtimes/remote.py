@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 from jcw.latency.runtimes.protocol import RuntimeFailure
 
@@ -208,7 +208,7 @@ def last_words(output: str) -> str:
     return said[-1][:160] if said else 'it said nothing'
 
 
-def call(command: Sequence[str], time_limit_s: float, content: object = subprocess.DEVNULL) -> str:
+def call(command: Sequence[str], time_limit_s: float, content: int | IO[bytes] = subprocess.DEVNULL) -> str:
     """Run a program on this machine, away from our own standard input, which it would read requests from.
 
     Raises:
@@ -217,7 +217,7 @@ def call(command: Sequence[str], time_limit_s: float, content: object = subproce
     try:
         done = subprocess.run(
             list(command),
-            stdin=content,  # type: ignore[call-overload]
+            stdin=content,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=time_limit_s,
