@@ -34,7 +34,7 @@ from experiments.config import Config
 from experiments.locks import alone, if_free
 from experiments.paths import paths
 from experiments.presets import parse
-from experiments.run_folder import claim, read_json, save_json
+from experiments.run_folder import claim, read_json, run_stage, save_json
 from experiments.space import graph_of, settings_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
@@ -264,6 +264,4 @@ def _final_folder(config: Config, widths: Widths, seed: int) -> Path:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import claim, read_json, save_json
-
     run_stage(main, parse(__doc__), keep_freed=True)

@@ -171,7 +171,7 @@ def arrange(field: Field, way: Trellis) -> Steps:
 
 def gain(
     unary: Shaped[Array, ' choices'], pairs: Shaped[Array, 'slots choices choices']
-) -> Shaped[Array, 'choices *state']:
+) -> Shaped[Array, ' choices *state']:
     """Sum the potentials that one step completes."""
     slots, choices = pairs.shape[:2]
     total = unary.reshape(-1, *[1] * slots)
@@ -299,7 +299,7 @@ def _log_sum(carry, through):
     return (_logsumexp(total), offset + top), total
 
 
-def follow(way: Trellis, pointers: Int[Array, 'steps *state']) -> Int[Array, ' sites']:
+def follow(way: Trellis, pointers: Int[Array, ' steps *state']) -> Int[Array, ' sites']:
     """Read a configuration off the choices to take in each state."""
     return lax.scan(_follow, way.start, (pointers, way.slots))[1][way.position]
 

@@ -10,7 +10,7 @@ class Examples(NamedTuple):
     """Decoded images and their labels."""
 
     images: UInt8[np.ndarray, 'examples height width channels']
-    labels: Int[np.ndarray, 'examples']
+    labels: Int[np.ndarray, ' examples']
 
     def __len__(self) -> int:
         return len(self.labels)

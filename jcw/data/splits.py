@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 
-def even_order(labels: Int[np.ndarray, 'examples'], rng: np.random.Generator) -> Int[np.ndarray, 'examples']:
+def even_order(labels: Int[np.ndarray, ' examples'], rng: np.random.Generator) -> Int[np.ndarray, ' examples']:
     """Return a random order every beginning of which holds of each class its share, to within two examples.
 
     The examples of a class of n stand, in random order, at (0 + u) / n, (1 + u) / n, ..., u uniform in [0, 1); the only
@@ -20,7 +20,7 @@ def even_order(labels: Int[np.ndarray, 'examples'], rng: np.random.Generator) ->
     return np.argsort(place, kind='stable')
 
 
-def split(labels: Int[np.ndarray, 'examples'], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(labels: Int[np.ndarray, ' examples'], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of a part, of at least one example, and those of the rest, each in an even order.
 
     Raises:
@@ -35,7 +35,7 @@ def split(labels: Int[np.ndarray, 'examples'], fraction: float, seed: int) -> tu
     return order[:held], rest[even_order(labels[rest], rng)]
 
 
-def name_missing(part: str, labels: Int[np.ndarray, 'examples'], class_names: Sequence[str]) -> None:
+def name_missing(part: str, labels: Int[np.ndarray, ' examples'], class_names: Sequence[str]) -> None:
     """Warn of classes of which a part has no image."""
     missing = [name for label, name in enumerate(class_names) if not (labels == label).any()]
     if missing:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jcw.graph import Graph
 from jcw.latency import lines
-from jcw.latency.location import locate
+from jcw.latency.location import Visits, locate
 from jcw.latency.sample import Header, Sample, is_time
 
 VERSION = 4

@@ -90,7 +90,7 @@ def accumulator(x: jax.Array) -> jnp.dtype:
 
 def position_sums(
     function: Callable[..., tuple[jax.Array, ...]], *arrays: Images
-) -> tuple[Float[Array, 'channels'], ...]:
+) -> tuple[Float[Array, ' channels'], ...]:
     """Sum the results of an elementwise function over batch, height and width, in at least float32.
 
     On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a fused product an entry at a

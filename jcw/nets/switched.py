@@ -46,7 +46,7 @@ def network(
     def apply(
         variables: Variables,
         images: Float[Array, 'batch height width channels'],
-        widths: Int[Array, 'sites'] | None = None,
+        widths: Int[Array, ' sites'] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any]]:
         chosen = jnp.asarray(graph.largest) if widths is None else jnp.asarray(widths)

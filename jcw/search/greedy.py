@@ -12,19 +12,19 @@ from jcw.graph import Graph
 class Step(NamedTuple):
     """One configuration on greedy's way down."""
 
-    choices: Int[np.ndarray, 'sites']
+    choices: Int[np.ndarray, ' sites']
     loss: float
     cost: float
 
 
 def slim(
     graph: Graph,
-    loss: Callable[[Int[np.ndarray, 'sites']], float],
-    cost: Callable[[Int[np.ndarray, 'sites']], float],
+    loss: Callable[[Int[np.ndarray, ' sites']], float],
+    cost: Callable[[Int[np.ndarray, ' sites']], float],
     budget: float,
     *,
     per_cost: bool = True,
-    start: Int[np.ndarray, 'sites'] | None = None,
+    start: Int[np.ndarray, ' sites'] | None = None,
     report: Callable[[Step], None] = lambda _: None,
 ) -> list[Step]:
     """Return the way from the largest configuration to the first within the budget.
@@ -82,7 +82,7 @@ def _with(graph: Graph, choices: np.ndarray, site: int, choice: int) -> np.ndarr
 
 
 def _saving(
-    here: Step, candidates: list[np.ndarray], cost: Callable[[Int[np.ndarray, 'sites']], float]
+    here: Step, candidates: list[np.ndarray], cost: Callable[[Int[np.ndarray, ' sites']], float]
 ) -> list[tuple[np.ndarray, float]]:
     """Return the candidates that cost less, and their costs."""
     costs = [(choices, cost(choices)) for choices in candidates if choices.min() >= 0]

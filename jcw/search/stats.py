@@ -16,12 +16,12 @@ class WidthStats(NamedTuple):
     """Sufficient statistics of the regression; merge two by adding their leaves. `cells = sites * choices`."""
 
     gram: Float[Array, 'cells cells']  # sum of outer products of one-hot choices; its diagonal counts draws
-    moment: Float[Array, 'cells']  # sum of rewards times one-hot choices
+    moment: Float[Array, ' cells']  # sum of rewards times one-hot choices
     squares: Float[Array, '']  # sum of squared rewards
     rewards: Float[Array, '']  # number of rewards
 
     @property
-    def draws(self) -> Float[Array, 'cells']:
+    def draws(self) -> Float[Array, ' cells']:
         """Number of draws of each (site, choice)."""
         return jnp.diagonal(self.gram)
 
@@ -42,7 +42,7 @@ def empty(sites: int, choices: int) -> WidthStats:
 def update(
     stats: WidthStats,
     choices: Int[Array, 'batch sites'],
-    rewards: Float[Array, 'batch'],
+    rewards: Float[Array, ' batch'],
     keep: Float[Array, ''] | float = 1.0,
 ) -> WidthStats:
     """Add a batch of rewards, what was there before weighted by `keep` (exponential forgetting)."""

@@ -23,14 +23,14 @@ def normalise(
     return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 
 
-def example_keys(key: Key[Array, ''], batch: int, axis_name: str | None) -> Key[Array, 'batch']:
+def example_keys(key: Key[Array, ''], batch: int, axis_name: str | None) -> Key[Array, ' batch']:
     """Return a key per example that does not depend on how many devices share the batch."""
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * batch
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(batch))
 
 
 def crop_and_flip(
-    keys: Key[Array, 'batch'], images: Float[Array, 'batch height width channels'], augmentation: Augmentation
+    keys: Key[Array, ' batch'], images: Float[Array, 'batch height width channels'], augmentation: Augmentation
 ) -> Float[Array, 'batch height width channels']:
     """Shift each image by up to `crop_padding` pixels, zeros coming in, and mirror half of them."""
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 Logits = Float[Array, 'batch classes']
-PerExample = Float[Array, 'batch']
+PerExample = Float[Array, ' batch']
 
 
-def smooth_targets(labels: Int[Array, 'batch'], num_classes: int, smoothing: float = 0.0) -> Logits:
+def smooth_targets(labels: Int[Array, ' batch'], num_classes: int, smoothing: float = 0.0) -> Logits:
     """Return `1 - smoothing` on the label plus `smoothing / classes` everywhere."""
     return (1 - smoothing) * jax.nn.one_hot(labels, num_classes) + smoothing / num_classes
 
@@ -23,6 +23,6 @@ def distillation(logits: Logits, teacher_logits: Logits) -> PerExample:
     return cross_entropy(logits, jax.lax.stop_gradient(jax.nn.softmax(teacher_logits)))
 
 
-def correct(logits: Logits, labels: Int[Array, 'batch']) -> PerExample:
+def correct(logits: Logits, labels: Int[Array, ' batch']) -> PerExample:
     """Return 1 where the label has the greatest logit, else 0."""
     return (logits.argmax(-1) == labels).astype(jnp.float32)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 from jcw.graph import Graph
 
 Mutation = Literal['site', 'example']
-Draw = Callable[[Key[Array, 'batch'], Any], Int[Array, 'batch sites']]
+Draw = Callable[[Key[Array, ' batch'], Any], Int[Array, 'batch sites']]
 """(a key per example, arrays that may change from step to step) -> choices."""
 
 
@@ -40,7 +40,7 @@ def draw_of(graph: Graph, mutation: Mutation) -> Draw:
     largest = jnp.asarray(graph.num_choices) - 1
 
     def draw(
-        keys: Key[Array, 'batch'], inputs: tuple[Float[Array, 'sites choices'], Int[Array, '']]
+        keys: Key[Array, ' batch'], inputs: tuple[Float[Array, 'sites choices'], Int[Array, '']]
     ) -> Int[Array, 'batch sites']:
         probabilities, turn = inputs
 

@@ -19,7 +19,7 @@ class Rewards(NamedTuple):
     """What one step says of the widths it tried."""
 
     choices: Int[Array, 'batch sites']
-    rewards: Float[Array, 'batch']  # -(loss of the mutated network - loss of the largest), in nats
+    rewards: Float[Array, ' batch']  # -(loss of the mutated network - loss of the largest), in nats
 
 
 class SandwichMetrics(NamedTuple):
@@ -38,7 +38,7 @@ def sandwich_loss(
     thin: Variables,
     images: Float[Array, 'batch height width channels'],
     targets: Float[Array, 'batch classes'],
-    labels: Int[Array, 'batch'],
+    labels: Int[Array, ' batch'],
     choices: Int[Array, 'batch sites'],
     *,
     supernet: Network,

@@ -60,7 +60,7 @@ def supernet_step(
         state: TrainState,
         key: Key[Array, ''],
         images: UInt8[Array, 'batch height width channels'],
-        labels: Int[Array, 'batch'],
+        labels: Int[Array, ' batch'],
         draw_inputs: Any,
     ) -> tuple[TrainState, SandwichMetrics, Rewards]:
         x, targets, draw_keys = _prepare(key, images, labels, recipe, graph.num_classes, axis_name)
@@ -113,8 +113,8 @@ def plain_step(
         state: TrainState,
         key: Key[Array, ''],
         images: UInt8[Array, 'batch height width channels'],
-        labels: Int[Array, 'batch'],
-        widths: Int[Array, 'sites'] | None = None,
+        labels: Int[Array, ' batch'],
+        widths: Int[Array, ' sites'] | None = None,
     ) -> tuple[TrainState, PlainMetrics]:
         x, targets, _ = _prepare(key, images, labels, recipe, graph.num_classes, axis_name)
 
@@ -236,7 +236,7 @@ def evaluate(
     variables: Variables,
     widths: Widths | None,
     images: UInt8[Array, 'examples height width channels'],
-    labels: Int[Array, 'examples'],
+    labels: Int[Array, ' examples'],
     mean: Sequence[float],
     std: Sequence[float],
     batch: int = 250,
