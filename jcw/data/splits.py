@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Int
 
 
-def even_order(labels: Int[np.ndarray, ' examples'], rng: np.random.Generator) -> Int[np.ndarray, ' examples']:
+def even_order(
+    labels: Int[np.ndarray, ' examples'], rng: np.random.Generator
+) -> Int[np.ndarray, ' examples']:
     """Return a random order every beginning of which holds of each class its share, to within two examples.
 
     The examples of a class of n stand, in random order, at (0 + u) / n, (1 + u) / n, ..., u uniform in [0, 1); the only

@@ -30,7 +30,9 @@ def example_keys(key: Key[Array, ''], batch: int, axis_name: str | None) -> Key[
 
 
 def crop_and_flip(
-    keys: Key[Array, ' batch'], images: Float[Array, 'batch height width channels'], augmentation: Augmentation
+    keys: Key[Array, ' batch'],
+    images: Float[Array, 'batch height width channels'],
+    augmentation: Augmentation,
 ) -> Float[Array, 'batch height width channels']:
     """Shift each image by up to `crop_padding` pixels, zeros coming in, and mirror half of them."""
 
