@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from experiments import (
+    baseline_widths,
     comparison,
     fit_accuracy,
     fit_latency,
@@ -53,7 +54,7 @@ class Setting(NamedTuple):
     graph: Graph
     table: LatencyTable
     supernet: Callable[[], train_supernet.Supernet]  # trained, or read, when it is first asked for
-    losses: Callable[[], search_widths.Losses]  # of its subnets
+    losses: Callable[[], baseline_widths.Losses]  # of its subnets
 
 
 def main(config: Config) -> None:
@@ -89,7 +90,7 @@ def _prepare(config: Config) -> Setting:
         progress.console.print(fit_latency.describe(config), highlight=False)
     graph, plain = graph_of(config, dataset), at_budget(config, config.search.budget)
     supernet = functools.cache(lambda: train_supernet.train(plain, dataset, graph))
-    losses = functools.cache(lambda: search_widths.losses_of(plain, dataset, graph, supernet()))
+    losses = functools.cache(lambda: baseline_widths.losses_of(plain, dataset, graph, supernet()))
     return Setting(config, dataset, graph, table, supernet, losses)
 
 
@@ -185,7 +186,7 @@ def _uniform(setting: Setting, limit: float) -> np.ndarray:
 
 
 def _greedy(setting: Setting, limit: float) -> np.ndarray:
-    return search_widths.slim(setting.config, setting.graph, setting.table, setting.losses(), limit)
+    return baseline_widths.slim(setting.config, setting.graph, setting.table, setting.losses(), limit)
 
 
 def _random(setting: Setting, limit: float) -> np.ndarray:
@@ -197,7 +198,7 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
         asked[tuple(choices.tolist())] = None
         return losses(choices)
 
-    search_widths.slim(config, graph, table, noted, limit)
+    baseline_widths.slim(config, graph, table, noted, limit)
     evaluations = len(asked)
     asked.clear()
     with progress.bar('Random search', evaluations) as update:
@@ -235,12 +236,12 @@ BASELINES = {
 
 def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[float]] | None:
     """Train every network with every seed; None where another process is still at one of them."""
-    seeds = setting.config.compare.seeds
+    seeds = [setting.config.seed + seed for seed in setting.config.compare.seeds]
     jobs = [(widths, seed) for widths in networks for seed in seeds]
     order = np.random.default_rng(setting.config.seed).permutation(len(jobs))
     for place, index in enumerate(order):
         widths, seed = jobs[index]
-        folder = _final_folder(setting.config, widths, seed)
+        folder = paths(setting.config).trained(widths, seed)
         if (folder / 'result.json').exists():
             varied = dataclasses.replace(setting.config, seed=seed)
             train_subnet.claim_for(varied, setting.graph, list(widths), folder)
@@ -252,15 +253,11 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
                     setting.config, setting.dataset, setting.graph, list(widths), folder, title, seed
                 )
                 forget_programs()
-    results = [_final_folder(setting.config, *job) / 'result.json' for job in jobs]
+    results = [paths(setting.config).trained(*job) / 'result.json' for job in jobs]
     if not all(path.exists() for path in results):
         return None
     accuracy = [read_json(path)['test_accuracy'] for path in results]
     return {widths: accuracy[i * len(seeds) : (i + 1) * len(seeds)] for i, widths in enumerate(networks)}
-
-
-def _final_folder(config: Config, widths: Widths, seed: int) -> Path:
-    return config.run / 'finals' / '-'.join(map(str, widths)) / f'seed_{seed}'
 
 
 if __name__ == '__main__':

@@ -119,6 +119,8 @@ class AccuracyConfig:
     """Length of each, as a part of the final network's epochs."""
     from_supernet: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    seeds: tuple[int, ...] = (0,)
+    """Trainings of each; where they are as long as the final ones, these are the same and done once."""
     measure: Literal['accuracy', 'loss'] = 'accuracy'
     """What of their validation is fitted."""
     budgets: tuple[float, ...] = ()

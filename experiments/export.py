@@ -22,15 +22,9 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
     result = found(config)
     chosen = timed(config, graph, {method: result['methods'][method]})[method]
     widths = chosen['widths']
-    variables, accuracy = train(
-        config,
-        dataset,
-        graph,
-        widths,
-        paths(config).subnet(method),
-        f'Training {method}',
-        config.seed + config.subnet.seeds[0],
-    )
+    seed = config.seed + config.subnet.seeds[0]
+    folder = paths(config).trained(widths, seed)
+    variables, accuracy = train(config, dataset, graph, widths, folder, f'Training {method}', seed)
     forms = config.export
     table = load_table(config)
     return deploy.export(

@@ -5,26 +5,27 @@ sampling) are trained and timed; then both tables are corrected. It ends when no
 trainings are used up.
 """
 
-import functools
+import dataclasses
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import plots, progress
+from experiments import plots, progress, train_subnet
+from experiments.baseline_widths import At, baselines_of
 from experiments.budget import budgets_ms, load_table
-from experiments.config import Config
+from experiments.config import Config, SubnetConfig
 from experiments.locks import exclusive
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
 from experiments.presets import parse
 from experiments.run_folder import claim, read_json, save_json
-from experiments.short_training import ShortTraining
 from experiments.space import graph_of, settings_of
 from experiments.train_supernet import Supernet, train
-from experiments.training import load_data
+from experiments.training import forget_programs, load_data
 from jcw import budget as solver
 from jcw import data
 from jcw.accuracy import design, prior, report, samples
@@ -34,6 +35,10 @@ from jcw.graph import Graph
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines, ows, stats
 from jcw.search.repair import SPREAD, correction
+from jcw.train.loop import Diverged
+
+PROGRAMS = 16
+"""Networks trained before their programs are let go of."""
 
 
 class Tables(NamedTuple):
@@ -70,17 +75,20 @@ def _rounds(
 ) -> AccuracyTable:
     """Propose, train and time until nothing is left to propose or to train with."""
     trainings = Trainings(config, dataset, graph)
+    entrants = baselines_of(config, dataset, graph, table, trainings.supernet)
     asked = paths(config).accuracy / 'asked.json'
     tables = Tables(believed(config, graph, trainings.supernet, trainings.unit), table.to_cost())
     networks = np.array(read_json(asked)['networks'] if asked.exists() else [], np.int64)
     networks = networks.reshape(-1, graph.num_sites)
     while True:
-        known = trainings(networks)
-        if len(known.trained):
-            fitted = report.fit_samples(tables.accuracy, known, trainings.unit)
+        trained = trainings(networks)
+        if len(trained.trained):
+            fitted = report.fit_samples(tables.accuracy, trained, trainings.unit)
             tables = Tables(fitted, _corrected(config, graph, table, networks))
         left = config.accuracy.trainings - len(networks)
-        new = _propose(config, graph, tables, limits, networks, left) if left > 0 else networks[:0]
+        new = networks[:0] if len(networks) else _entered(entrants, graph, limits)[: max(left, 0)]
+        known = np.concatenate([networks, new])
+        new = np.concatenate([new, _propose(config, graph, tables, limits, known, left - len(new))])
         if not len(new):
             return tables.accuracy
         networks = np.concatenate([networks, new])
@@ -94,9 +102,8 @@ class Trainings:
         settings = config.accuracy
         self.unit = UNITS[settings.measure == 'loss']
         self.supernet = train(config, dataset, graph)
-        start = self.supernet.variables if settings.from_supernet else None
-        self._train = functools.cache(lambda: ShortTraining(config, dataset, graph, start))
-        self._graph = graph
+        self._run, self._dataset, self._graph = config, dataset, graph
+        self._short = dataclasses.replace(config, subnet=shortened(config))
         recipe = {
             'subnet': vars(config.subnet),
             'epochs': settings.epochs,
@@ -110,18 +117,27 @@ class Trainings:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(self._path.parent, 'training'):
-            held = {sample.widths for sample in samples.resume(self._path, self._header).samples}
-            wanted = [tuple(row) for row in self._graph.to_widths(networks).tolist()]
-            if not set(wanted) <= held:
-                with progress.bar('Short trainings', len(wanted)) as update:
-                    for count, widths in enumerate(wanted, 1):
-                        if widths not in held:
-                            sample = self._train()(np.array(widths), 0)
-                            samples.append(self._path, sample)
-                            update(
-                                count, sample.failure or f'{sample.accuracy:.1f} % in {sample.seconds:.1f} s'
-                            )
+            held = {(each.widths, each.seed) for each in samples.resume(self._path, self._header).samples}
+            for count, row in enumerate(self._graph.to_widths(networks).tolist(), 1):
+                for seed in self._run.accuracy.seeds:
+                    if (tuple(row), seed) not in held:
+                        samples.append(self._path, self._trained(row, seed, f'{count} of {len(networks)}'))
+                if count % PROGRAMS == 0:
+                    forget_programs()
         return samples.read(self._path)
+
+    def _trained(self, widths: list[int], seed: int, place: str) -> samples.Sample:
+        """Train a network, by the same steps as a final one and in its folder where the recipe is the same."""
+        config, own, began = self._short, self._short.seed + seed, time.monotonic()
+        whole = config.subnet == self._run.subnet
+        folder = (paths(config).trained if whole else paths(config).briefly)(widths, own)
+        title = f'Candidate {place}, seed {seed}'
+        try:
+            _, found = train_subnet.train(config, self._dataset, self._graph, widths, folder, title, own)
+        except Diverged as error:
+            return samples.Sample(tuple(widths), seed, failure=str(error))
+        accuracy, loss = 100 * found['validation_accuracy'], found['validation_loss']
+        return samples.Sample(tuple(widths), seed, accuracy, loss, time.monotonic() - began)
 
 
 def best_of_random(
@@ -138,12 +154,22 @@ def best_of_random(
         raise ValueError(f'no configuration found just within {limit:.4g} ms')
     trainings = Trainings(config, dataset, graph)
     known = trainings(drawn)
-    utility = {
-        sample.widths: value
-        for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True)
-    }
-    values = [utility.get(tuple(widths), -np.inf) for widths in graph.to_widths(drawn).tolist()]
+    utility: dict[tuple[int, ...], list[float]] = {}
+    for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True):
+        utility.setdefault(sample.widths, []).append(float(value))
+    values = [np.mean(utility.get(tuple(widths), [-np.inf])) for widths in graph.to_widths(drawn).tolist()]
     return drawn[int(np.argmax(values))]
+
+
+def shortened(config: Config) -> SubnetConfig:
+    """Return the recipe of the short trainings: the final one with a part of its epochs, its schedule and all."""
+    settings = config.subnet
+    return dataclasses.replace(
+        settings,
+        epochs=settings.epochs * config.accuracy.epochs,
+        warmup_epochs=settings.warmup_epochs * config.accuracy.epochs,
+        from_supernet=config.accuracy.from_supernet,
+    )
 
 
 def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> AccuracyTable:
@@ -170,32 +196,34 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.n
     return cost.replace(unary=cost.unary + shift)
 
 
-def _propose(
-    config: Config, graph: Graph, tables: Tables, limits: Sequence[float], networks: np.ndarray, left: int
-) -> np.ndarray:
-    """Choose what to train next; the first round has the uniform networks among its own."""
-    even = []
-    if not len(networks):
-        for limit in limits[:left]:
+def _entered(baselines: Mapping[str, At], graph: Graph, limits: Sequence[float]) -> np.ndarray:
+    """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites]."""
+    found: dict[tuple[int, ...], None] = {}
+    for limit in limits:
+        for choose in baselines.values():
             try:
-                even.append(baselines.uniform(graph, tables.cost, limit))
-            except ValueError:  # no multiplier of the base network holds this budget
+                found[tuple(np.asarray(choose(limit)).tolist())] = None
+            except ValueError:  # it has nothing so small, which the search says when it comes to it
                 continue
-    first = max(design.FIRST, len(limits)) - len(even)
-    count = min(design.EACH if len(networks) else first, left - len(even))
-    begun = np.array(even, np.int64).reshape(-1, graph.num_sites)
+    return np.array(list(found), np.int64).reshape(-1, graph.num_sites)
+
+
+def _propose(
+    config: Config, graph: Graph, tables: Tables, limits: Sequence[float], known: np.ndarray, left: int
+) -> np.ndarray:
+    """Choose what to train next, besides what is known; the first round reaches from the baselines to the prior."""
+    first = max(design.FIRST, len(limits)) - len(known)
+    count = min(max(first, design.EACH), left)
     if count < 1:
-        return begun
+        return np.zeros((0, graph.num_sites), np.int64)
     whole = ows.flat(graph)
 
     def solve(unary: np.ndarray, limit: float) -> np.ndarray:
         utility = add(independent(np.where(graph.present, unary, -np.inf)), whole)
         return np.asarray(solver.solve(utility, tables.cost, limit).choices)
 
-    key = jax.random.fold_in(jax.random.key(config.seed + 7), len(networks))
-    known = np.concatenate([networks, begun])
-    new = design.propose(key, tables.accuracy, solve, limits, count, trained=known)
-    return np.concatenate([begun, new])
+    key = jax.random.fold_in(jax.random.key(config.seed + 7), len(known))
+    return design.propose(key, tables.accuracy, solve, limits, count, trained=known)
 
 
 def utility_of(table: AccuracyTable, graph: Graph) -> Field:

@@ -1,6 +1,8 @@
 """Where everything of a run lies."""
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -75,9 +77,13 @@ class Paths:
         """The networks to be trained: those repaired, or as searched."""
         return (self.search / 'repair' if self.config.repair.rounds else self.search) / 'result.json'
 
-    def subnet(self, method: str) -> Path:
-        """A method's trained network."""
-        return self.run / f'subnets{self._kind}' / self.budget / method
+    def trained(self, widths: Sequence[int], seed: int) -> Path:
+        """A network trained by the final recipe, whichever method found it."""
+        return self.run / f'trained{self._kind}' / named(widths) / f'seed_{seed}'
+
+    def briefly(self, widths: Sequence[int], seed: int) -> Path:
+        """The same network trained for a part of the epochs, by which accuracy is fitted."""
+        return self.accuracy.parent / 'trained' / named(widths) / f'seed_{seed}'
 
     @property
     def network(self) -> Path:
@@ -100,3 +106,9 @@ class Paths:
 def paths(config: Config) -> Paths:
     """Return where a run's files lie."""
     return Paths(config)
+
+
+def named(widths: Sequence[int]) -> str:
+    """Return what the folder of a network is called: its widths, cut short where a file system would refuse them."""
+    whole = '-'.join(map(str, widths))
+    return whole if len(whole) <= 100 else f'{whole[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}'

@@ -6,19 +6,20 @@ measured budget: each is asked for the network of a budget corrected by how much
 predicted, until that network has been timed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import fit_accuracy, progress
+from experiments.baseline_widths import At, baselines_of
 from experiments.budget import load_table
 from experiments.config import Config
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
 from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json
-from experiments.search_widths import baselines_of, search, utility_of
+from experiments.search_widths import search, utility_of
 from experiments.space import graph_of
 from experiments.train_supernet import train
 from experiments.training import load_data
@@ -28,9 +29,6 @@ from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
 from jcw.search.repair import Corrected, Method, Repair, Repaired, together
-
-At = Callable[[float], np.ndarray]
-"""From a budget in ms to choices; ValueError where nothing is so small."""
 
 
 class Held(NamedTuple):

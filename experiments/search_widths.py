@@ -1,29 +1,27 @@
 """Find the best configuration within the budget, the frontier of all budgets, and what the baselines choose."""
 
 import functools
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import fit_accuracy, progress
+from experiments.baseline_widths import baselines_of
 from experiments.budget import budget_ms, load_table
 from experiments.config import Config
 from experiments.paths import paths
 from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
-from experiments.subnet_loss import SubnetLoss
 from experiments.train_supernet import Supernet, train
 from experiments.training import load_data
-from jcw import budget, data, records
+from jcw import budget, data
 from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
-from jcw.search import baselines, greedy, ows, stats
+from jcw.search import ows, stats
 
 
 def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
@@ -36,17 +34,6 @@ def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: Laten
 def rewards_of(config: Config, supernet: Supernet, graph: Graph) -> Field:
     """Return the accuracy field that a supernet's width statistics suggest, in nats."""
     return ows.to_field(stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge), graph)
-
-
-def baselines_of(
-    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, supernet: Supernet
-) -> dict[str, Callable[[float], np.ndarray]]:
-    """Return what the baselines choose at a budget in ms."""
-    losses, cost = losses_of(config, dataset, graph, supernet), table.to_cost()
-    return {
-        'uniform': lambda limit: baselines.uniform(graph, cost, limit),
-        'greedy': lambda limit: slim(config, graph, table, losses, limit),
-    }
 
 
 def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> dict[str, Any]:
@@ -146,83 +133,6 @@ def describe_drivers(result: dict[str, Any]) -> str:
         f'{price} The next-best change within the budget: site {change["site"]} from {change["from"]} to '
         f'{change["to"]} channels, {change["utility"]:+.4f} {unit} and {change["ms"]:+.4f} ms.'
     )
-
-
-def slim(
-    config: Config,
-    graph: Graph,
-    table: LatencyTable,
-    loss: Callable[[np.ndarray], float],
-    limit: float,
-) -> np.ndarray:
-    """Slim greedily to the limit; the way down to a lower limit goes on from there, every loss remembered."""
-    begin, steps = float(table.predict(graph.largest)), 0
-    with progress.bar('Greedy slimming', 100) as update:
-
-        def report(step: greedy.Step) -> None:
-            nonlocal steps
-            steps += 1
-            done = (begin - step.cost) / (begin - limit)
-            update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {steps} steps')
-
-        way = greedy.slim(
-            graph,
-            loss,
-            lambda choices: float(table.predict(graph.to_widths(choices))),
-            limit,
-            per_cost=config.search.greedy_per_ms,
-            report=report,
-        )
-    return np.asarray(way[-1].choices)
-
-
-def losses_of(config: Config, dataset: data.Dataset, graph: Graph, supernet: Supernet) -> 'Losses':
-    """Return the loss of the supernet's subnets on validation images, by choices, remembered beside the supernet."""
-    images = config.search.greedy_images
-    if images < 1:
-        raise Usage(f'search.greedy_images must be positive, got {images}')
-    measure = SubnetLoss(config, dataset, graph, supernet.variables, images)
-    path = paths(config).supernet / f'losses_{images}.jsonl'
-    return Losses(path, lambda choices: float(measure(graph.to_widths(choices)).loss))
-
-
-class Losses:
-    """A loss function that remembers, in a file of JSON lines, what it has been asked."""
-
-    def __init__(self, path: Path, loss: Callable[[np.ndarray], float]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._loss = path, loss
-        text = path.read_bytes() if path.exists() else b''
-        whole = text[: text.rfind(b'\n') + 1]
-        if whole != text:
-            os.truncate(path, len(whole))  # a line that was being written when the process died
-        self._known = dict(self._read(whole.split(b'\n')[:-1]))
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def __call__(self, choices: np.ndarray) -> float:
-        key = tuple(int(c) for c in choices)
-        if key not in self._known:
-            value = float(self._loss(choices))
-            if not np.isfinite(value):
-                raise Usage(
-                    f'the validation loss of the subnet of choices {list(key)} is {value}: nothing to search by'
-                )
-            self._known[key] = value
-            with self._path.open('a') as file:
-                file.write(json.dumps(records.summed({'choices': key, 'loss': value})) + '\n')
-        return self._known[key]
-
-    def _read(self, lines: list[bytes]) -> Iterator[tuple[tuple[int, ...], float]]:
-        """Yield what the lines remember; what a damaged one did is asked for again."""
-        for number, line in enumerate(lines, 1):
-            try:
-                record = records.checked(records.parse(line))
-            except ValueError as error:
-                progress.console.print(f'{self._path}, line {number} is damaged ({error}): taken anew')
-                continue
-            yield tuple(record['choices']), record['loss']
 
 
 def main(config: Config) -> None:

@@ -84,8 +84,9 @@ def train(
 
 def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> None:
     """Make the folder of a network's training, or see that it was made under the same settings."""
+    recipe = dataclasses.replace(config.subnet, seeds=(0,))  # of which this is one, its own stated beside it
     space = settings_of(config, graph)
-    claim(folder, data=config.data, space=space, subnet=config.subnet, widths=widths, seed=config.seed)
+    claim(folder, data=config.data, space=space, subnet=recipe, widths=widths, seed=config.seed)
 
 
 class Program(NamedTuple):
@@ -151,23 +152,22 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
 
 
 def _test(dataset: data.Dataset, program: Program, variables: Variables) -> dict[str, float]:
-    accuracy = _accuracy(program)
     parts = {'validation': dataset.validation, 'test': dataset.test}
-    return {f'{name}_accuracy': accuracy(variables, source) for name, source in parts.items()}
+    found = {name: _evaluate(program, variables, source) for name, source in parts.items()}
+    return {f'{name}_{of}': value for name, each in found.items() for of, value in each.items()}
 
 
 def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], float]:
     """Return the accuracy on validation images as a function of what training carries."""
-    accuracy = _accuracy(program)
-    return lambda state: accuracy(jax.device_get(state.variables), dataset.validation)
+    return lambda state: _evaluate(program, jax.device_get(state.variables), dataset.validation)['accuracy']
 
 
-def _accuracy(program: Program) -> Callable[[Variables, data.Source], float]:
-    def accuracy(variables: Variables, source: data.Source) -> float:
-        parts = ((len(part), program.evaluate(variables, *part).accuracy) for part in data.in_chunks(source))
-        return sum(count * float(share) for count, share in parts) / len(source)
-
-    return accuracy
+def _evaluate(program: Program, variables: Variables, source: data.Source) -> dict[str, float]:
+    parts = [(len(part), program.evaluate(variables, *part)) for part in data.in_chunks(source)]
+    return {
+        name: sum(count * float(getattr(found, name)) for count, found in parts) / len(source)
+        for name in ('accuracy', 'loss')
+    }
 
 
 def measured(
@@ -228,10 +228,9 @@ def train_seeds(
 ) -> list[dict[str, Any]]:
     """Train a method's network with every seed; the first is the one that is exported."""
     results = []
-    for number, seed in enumerate(config.subnet.seeds):
-        folder = paths(config).subnet(name)
-        folder = folder if number == 0 else folder / f'seed_{seed}'
-        title = f'Training {name}, {number + 1} of {len(config.subnet.seeds)}'
+    for number, seed in enumerate(config.subnet.seeds, 1):
+        folder = paths(config).trained(widths, config.seed + seed)
+        title = f'Training {name}, {number} of {len(config.subnet.seeds)}'
         results.append(train(config, dataset, graph, widths, folder, title, config.seed + seed)[1])
     return results
 

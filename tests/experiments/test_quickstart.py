@@ -42,7 +42,6 @@ def test_quickstart_leaves_everything_it_promises(finished):
         'supernet/checkpoints',
         'search/0.9/result.json',
         'search/0.9/repair/result.json',
-        'subnets/0.9/joint/checkpoints',
         'accuracy/0.9/table.json',
         'plots/accuracy.png',
         'plots/latency.png',
@@ -52,6 +51,8 @@ def test_quickstart_leaves_everything_it_promises(finished):
         'report.html',
     ):
         assert (run / name).exists(), name
+    joint = json.loads((run / 'results.json').read_text())[0]['widths']
+    assert (run / 'trained' / '-'.join(map(str, joint)) / 'seed_0' / 'checkpoints').is_dir()
     rows = json.loads((run / 'results.json').read_text())
     assert [row['method'] for row in rows] == ['joint', 'uniform', 'greedy']
     assert all(row['measured_ms'] > 0 and 0 < row['test_accuracy'] <= 1 for row in rows)

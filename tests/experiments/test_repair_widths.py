@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import repair_widths, report, search_widths, train_subnet
+from experiments import baseline_widths, repair_widths, report, train_subnet
 from experiments.config import AccuracyConfig, RepairConfig, SubnetConfig
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage, claim, read_json, save_json
@@ -59,7 +59,7 @@ def run(tmp_path, monkeypatch):
     at = {
         'joint': lambda limit: np.asarray(solve(field, table.to_cost(), limit).choices),
         'uniform': lambda limit: baselines.uniform(GRAPH, table.to_cost(), limit),
-        'greedy': lambda limit: search_widths.slim(config, GRAPH, table, loss, limit),
+        'greedy': lambda limit: baseline_widths.slim(config, GRAPH, table, loss, limit),
     }
 
     def search(*_):

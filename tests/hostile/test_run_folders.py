@@ -22,10 +22,10 @@ from experiments import (
     train_supernet,
     training,
 )
+from experiments.baseline_widths import Losses
 from experiments.config import Config, DataConfig, SpaceConfig, SupernetConfig
 from experiments.locks import exclusive, if_free
 from experiments.run_folder import Usage, claim, read_json, save_json
-from experiments.search_widths import Losses
 from experiments.space import graph_of
 from jcw.latency import samples
 from jcw.train import loop
