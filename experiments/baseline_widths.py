@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import progress
+from experiments import progress, spent
 from experiments.config import Config
 from experiments.paths import paths
 from experiments.run_folder import Usage
@@ -42,7 +42,7 @@ def slim(
 ) -> np.ndarray:
     """Slim greedily to the limit; the way down to a lower limit goes on from there, every loss remembered."""
     begin, steps = float(table.predict(graph.largest)), 0
-    with progress.bar('Greedy slimming', 100) as update:
+    with spent.on(config.run, 'greedy slimming'), progress.bar('Greedy slimming', 100) as update:
 
         def report(step: greedy.Step) -> None:
             nonlocal steps

@@ -11,6 +11,9 @@ from jcw import budget
 from jcw.latency.table import LatencyTable
 from jcw.search import ows
 
+PER_CENT = 5.0
+"""Fractions of the base network's latency from which on a budget was meant in per cent."""
+
 
 def load_table(config: Config) -> LatencyTable:
     """Read the run's latency table.
@@ -28,18 +31,39 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
     """Return the configured budget in ms per call.
 
     Raises:
-      Usage: it is not positive, or no configuration meets it.
+      Usage: it looks like per cent, or no configuration meets it.
     """
     base = float(table.predict(table.graph.base))
+    if config.search.budget_ms is None and config.search.budget >= PER_CENT:
+        raise Usage(
+            f"--search.budget {config.search.budget:g} looks like per cent: it is a fraction of the base network's "
+            f'latency, such as {config.search.budget / 100:g}'
+        )
     limit = config.search.budget * base if config.search.budget_ms is None else config.search.budget_ms
     least = float(budget.solve(ows.flat(table.graph), table.to_cost(), 0.0).cost)
     if not limit >= least:
         raise Usage(
-            f'no configuration meets a budget of {limit:.3f} ms: the smallest reachable latency is {least:.3f} ms '
-            f'({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
+            f'no configuration meets a budget of {limit:.3f} {unit(table)}: the smallest reachable latency is '
+            f'{least:.3f} ms ({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
             f'Try --search.budget {np.ceil(100 * least / base + 1) / 100:.2f} or more.'
         )
     return limit
+
+
+def unit(table: LatencyTable) -> str:
+    """Say what a latency is of: `ms per call of 8 images`."""
+    batch = table.provenance.get('batch', '?')
+    return f'ms per call of {batch} image{"" if batch == 1 else "s"}'
+
+
+def describe(config: Config, table: LatencyTable) -> str:
+    """Say what the budget is, of how many images, and that it excludes nothing where that is so."""
+    limit = budget_ms(config, table)
+    base, largest = (float(table.predict(widths)) for widths in (table.graph.base, table.graph.largest))
+    said = f"Budget: {limit:.3f} {unit(table)}, {limit / base:.0%} of the base network's {base:.3f} ms (predicted)."
+    if limit >= largest:
+        said += f' Warning: it excludes nothing, since the largest network takes {largest:.3f} ms.'
+    return said
 
 
 def budgets_ms(config: Config, table: LatencyTable) -> list[float]:

@@ -34,8 +34,7 @@ from experiments.comparison import Widths
 from experiments.config import Config
 from experiments.locks import alone, if_free
 from experiments.paths import paths
-from experiments.presets import parse
-from experiments.run_folder import claim, read_json, run_stage, save_json
+from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
@@ -261,4 +260,7 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
 
 
 if __name__ == '__main__':
-    run_stage(main, parse(__doc__), keep_freed=True)
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
+
+    run_stage(main, parse(__doc__, 'compare', 'search', 'repair', 'accuracy', 'subnet'), keep_freed=True)

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Suppress
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -18,7 +20,7 @@ class DataConfig:
     limit: int | None = None
     """Use this many training images only."""
     image_size: int | None = None
-    """Side that images of any shape are brought to; given, they are decoded as training needs them (jcw[grain])."""
+    """Side that images of any shape are brought to; given, they are decoded as training needs them (extra grain)."""
     threads: int = 16
     """With `image_size`: threads that decode ahead of the step."""
     crop_padding: int = 0
@@ -62,7 +64,15 @@ class LatencyConfig:
     dtype: Literal['float32', 'bfloat16', 'int8'] = 'float32'
     """That networks are computed in: bfloat16 by runtime 'xla', int8 by 'litert'; by 'command' as its program does."""
     attempts: int = 3
-    """Times that a network whose calls disagree is timed, at most."""
+    """Times that a network whose calls disagree, or that failed, is timed in one start, at most."""
+    calls: int | None = None
+    """Timed calls of a visit to a network; by default 10."""
+    visits: int | None = None
+    """Visits to a network, at most; by default 8. Fewer calls and visits suit a slow device."""
+    time_limit: float = 60.0
+    """For runtime 'command': seconds that an answer may take."""
+    niceness: int = 0
+    """Of the timing process: -10 lets it go before others where the system allows."""
     load_seconds: float = 0.0
     """Call the reference network for so long before timing begins: sustained load instead of bursts."""
     cores: tuple[int, ...] | None = (0,)
@@ -260,9 +270,19 @@ class RankingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What the report compares with."""
+
+    base: bool = False
+    """Whether the base network is trained and timed, too, by the recipe of the found ones."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run."""
 
+    preset: Suppress[str] = 'digits'
+    """What its settings began from; the first word of the command line."""
     run: Path = Path('runs/digits')
     """Folder for everything it makes; give another one for other settings."""
     seed: int = 0
@@ -274,6 +294,7 @@ class Config:
     search: SearchConfig = SearchConfig()
     repair: RepairConfig = RepairConfig()
     subnet: SubnetConfig = SubnetConfig()
+    report: ReportConfig = ReportConfig()
     export: ExportConfig = ExportConfig()
     compare: CompareConfig = CompareConfig()
     ranking: RankingConfig = RankingConfig()

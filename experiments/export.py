@@ -9,7 +9,6 @@ from experiments import progress
 from experiments.budget import load_table
 from experiments.config import Config
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.space import graph_of
 from experiments.train_subnet import found, timed, train
 from experiments.training import load_data
@@ -78,6 +77,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__))
+    run_stage(main, parse(__doc__, 'search', 'export'))

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import plots, progress, train_subnet
+from experiments import pictures, progress, spent, train_subnet
 from experiments.baseline_widths import At, baselines_of
-from experiments.budget import budgets_ms, load_table
+from experiments.budget import budgets_ms, describe, load_table
 from experiments.config import Config, SubnetConfig
 from experiments.locks import exclusive
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.train_supernet import Supernet, train
@@ -67,6 +66,7 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
         found = _rounds(config, dataset, graph, table, limits)
         found.save(path)
         save_json(where.accuracy / 'report.json', _report(found, graph))
+        pictures.save(config, 'accuracy.png', pictures.accuracy(read_json(where.accuracy / 'report.json')))
     return AccuracyTable.load(path)
 
 
@@ -116,7 +116,7 @@ class Trainings:
     def __call__(self, networks: np.ndarray) -> samples.Samples:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(self._path.parent, 'training'):
+        with spent.on(self._run.run, 'short trainings'), exclusive(self._path.parent, 'training'):
             held = {(each.widths, each.seed) for each in samples.resume(self._path, self._header).samples}
             for count, row in enumerate(self._graph.to_widths(networks).tolist(), 1):
                 for seed in self._run.accuracy.seeds:
@@ -251,35 +251,17 @@ def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:
     }
 
 
-def draw(fitted: dict[str, Any]) -> bytes:
-    """Draw predictions of every trained network from the others, with error bars, against what was obtained."""
-    figure, axes = plots.axes(5, 4.2)
-    measured = np.array(fitted['measured'])
-    ends = [measured.min(), measured.max()]
-    axes.plot(ends, ends, color='black', linewidth=0.8)
-    axes.errorbar(
-        measured,
-        fitted['predicted'],
-        yerr=fitted['error'],
-        fmt='o',
-        markersize=4,
-        linewidth=0.8,
-        color=plots.COLOURS['joint'],
-        label=f'left out: rank correlation {fitted["rank"]:.2f}',
-    )
-    axes.set(xlabel=f'obtained by a short training ({fitted["unit"]})', ylabel='predicted from the others')
-    axes.legend(frameon=False)
-    return plots.png(figure)
-
-
 def main(config: Config) -> None:
+    table = load_table(config)
+    progress.console.print(describe(config, table), highlight=False)
     dataset = load_data(config)
     graph = graph_of(config, dataset)
-    fit(config, dataset, graph, load_table(config))
+    fit(config, dataset, graph, table)
     progress.console.print(read_json(paths(config).accuracy / 'report.json')['said'], highlight=False)
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__), keep_freed=True)
+    run_stage(main, parse(__doc__, 'accuracy', 'search', 'subnet'), keep_freed=True)

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from experiments import progress
+from experiments import pictures, progress, spent
+from experiments.budget import unit
 from experiments.config import Config
 from experiments.locks import exclusive
-from experiments.paths import Paths, paths
-from experiments.presets import parse
+from experiments.paths import paths
 from experiments.run_folder import Usage, read_json, save_json
 from jcw.latency import drift, samples
 from jcw.latency.report import compare
@@ -21,16 +21,17 @@ def fit(config: Config) -> LatencyTable:
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.measure_latency first')
     with exclusive(path.parent, 'fitting'):
-        return _fit(paths(config), samples.read(path), samples.digest(path))
+        return _fit(config, samples.read(path), samples.digest(path))
 
 
-def _fit(where: Paths, timed: samples.Samples, digest: str) -> LatencyTable:
-    table_file, report_file = where.table, where.fit
+def _fit(config: Config, timed: samples.Samples, digest: str) -> LatencyTable:
+    table_file, report_file = paths(config).table, paths(config).fit
     if table_file.exists() and report_file.exists():
         table = LatencyTable.load(table_file)
         if digest == table.provenance.get(DIGEST) == read_json(report_file).get(DIGEST):
             return table
-    table, result = fit_samples(timed)
+    with spent.on(config.run, 'fitting the latency table'):
+        table, result = fit_samples(timed)
     table = dataclasses.replace(table, provenance={**table.provenance, DIGEST: digest})
     measured = drift.corrected(timed).latency_ms  # as the table was fitted to them
     flops = flops_table(table.graph).predict(timed.widths)
@@ -49,6 +50,7 @@ def _fit(where: Paths, timed: samples.Samples, digest: str) -> LatencyTable:
             'flops_ms': found.by_flops,
         },
     )
+    pictures.save(config, 'latency.png', pictures.latency(read_json(report_file)))
     return table
 
 
@@ -66,11 +68,21 @@ def describe(config: Config) -> str:
 
 
 def main(config: Config) -> None:
-    fit(config)
+    table = fit(config)
     progress.console.print(describe(config), highlight=False)
+    low, base, high = (
+        float(table.predict(widths))
+        for widths in (table.graph.smallest, table.graph.base, table.graph.largest)
+    )
+    progress.console.print(
+        f'Smallest network {low:.3f}, base network {base:.3f}, largest {high:.3f} {unit(table)}. '
+        f'Budgets can be from {low / base:.2f} of the base network. Picture: {paths(config).plots / "latency.png"}',
+        highlight=False,
+    )
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__))
+    run_stage(main, parse(__doc__, 'latency'))

@@ -1,5 +1,6 @@
 """Time networks of many widths on this machine's device, from outside, in a process of their own."""
 
+import collections
 import dataclasses
 import json
 import sys
@@ -10,21 +11,22 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import progress
+from experiments import check_data, progress, spent
 from experiments.config import Config, LatencyConfig
 from experiments.locks import exclusive
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import Usage, claim
 from experiments.space import graph_of, settings_of
 from experiments.timing_process import Request
-from jcw import data
+from experiments.training import load_data
 from jcw.graph import Graph
 from jcw.latency import design, drift, samples, supervise
-from jcw.latency.measure import Protocol, pending
+from jcw.latency.measure import Protocol, failures, pending
 
 TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float32', 'int8')}
 """Types that a runtime computes in."""
+SILENCE_S = 300.0
+"""Without a network timed for so long the timing process hangs."""
 
 
 def measure(config: Config) -> Path:
@@ -32,10 +34,10 @@ def measure(config: Config) -> Path:
     if config.latency.runtime == 'command' and not config.latency.command:
         raise Usage("runtime 'command' needs --latency.command, the program to ask (docs/latency.md)")
     _check(config.latency)
-    dataset = data.load(config.data.name, config.data.data_dir, image_size=config.data.image_size)
+    dataset = load_data(config)
+    check_data.once(config, dataset)
     graph = graph_of(config, dataset)
-    settings = dataclasses.replace(config.latency, networks=0)
-    claim(paths(config).latency, space=settings_of(config, graph), latency=settings, seed=config.seed)
+    claim(paths(config).latency, space=settings_of(config, graph), latency=config.latency, seed=config.seed)
     networks = design.sequence(jax.random.key(config.seed), graph, config.latency.networks)
     path = paths(config).samples
     time_networks(config, graph, networks, path, 'Timing networks')
@@ -55,6 +57,8 @@ def _check(settings: LatencyConfig) -> None:
             f'runtime {settings.runtime!r} times {" and ".join(times)}, not {settings.dtype}: '
             f'take runtime {able} for it'
         )
+    if not settings.time_limit > 0:
+        raise Usage(f'--latency.time-limit must be positive, got {settings.time_limit:g}')
     if settings.load_seconds < 0:
         raise Usage(f'--latency.load-seconds must not be negative, got {settings.load_seconds:g}')
     if settings.command_format == 'none':
@@ -85,21 +89,24 @@ def time_networks(
         if not path.exists() and first.exists():
             samples.create(path, samples.read(first).header)
         held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
-        if pending(path, wanted, Protocol(attempts=config.latency.attempts)):
-            _run(config, graph, wanted, path, title, held & {tuple(widths) for widths in wanted})
+        failed = failures(path)
+        if pending(path, wanted, Protocol(attempts=config.latency.attempts), failed):
+            request = _request(config, graph, wanted, path, failed)
+            with spent.on(config.run, 'timing networks'):
+                _run(config, request, path, title, held & {tuple(widths) for widths in wanted})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 
-def _run(
+def _request(
     config: Config,
     graph: Graph,
     networks: list[list[int]],
     path: Path,
-    title: str,
-    held: set[tuple[int, ...]],
-) -> None:
+    failed: dict[tuple[int, ...], int],
+) -> Request:
+    """Return what the timing process is asked; `failed` networks of earlier starts are tried again."""
     settings = config.latency
-    request = Request(
+    return Request(
         graph=graph.to_json(),
         networks=networks,
         path=str(path),
@@ -113,13 +120,22 @@ def _run(
         attempts=settings.attempts,
         command_format=settings.command_format,
         load_seconds=settings.load_seconds,
+        calls=settings.calls,
+        visits=settings.visits,
+        time_limit=settings.time_limit,
+        niceness=settings.niceness,
+        failed=[(list(widths), attempts) for widths, attempts in failed.items()],
     )
-    with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(networks)) as update:
-        file = Path(folder) / 'request.json'
-        file.write_text(json.dumps(dataclasses.asdict(request)))
+
+
+def _run(config: Config, request: Request, path: Path, title: str, held: set[tuple[int, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(request.networks)) as update:
+        file, space = Path(folder) / 'request.json', Path(folder) / 'space.json'
+        space.write_text(json.dumps(request.graph))
+        file.write_text(json.dumps({**dataclasses.asdict(request), 'space': str(space)}))
         command = [sys.executable, '-m', 'experiments.timing_process', str(file)]
         try:
-            for line in supervise.lines(command):
+            for line in supervise.lines(command, silence_s=_silence_s(config.latency)):
                 sample = json.loads(line)
                 if 'refused' in sample:
                     raise Usage(f'nothing can be timed: {sample["refused"]}')
@@ -132,13 +148,34 @@ def _run(
             raise Usage(f'timing stopped: {stopped}; samples so far are in {path}') from None
 
 
+def _silence_s(settings: LatencyConfig) -> float:
+    """Return how long the timing process may take for a network; a command's answers have a limit of their own."""
+    if settings.runtime != 'command':
+        return SILENCE_S
+    plain = Protocol()
+    calls = 3 * plain.window * (settings.calls or plain.calls) * (settings.visits or plain.max_visits)
+    return SILENCE_S + calls * settings.time_limit
+
+
+def describe(config: Config) -> str:
+    """Say how many of the networks asked for were timed, and why others were not."""
+    read = samples.read(paths(config).samples)
+    asked, failed = len(read.samples), [sample.failure for sample in read.samples if sample.failure]
+    said = f'{len(read.timed)} of {asked} networks timed, ms per call of {read.header.batch} image(s)'
+    if failed:
+        reason, times = collections.Counter(failed).most_common(1)[0]
+        more = '' if times == len(failed) else f' ({times} times, and other reasons)'
+        said += f'; {len(failed)} failed: {reason}{more}; run again to retry'
+    return f'{said}: {paths(config).samples}'
+
+
 def main(config: Config) -> None:
-    path = measure(config)
-    timed = samples.read(path)
-    progress.console.print(f'{len(timed.timed)} networks timed: {path}')
+    measure(config)
+    progress.console.print(describe(config), highlight=False)
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__))
+    run_stage(main, parse(__doc__, 'data', 'space', 'latency'))

@@ -1,12 +1,6 @@
-"""Presets, the starting points of runs, each with its lab record; and the command line, which reads them."""
+"""Presets, the starting points of runs, each with its lab record."""
 
-import dataclasses
-import operator
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import tyro
 
 from experiments.config import (
     AccuracyConfig,
@@ -26,6 +20,7 @@ STRIDES_32 = (1, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 STRIDES_32_COARSE = (2, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 
 DIGITS = Config(
+    preset='digits',
     run=Path('runs/digits'),
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
@@ -51,6 +46,7 @@ and 0.45), one whole training (itself in the mean) at 0.61 to 0.70 (loss 0.72 to
 are the default here, at 5.8 s each.
 """
 FASHION_MNIST = Config(
+    preset='fashion_mnist',
     run=Path('runs/fashion_mnist'),
     data=DataConfig(name='fashion_mnist', crop_padding=2, flip=True),
     space=SpaceConfig(base_multiplier=0.25, strides=STRIDES_32),
@@ -59,6 +55,7 @@ FASHION_MNIST = Config(
 )
 """A middle size, for a machine with a GPU or an evening. Not run yet."""
 CIFAR10 = Config(
+    preset='cifar10',
     run=Path('runs/cifar10'),
     data=DataConfig(name='cifar10', crop_padding=4, flip=True),
     space=SpaceConfig(base_multiplier=0.5, strides=STRIDES_32),
@@ -67,6 +64,7 @@ CIFAR10 = Config(
 )
 """The easy cross-check: its configurations differ little. Not run yet."""
 CIFAR10_MOBILENET_V2 = Config(
+    preset='cifar10_mobilenet_v2',
     run=Path('runs/cifar10_mobilenet_v2'),
     data=DataConfig(name='cifar10', crop_padding=4, flip=True),
     space=SpaceConfig(network='mobilenet_v2', base_multiplier=0.5, levels=8),
@@ -77,6 +75,7 @@ CIFAR10_MOBILENET_V2 = Config(
 """Residual streams and inner widths at half size, strides fitted to 32x32. A short run of all stages is in
 `docs/results`; this length was not run."""
 CIFAR10_RESNET20 = Config(
+    preset='cifar10_resnet20',
     run=Path('runs/cifar10_resnet20'),
     data=DataConfig(name='cifar10', crop_padding=4, flip=True),
     space=SpaceConfig(network='resnet20', levels=8, divisor=4),
@@ -86,6 +85,7 @@ CIFAR10_RESNET20 = Config(
 )
 """Basic blocks of dense 3x3 convolutions. A short run of all stages is in `docs/results`; this length was not run."""
 TINY_IMAGENET100 = Config(
+    preset='tiny_imagenet100',
     run=Path('runs/tiny_imagenet100'),
     data=DataConfig(name='tiny_imagenet100', crop_padding=4, flip=True),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_32_COARSE),
@@ -105,6 +105,7 @@ Command: `python -m experiments.compare_methods tiny_imagenet100`, with the opti
 Expected: 4 % over greedy, 1 % from narrowing. Obtained: see there.
 """
 IMAGENET2012 = Config(
+    preset='imagenet2012',
     run=Path('runs/imagenet2012'),
     data=DataConfig(name='imagenet2012', image_size=224, validation=0.01, flip=True),
     latency=LatencyConfig(networks=600),
@@ -126,38 +127,3 @@ PRESETS = {
         IMAGENET2012,
     ),
 }
-
-
-COUNTS = (
-    *('latency.networks', 'latency.batch', 'latency.attempts'),
-    *('supernet.batch', 'supernet.accumulate', 'supernet.refreshes'),
-    *('supernet.recalibration_images', 'subnet.batch', 'subnet.accumulate'),
-    *('search.frontier', 'search.greedy_images', 'repair.candidates', 'ranking.random', 'ranking.standalone'),
-    *('export.batch', 'export.calibration_images'),
-)
-"""Settings that are at least 1."""
-
-
-def parse(description: str | None, args: Sequence[str] | None = None) -> Config:
-    """Read a preset's name and changes to it from the command line; without a name the preset is `digits`."""
-    args = list(sys.argv[1:] if args is None else args)
-    if not args or (args[0].startswith('-') and args[0] not in ('-h', '--help')):
-        args = ['digits', *args]
-    config = tyro.extras.overridable_config_cli(PRESETS, args=args, description=description)
-    config = dataclasses.replace(config, space=_own_settings(config.space, PRESETS.get(args[0])))
-    for name in COUNTS:
-        if (value := operator.attrgetter(name)(config)) < 1:
-            sys.exit(f'--{name.replace("_", "-")} must be at least 1, got {value}')
-    return config
-
-
-def _own_settings(space: SpaceConfig, preset: tuple[str, Config] | None) -> SpaceConfig:
-    """Leave out what a preset says of its own network where another one was asked for, and nothing else said."""
-    if preset is None or space.network == preset[1].space.network:
-        return space
-    stated, plain = preset[1].space, SpaceConfig()
-    if space.strides == stated.strides:
-        space = dataclasses.replace(space, strides=plain.strides)
-    if ':' in space.network and space.base_multiplier == stated.base_multiplier:
-        space = dataclasses.replace(space, base_multiplier=plain.base_multiplier)
-    return space

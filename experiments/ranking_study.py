@@ -15,7 +15,6 @@ from scipy import stats as scipy_stats
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of
 from experiments.subnet_loss import SubnetLoss
@@ -185,6 +184,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__), keep_freed=True)
+    run_stage(main, parse(__doc__, 'ranking', 'supernet', 'subnet'), keep_freed=True)

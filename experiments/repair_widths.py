@@ -17,7 +17,6 @@ from experiments.budget import load_table
 from experiments.config import Config
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.search_widths import search, utility_of
 from experiments.space import graph_of
@@ -192,6 +191,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__), keep_freed=True)
+    run_stage(main, parse(__doc__, 'search', 'repair', 'latency'), keep_freed=True)

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
-from experiments import plots
+from experiments import launch, pictures, spent
+from experiments.budget import unit
 from experiments.comparison import standard_error
 from experiments.config import Config
-from experiments.fit_accuracy import draw as draw_accuracy
 from experiments.paths import paths
 from experiments.repair_widths import describe
-from experiments.run_folder import read_json
+from experiments.run_folder import read_json, save_json
 from experiments.search_widths import describe_drivers
 from jcw.data import Dataset
 from jcw.graph import Graph
@@ -60,74 +61,31 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _with_error(mean: float, error: float) -> str:
-    """Say an accuracy; the standard error only where there are several seeds."""
-    return f'{mean:.1%}' if np.isnan(error) else f'{mean:.1%} ± {error:.1%}'
+def table_of(rows: list[dict[str, Any]], table: LatencyTable) -> Table:
+    """Return the rows as a table to print."""
+    printed = Table(*HEADINGS, title=f'{unit(table)}; standard errors over seeds')
+    for row in rows:
+        printed.add_row(*cells_of(row))
+    return printed
 
 
 def write(
     config: Config, dataset: Dataset, graph: Graph, table: LatencyTable, rows: list[dict[str, Any]]
 ) -> Path:
-    """Draw the plots, write `report.html`, and return its path."""
-    result = read_json(paths(config).found)
-    fit = read_json(paths(config).fit)
-    folder = paths(config).plots
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep the rows, draw the plots, write `report.html`, and return its path."""
+    save_json(paths(config).results, rows)
     drawn = {
-        'latency.png': draw_latency(fit),
-        'frontier.png': draw_frontier(result),
-        'widths.png': draw_widths(graph, rows),
+        'latency.png': pictures.latency(read_json(paths(config).fit)),
+        'frontier.png': pictures.frontier(read_json(paths(config).found)),
+        'widths.png': pictures.widths_of(graph, rows),
     }
-    accuracy = paths(config).accuracy / 'report.json'
     if config.accuracy.trainings:
-        drawn['accuracy.png'] = draw_accuracy(read_json(accuracy))
+        drawn['accuracy.png'] = pictures.accuracy(read_json(paths(config).accuracy / 'report.json'))
     for name, picture in drawn.items():
-        (folder / name).write_bytes(picture)
-    path = paths(config).report
-    path.write_text(_page(config, dataset, table, rows, result, fit, drawn), encoding='utf-8')
-    return path
-
-
-def draw_latency(fit: dict[str, Any]) -> bytes:
-    """Draw held-out predictions against measurements, those from FLOPs beside them."""
-    figure, axes = plots.axes(5, 4.2)
-    measured = np.array(fit['measured_ms'])
-    ends = [measured.min(), measured.max()]
-    axes.plot(ends, ends, color='black', linewidth=0.8)
-    label = f'from FLOPs: NRMSE {fit["flops"]["nrmse"]:.1%}'
-    axes.scatter(measured, fit['flops_ms'], s=10, color='#c9c9c9', label=label)
-    label = f'table, held out: NRMSE {fit["held_out"]["nrmse"]:.1%}'
-    axes.scatter(measured, fit['predicted_ms'], s=10, color=plots.COLOURS['joint'], label=label)
-    axes.set(xlabel='measured latency (ms per call)', ylabel='predicted latency (ms per call)')
-    axes.legend(frameon=False)
-    return plots.png(figure)
-
-
-def draw_frontier(result: dict[str, Any]) -> bytes:
-    """Draw the best utility at every budget, and where the budget lies."""
-    figure, axes = plots.axes(5, 4.2)
-    axes.step(
-        result['frontier']['ms'], result['frontier']['utility'], where='post', color=plots.COLOURS['joint']
-    )
-    axes.axvline(result['budget_ms'], color='black', linewidth=0.8, linestyle='--', label='budget')
-    axes.axvline(result['base_ms'], color=plots.COLOURS['base'], linewidth=0.8, label='base network')
-    axes.set(xlabel='predicted latency (ms per call)', ylabel=f'best utility ({result["unit"]})')
-    axes.legend(frameon=False)
-    return plots.png(figure)
-
-
-def draw_widths(graph: Graph, rows: list[dict[str, Any]]) -> bytes:
-    """Draw the widths that each method gave each site, as bars against the base widths."""
-    figure, axes = plots.axes(9, 3.2)
-    named = {'base': graph.base, **{row['method']: row['widths'] for row in rows if row['method'] != 'base'}}
-    bar = 0.8 / len(named)
-    for i, (name, widths) in enumerate(named.items()):
-        places = np.arange(graph.num_sites) + (i - (len(named) - 1) / 2) * bar
-        axes.bar(places, widths, width=bar, label=name, color=plots.COLOURS.get(name))
-    axes.set(ylabel='channels')
-    axes.set_xticks(range(graph.num_sites), graph.site_names, rotation=60, ha='right', fontsize=8)
-    axes.legend(frameon=False, ncols=len(named))
-    return plots.png(figure)
+        pictures.save(config, name, picture)
+    if launch.is_first():
+        paths(config).report.write_text(_page(config, dataset, table, rows, drawn), encoding='utf-8')
+    return paths(config).report
 
 
 STYLE = """
@@ -185,15 +143,50 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _base(config: Config, table: LatencyTable, rows: list[dict[str, Any]]) -> str:
+    """Say how accurate and how fast the network was that the search began from."""
+    row = next((row for row in rows if row['method'] == 'base'), None)
+    if row is None:
+        return (
+            f'The base network takes {float(table.predict(table.graph.base)):.3f} ms (predicted). It was not trained; '
+            '--report.base trains it, too.'
+        )
+    joint = next(row for row in rows if row['method'] == 'joint')
+    return (
+        f'The base network takes {row["measured_ms"]:.3f} ms and classifies {row["test_accuracy"]:.1%} of the test '
+        f'images; joint search takes {joint["measured_ms"] / row["measured_ms"]:.0%} of that time and is '
+        f'{100 * (joint["test_accuracy"] - row["test_accuracy"]):+.1f} points more accurate.'
+    )
+
+
+def _test_error(dataset: Dataset, rows: list[dict[str, Any]]) -> str:
+    """Say how far the number of test images lets accuracies be told apart."""
+    share, count = rows[0]['test_accuracy'], len(dataset.test)
+    error = (share * (1 - share) / count) ** 0.5
+    return (
+        f'The test set has {count} images. An accuracy of {share:.1%} has a standard error of {error:.1%} from the '
+        f'choice of these images alone; it comes on top of that of the seeds in the table.'
+    )
+
+
+def _next(config: Config) -> str:
+    run = f'--run {config.run}'
+    return (
+        f'The network to deploy is in {paths(config).network} once `python -m experiments.export {run}` has run; '
+        f'`jcw.deploy.load` reads it (docs/deploy.md). Another budget needs no new timing and no new supernet: '
+        f'`python -m experiments.fit_accuracy {run} --search.budget 0.4`, then the stages after it.'
+    )
+
+
 def _page(
     config: Config,
     dataset: Dataset,
     table: LatencyTable,
     rows: list[dict[str, Any]],
-    result: dict[str, Any],
-    fit: dict[str, Any],
     plots: dict[str, bytes],
 ) -> str:
+    result, fit = read_json(paths(config).found), read_json(paths(config).fit)
+
     def image(name: str, caption: str) -> str:
         encoded = base64.b64encode(plots[name]).decode()
         return f'<img alt="{caption}" title="{caption}" src="data:image/png;base64,{encoded}">'
@@ -208,20 +201,21 @@ def _page(
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)
     searched = read_json(paths(config).search / 'result.json')
     drivers = '\n'.join(line(cells, 'td') for cells in drivers_of(table.graph, searched))
+    took = '\n'.join(line((name, f'{s:.0f}'), 'td') for name, s in spent.of_run(config.run).items())
     accuracy = image('accuracy.png', 'Predicted against obtained accuracy') if 'accuracy.png' in plots else ''
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>jcw: {html.escape(dataset.name)} at {result['budget_ms']:.3f} ms</title><style>{STYLE}</style>
 <h1>{html.escape(config.space.network)} on {html.escape(dataset.name)}, sized to this device</h1>
-<p>Budget: {result['budget_ms']:.3f} ms per call of {source['batch']} images, {share:.0%} of the base network.
+<p>Budget: {result['budget_ms']:.3f} {unit(table)}, {share:.0%} of the base network.
 Device: {html.escape(str(source['device']))}; runtime: {html.escape(str(source['runtime']))}, {source['dtype']}.
 Each network below was trained {start} by the same recipe
 ({config.subnet.epochs:g} epochs; {len(config.subnet.seeds)} seeds, mean and standard error).</p>
 <table>{head}
 {body}</table>
 <p>{html.escape(_capital(describe(result)))}. {_baselines(result)}</p>
-<p class="note">The test set has {len(dataset.test)} images: a standard error of
-{100 * (0.09 / len(dataset.test)) ** 0.5:.1f} points at 90 %, beside that of the seeds.
+<p>{html.escape(_base(config, table, rows))}</p>
+<p class="note">{_test_error(dataset, rows)}
 The joint search's optimum is proven: upper bound minus utility is {result['gap']:.1e}.</p>
 {image('widths.png', 'Widths per site')}
 <div class="pair">{image('latency.png', 'Predicted against measured latency')}
@@ -235,5 +229,10 @@ The joint search's optimum is proven: upper bound minus utility is {result['gap'
 R2 {fit['held_out']['r2']:.4f}, rank correlation {fit['held_out']['spearman']:.3f}. FLOPs as the predictor:
 {fit['flops']['nrmse']:.1%}, {fit['flops']['spearman']:.3f}.
 {html.escape(' '.join(map(_sentence, fit.get('warnings', ()))))}</p>
+<h2>What it took</h2>
+<table>{line(('part of the work', 'seconds'), 'th')}
+{took}</table>
+<h2>What next</h2>
+<p>{html.escape(_next(config))}</p>
 </html>
 """

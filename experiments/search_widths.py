@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import fit_accuracy, progress
+from experiments import fit_accuracy, pictures, progress, spent
 from experiments.baseline_widths import baselines_of
-from experiments.budget import budget_ms, load_table
+from experiments.budget import budget_ms, describe, load_table
 from experiments.config import Config
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.train_supernet import Supernet, train
@@ -53,8 +52,9 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         refuse_other_table(path.parent, result['base_ms'], float(table.predict(graph.base)))
         return result
     utility, cost = utility_of(config, dataset, graph, table), table.to_cost()
-    solution = budget.solve(utility, cost, limit)
-    frontier = budget.frontier(utility, cost, config.search.frontier)
+    with spent.on(config.run, 'solving'):
+        solution = budget.solve(utility, cost, limit)
+        frontier = budget.frontier(utility, cost, config.search.frontier)
     others = baselines_of(config, dataset, graph, table, train(config, dataset, graph))
     choices = {'joint': np.asarray(solution.choices)}
     for name, choose in others.items():
@@ -72,6 +72,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         'frontier': {'ms': frontier.cost, 'utility': frontier.utility, 'choices': frontier.choices},
     }
     save_json(path, result)
+    pictures.save(config, 'frontier.png', pictures.frontier(read_json(path)))
     return read_json(path)
 
 
@@ -137,7 +138,7 @@ def describe_drivers(result: dict[str, Any]) -> str:
 
 def main(config: Config) -> None:
     table = load_table(config)
-    budget_ms(config, table)
+    progress.console.print(describe(config, table), highlight=False)
     dataset = load_data(config)
     graph = graph_of(config, dataset)
     trained = paths(config).supernet
@@ -152,6 +153,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__), keep_freed=True)
+    run_stage(main, parse(__doc__, 'search', 'accuracy'), keep_freed=True)

@@ -32,9 +32,22 @@ class Request:
     attempts: int
     command_format: str = 'none'
     load_seconds: float = 0.0
+    calls: int | None = None
+    visits: int | None = None
+    time_limit: float = 60.0
+    niceness: int = 0
+    space: str = ''
+    failed: list[tuple[list[int], int]] = dataclasses.field(default_factory=list)
 
 
 def main() -> None:
+    try:
+        _serve()
+    except KeyboardInterrupt:
+        sys.exit(130)  # what it has timed is on file, and the process that asked says so
+
+
+def _serve() -> None:
     request_file = sys.argv[1]
     request = Request(**json.loads(Path(request_file).read_text()))
     compiling = len(sys.argv) > 2
@@ -44,7 +57,7 @@ def main() -> None:
         _compile(request, sys.argv[3])
     else:
         with contextlib.suppress(OSError):
-            os.nice(-10)  # where it is allowed: whatever else wants this core is to wait
+            os.nice(request.niceness)  # below 0 only where it is allowed
         _time_or_say_why_not(request, request_file)
 
 
@@ -103,6 +116,8 @@ def _runtime(request: Request, request_file: str):
             device=request.device,
             export=written,
             suffix='.onnx' if request.command_format == 'onnx' else '.tflite',
+            time_limit_s=request.time_limit,
+            facts={'batch': request.batch, 'dtype': request.dtype, 'space': request.space},
             details={'network': request.command_format},
         )
     if request.runtime == 'onnx':
@@ -153,6 +168,7 @@ def _time(request: Request, request_file: str) -> None:
             batch=request.batch,
             dtype=request.dtype,
             protocol=_protocol(request),
+            earlier={tuple(widths): attempts for widths, attempts in request.failed},
         ):
             line = {
                 'widths': sample.widths,
@@ -169,7 +185,11 @@ def _protocol(request: Request):
     """A user's own program warms up as it sees fit; each of its answers counts."""
     from jcw.latency.measure import Protocol
 
-    own = {'warmup': 0} if request.runtime == 'command' else {}
+    own: dict[str, int] = {'warmup': 0} if request.runtime == 'command' else {}
+    if request.calls is not None:
+        own['calls'] = request.calls
+    if request.visits is not None:
+        own |= {'min_visits': min(Protocol.min_visits, request.visits), 'max_visits': request.visits}
     return Protocol(attempts=request.attempts, load_s=request.load_seconds, **own)
 
 

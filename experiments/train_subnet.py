@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 from experiments import launch, progress
 from experiments.config import Config, DataConfig, SubnetConfig
 from experiments.locks import exclusive
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json
-from experiments.space import graph_of, settings_of
+from experiments.space import settings_of
 from experiments.train_supernet import train as read_supernet
 from experiments.training import (
     batches,
     calibration_images,
-    load_data,
     optimiser_of,
     read_back,
     steps_per_epoch,
@@ -192,13 +189,14 @@ def measured(
 
 def timed(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what is known of every method's network with its measured latency; repair has measured it already."""
-    if all('measured_ms' in method for method in methods.values()):
+    missing = {name: method for name, method in methods.items() if 'measured_ms' not in method}
+    if not missing:
         return methods
-    times = measured(config, graph, [method['widths'] for method in methods.values()])
-    samples_of = {name: times[tuple(method['widths'])] for name, method in methods.items()}
-    return {
+    times = measured(config, graph, [method['widths'] for method in missing.values()])
+    samples_of = {name: times[tuple(method['widths'])] for name, method in missing.items()}
+    return methods | {
         name: {**method, 'measured_ms': samples_of[name].ms, 'measured_error': samples_of[name].error}
-        for name, method in methods.items()
+        for name, method in missing.items()
     }
 
 
@@ -209,18 +207,6 @@ def found(config: Config) -> dict[str, Any]:
         stage = 'repair_widths' if config.repair.rounds else 'search_widths'
         raise Usage(f'{path} is missing: run experiments.{stage} first')
     return read_json(path)
-
-
-def main(config: Config) -> None:
-    dataset = load_data(config)
-    graph = graph_of(config, dataset)
-    for name, method in timed(config, graph, found(config)['methods']).items():
-        widths = method['widths']
-        accuracies = [each['test_accuracy'] for each in train_seeds(config, dataset, graph, widths, name)]
-        progress.console.print(
-            f'{name:8} test accuracy {np.mean(accuracies):.1%}, {method["measured_ms"]:.3f} ms  {widths}',
-            highlight=False,
-        )
 
 
 def train_seeds(
@@ -236,6 +222,13 @@ def train_seeds(
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments import results
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__), keep_freed=True, distributed=True)
+    run_stage(
+        results.main,
+        parse(__doc__, 'search', 'subnet', 'report', 'launch'),
+        keep_freed=True,
+        distributed=True,
+    )

@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import optax
 
-from experiments import launch, progress
+from experiments import launch, progress, spent
 from experiments.budget import budget_ms, load_table
 from experiments.config import Config
 from experiments.locks import exclusive
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
@@ -66,6 +65,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     folder = claim(paths(config).supernet, **wanted)
     if not (folder / 'result.json').exists():
         with (
+            spent.on(config.run, 'training the supernet'),
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
             progress.bar('Training the supernet', num_steps) as update,
@@ -214,6 +214,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == '__main__':
-    from experiments.run_folder import run_stage
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
 
-    run_stage(main, parse(__doc__), keep_freed=True, distributed=True)
+    run_stage(main, parse(__doc__, 'data', 'space', 'supernet', 'launch'), keep_freed=True, distributed=True)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import command_line
 from jcw.builder import build
 from jcw.latency.table import LatencyTable
 from jcw.zoo import NETWORKS
@@ -50,7 +51,7 @@ def test_every_network_of_the_zoo_stands_on_the_networks_page(name):
     assert f'`{name}`' in page or f'`{name[:-1]}0`' in page
 
 
-def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, monkeypatch):
+def test_the_parts_of_the_library_run_from_space_to_deployed_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table_of_flops(tmp_path / 'runs' / 'mine' / 'latency' / 'table.json')
     graph = mobilenet_v1((32, 32, 3), 100, base_multiplier=0.25)
@@ -58,7 +59,7 @@ def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, mon
     choices = rng.integers(0, graph.num_choices, (4000, graph.num_sites)).astype(np.int32)
     rewards = -0.1 * (graph.num_choices - choices).sum(1) + rng.normal(size=len(choices))
     names = {'choices': jnp.asarray(choices), 'rewards': jnp.asarray(rewards, jnp.float32)}
-    exec(BLOCKS[1], names)
+    exec(BLOCKS[2], names)
     best = names['best']
     assert best.feasible
     assert names['cost'].unary.shape == graph.width_table.shape
@@ -66,3 +67,30 @@ def test_the_api_in_one_screen_runs_from_space_to_deployed_network(tmp_path, mon
     assert names['table'].predict(names['widths']) <= 3.5
     logits = names['deploy'].load('network')(np.zeros((2, 32, 32, 3), np.uint8))
     assert logits.shape == (2, 100)
+
+
+SMALL = (
+    *('--space.base-multiplier=0.125', '--space.levels=2', '--latency.networks=24', '--supernet.epochs=0.5'),
+    *(
+        '--supernet.warmup-epochs=0',
+        '--subnet.warmup-epochs=0',
+        '--subnet.epochs=1',
+        '--accuracy.trainings=2',
+    ),
+    *('--accuracy.epochs=0.5', '--search.greedy-images=50', '--repair.rounds=2', '--report.no-base'),
+    '--search.budget=0.9',
+)
+
+
+@pytest.mark.slow
+def test_the_whole_job_runs_from_python_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = command_line.settings
+    monkeypatch.setattr(command_line, 'settings', lambda *args: asked(*args, *SMALL))
+    names: dict = {}
+    exec(BLOCKS[1], names)
+    assert names['config'].preset == 'own'
+    assert names['best']['measured_ms'] > 0
+    assert names['logits'].shape == (360, 10)
+    assert len(BLOCKS[1].strip().splitlines()) <= 26
+    assert command_line.settings('--run=runs/mine') == names['config']

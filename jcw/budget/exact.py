@@ -30,8 +30,8 @@ class Solution(NamedTuple):
       utility: its utility; -inf where infeasible.
       cost: its cost, [costs] if several were given. Where infeasible, the smallest reachable one (with several
         costs, those of the configuration whose costs, each over its greatest, have the least sum).
-      upper_bound: no configuration within the budget has a greater utility; -inf where infeasible. Sums round: one
-        that meets the budget to the last bits may count as beyond it, where another of equal cost does.
+      upper_bound: no configuration within the budget has a greater utility; -inf where infeasible. Sums are rounded,
+        so that a configuration whose cost equals the budget to the last bits may count as beyond it.
       feasible: whether a configuration within the budget was found; where not, `upper_bound` -inf says that
         there is none.
     """
@@ -46,17 +46,25 @@ class Solution(NamedTuple):
 def solve(
     utility: Field, cost: Field | Sequence[Field], budget: Budget, *, max_labels: int = 4096
 ) -> Solution:
-    """Find `max utility(x)` over configurations with `cost(x) <= budget`, and prove it.
+    """Find `max utility(x)` over configurations x with `cost(x) <= budget`, and prove it.
 
-    The fields may have different scopes; together they must fit a `trellis`. Utility -inf in `unary` marks absent
-    choices, whose costs are ignored; a cost of +inf forbids. With a sequence of costs, `budget` holds one limit for
-    each on its last axis; with one cost it may be a vector of budgets. An infeasible budget is an answer, not an
-    error: `feasible` is False and `cost` is the smallest reachable, so `solve(utility, cost, 0.0).cost` is the least
-    budget that can be met if that is not zero.
+    The fields may have different scopes; together they must fit a `trellis`.
 
-    Passes repeat with more labels, up to `max_labels`, until the proof is complete: `upper_bound == utility`.
-    If it is not by then, both are still true. Under `jit` and `vmap` there is one pass, with `max_labels` or 64
-    labels, whichever is less; values are not checked and the bound includes the rounding of the precision.
+    The proof is an upper bound on the utility of every configuration within the budget. Passes of the search repeat
+    with more labels until the bound equals the utility found. If `max_labels` are not enough, the bound stays above,
+    and both numbers are still true.
+
+    A budget that no configuration meets is an answer, not an error: `feasible` is False, and `cost` is the smallest
+    that can be reached. So `solve(utility, cost, 0.0).cost` is the least budget that can be met.
+
+    Under `jit` and `vmap` there is one pass, of at most 64 labels. Values are not checked there, and the bound
+    includes the rounding of the precision.
+
+    Args:
+      utility: what is maximised; -inf in `unary` marks choices that are absent.
+      cost: what is limited; +inf forbids. A sequence of fields has one limit for each.
+      budget: the limit; a vector of them is answered one by one. With a sequence of costs, its last axis is theirs.
+      max_labels: partial configurations that a pass may hold.
 
     Raises:
       ValueError: shapes do not fit, potentials are complex, an entry is NaN or of the wrong infinity, a budget is NaN

@@ -1,9 +1,16 @@
-"""Dynamic programming over (state, cost): partial configurations, pruned by dominance and by bounds.
+"""The exact search: grow configurations site by site, and drop those that cannot win.
 
-A label is a partial configuration: its state, its costs and its utility. Step by step every label is
-extended by every choice. An extension is dropped when it cannot meet any budget, when the Lagrangian bound on
-its completions beats the best solution known at no budget, or when another one with the same state costs
-no more and gains no less. What is dropped for want of room raises the stated bound instead.
+A *label* is the beginning of a configuration: the choices of the first sites, their cost, their utility, and the
+*state*, which is what the sites to come need to know of them. One pass goes over the sites. At each it extends every
+label by every choice of that site, and drops a label for one of three reasons:
+
+- *Room in the budget.* Even its cheapest completion exceeds every budget.
+- *Bound.* No completion can beat the best configuration known. The bound is Lagrangian: the greatest of
+  utility - price x cost over all completions, plus price x budget.
+- *Dominance.* Another label in the same state costs no more and gains no less.
+
+None of these loses the optimum. The pool of labels has a fixed size, however. A label that is dropped because the
+pool is full might have won, so the greatest bound among such labels is returned: the optimum is at most that.
 """
 
 from functools import reduce
@@ -39,7 +46,7 @@ class Problem(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """A pool of partial configurations that end at one step; utility -inf marks an empty place."""
+    """The pool before one step: an array per field, a place per label; utility -inf marks an empty place."""
 
     utility: Float[Array, ' labels']
     cost: Float[Array, 'costs labels']
@@ -47,7 +54,11 @@ class Labels(NamedTuple):
 
 
 class Incumbent(NamedTuple):
-    """The best completed label at each budget: place `parent` in the pool before `step`, then way `price`."""
+    """The best whole configuration so far, at each budget.
+
+    It is the label at place `parent` of the pool before `step`, completed by the best way on at the price numbered
+    `price`.
+    """
 
     utility: Float[Array, ' budgets']
     step: Int[Array, ' budgets']
@@ -74,7 +85,14 @@ class Search(NamedTuple):
 
 
 def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wanted: int = 1) -> Search:
-    """Run one pass over the steps, with room for `capacity` labels, for the `wanted` best configurations."""
+    """Run one pass over all sites.
+
+    Args:
+      problem: gains, spends, budgets, and the bounds at some prices.
+      known: a utility that is reached at each budget, -inf where none is known; labels must be able to beat it.
+      capacity: places in the pool.
+      wanted: how many of the best configurations are looked for; 1 unless they are enumerated.
+    """
     tables, limits, way = problem.tables, problem.limits, problem.tables.way
     dtype = tables.gain.dtype
     slack, tolerance, scale = rounding(problem)
@@ -126,7 +144,7 @@ def search(problem: Problem, known: Float[Array, ' budgets'], capacity: int, wan
 
 
 def rounding(problem: Problem) -> tuple[Float[Array, ' costs'], Float[Array, ''], Float[Array, '']]:
-    """Bound the rounding in any order of addition: of a cost, of a bound; and give the scale of bounds."""
+    """Return how far rounding may move a cost and a bound, whatever the order of additions, and the size of bounds."""
     tables, prices = problem.tables, problem.prices
     steps, slots = len(tables.gain), tables.way.num_slots
     eps = 2 * (slots + 1) * steps * jnp.finfo(tables.gain.dtype).eps
@@ -139,7 +157,7 @@ def rounding(problem: Problem) -> tuple[Float[Array, ' costs'], Float[Array, '']
 
 
 def _complete_all(problem, labels, known, best, row, limits, wanted):
-    """Complete every label at every price and keep what is feasible and better than the incumbents."""
+    """Complete every label by the best way on at every price; keep what is within a budget and better than known."""
     index, utility, cost = row
     reached = labels.utility[:, None] + utility[labels.state]  # [labels prices]
     total = labels.cost + cost[(slice(None), *labels.state)].transpose(2, 0, 1)  # [prices costs labels]
@@ -164,7 +182,10 @@ def _complete_all(problem, labels, known, best, row, limits, wanted):
 
 
 def _extend(problem, labels, beaten, row, limits):
-    """Extend every label by every choice; say by how much each may yet beat what is known at some budget."""
+    """Extend every label by every choice; return utilities, costs, and by how much each may still beat what is known.
+
+    Where that is not positive at any budget, the label cannot win; -inf where it cannot meet one.
+    """
     gain, spend, slot, value, least = row
     utility = labels.utility + gain[(slice(None), *labels.state)]  # [choices labels]
     cost = labels.cost[:, None, :] + spend[(slice(None), slice(None), *labels.state)]
@@ -177,7 +198,8 @@ def _extend(problem, labels, beaten, row, limits):
         for index, prices in enumerate(problem.prices)
     ]
     groups = max(1, len(limits) // 4)
-    # Of neighbouring budgets, max_b min_p (value_p + p . limit_b - beaten_b) <= min_p (value_p + credit_p).
+    # Neighbouring budgets share a bound, which is looser and never wrong:
+    # max_b min_p (value_p + p . limit_b - beaten_b) <= min_p (value_p + credit_p), credit_p the greatest over b.
     credit = (limits @ problem.prices.T - beaten[:, None]).reshape(groups, -1, len(priced)).max(1)
     furthest = limits.reshape(groups, -1, limits.shape[1]).max(1)
 

@@ -54,7 +54,7 @@ def in_chunks(source: Source, size: int = 5000) -> Iterator[Examples]:
 class Batches:
     """A process's part of the batch of any step: `batches(step)`; a context, which ends its threads.
 
-    From memory it is taken at once. Streamed images are decoded by threads (Grain's, extra `jcw[grain]`) ahead of the
+    From memory it is taken at once. Streamed images are decoded by threads (Grain's, extra `grain`) ahead of the
     step, in the order of steps; asked for another step than the next, they begin anew from there. So nothing but the
     step needs to be kept to go on.
 
@@ -104,7 +104,7 @@ class Batches:
         try:
             import grain
         except ImportError as error:
-            raise ValueError("streaming needs Grain: pip install 'jcw[grain]'") from error
+            raise ValueError('streaming needs Grain: pip install grain') from error
         size = len(self._rows(first))
 
         def example(index: int) -> tuple[np.ndarray, int]:

@@ -1,5 +1,6 @@
 """What a set is: examples, and how they are split."""
 
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -46,6 +47,7 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # of each channel over the training images, in [0, 1]
     std: tuple[float, ...]
+    files: tuple[tuple[Path, ...], ...] = ()  # of training, validation and test images, where each is a file
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

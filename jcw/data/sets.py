@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw.data.examples import Dataset, Examples, Source
-from jcw.data.pictures import inspect, open_picture, refuse_mixed
+from jcw.data.folders import decoded, files_of, is_folder, shape_of, streamed
 from jcw.data.splits import name_missing, split
 from jcw.data.streaming import Streamed
 
@@ -46,7 +46,12 @@ def load(
         raise ValueError(f'validation must lie strictly between 0 and 1, got {validation}')
     if limit is not None and limit < 1:
         raise ValueError(f'limit must be positive, got {limit}')
-    if image_size is not None:
+    paths: list[list[Path]] = []
+    if is_folder(name):
+        *parts, class_names = files_of(Path(name))
+        train, test = decoded(parts) if image_size is None else [streamed(part, image_size) for part in parts]
+        paths = [part.paths for part in parts]
+    elif image_size is not None:
         train, test, class_names = _streamed(name, data_dir, image_size)
     else:
         train, test, class_names = _decoded(name, data_dir)
@@ -56,6 +61,9 @@ def load(
     for part, source in (('training', kept), ('validation', validation_part), ('test', test)):
         if (labels := _known_labels(source)) is not None:
             name_missing(part, labels, class_names)
+    named: tuple[tuple[Path, ...], ...] = ()
+    if paths:
+        named = (*(tuple(paths[0][row] for row in rows) for rows in (rest[:limit], held)), tuple(paths[1]))
     sample = kept.take(slice(STATISTICS_IMAGES if image_size else None))
     pixels = sample.images.reshape(-1, sample.images.shape[-1]) / np.float32(255)
     return Dataset(
@@ -66,30 +74,52 @@ def load(
         class_names=class_names,
         mean=tuple(float(m) for m in pixels.mean(0, dtype=np.float64)),
         std=tuple(float(s) for s in pixels.std(0, dtype=np.float64)),
+        files=named,
     )
+
+
+class Outline(NamedTuple):
+    """What a set is before its images are decoded."""
+
+    image_shape: tuple[int, int, int]
+    training: int  # images, those for validation among them
+    fewest: int  # of a class; of a prepared set, the mean
+
+
+def outline(
+    name: str = 'digits', data_dir: str | Path | None = None, *, image_size: int | None = None
+) -> Outline:
+    """Look at a set without decoding it, of images of one shape only at the first.
+
+    Raises:
+      ValueError: no such set, or one of images of any shape without `image_size`.
+    """
+    square = image_size and (image_size, image_size, 3)
+    if is_folder(name):
+        files, _, _ = files_of(Path(name))
+        return Outline(square or shape_of(files.paths[0]), len(files), _fewest(files.labels))
+    if name == 'digits':
+        images, _, _ = _digits()
+        return Outline(images.image_shape, len(images), _fewest(images.labels))
+    builder, (split_name, _) = _prepared(name, data_dir)
+    shape = square or builder.info.features['image'].shape
+    if None in shape:
+        raise ValueError(f'{name} has images of any shape: give image_size (--data.image-size)')
+    training = builder.info.splits[split_name].num_examples
+    return Outline(shape, training, training // builder.info.features['label'].num_classes)
+
+
+def _fewest(labels: np.ndarray) -> int:
+    return int(np.unique_counts(labels).counts.min())
 
 
 Split = tuple[Any, Any, tuple[str, ...]]
 """Training examples, test examples, names of the classes."""
 
 
-class _Files(NamedTuple):
-    """Image files and their labels."""
-
-    paths: list[Path]
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
 def _decoded(name: str, data_dir: str | Path | None) -> Split:
     if name == 'digits':
         return _digits()
-    if (Path(name) / 'train').is_dir():
-        *files, class_names = _folder(Path(name))
-        train, test = _read_files(*files)
-        return train, test, class_names
     builder, splits = _prepared(name, data_dir)
     train, test = (_decode(builder.as_data_source(split=split)) for split in splits)
     return train, test, tuple(builder.info.features['label'].names)
@@ -98,10 +128,6 @@ def _decoded(name: str, data_dir: str | Path | None) -> Split:
 def _streamed(name: str, data_dir: str | Path | None, size: int) -> Split:
     if name == 'digits':
         raise ValueError('digits are small: leave out image_size')
-    if (Path(name) / 'train').is_dir():
-        *files, class_names = _folder(Path(name))
-        train, test = (_stream_files(part, size) for part in files)
-        return train, test, class_names
     import tensorflow_datasets as tfds
 
     builder, splits = _prepared(name, data_dir)
@@ -118,16 +144,6 @@ def _select(source: Examples | Streamed, rows: np.ndarray) -> Source:
 def _known_labels(source: Source) -> np.ndarray | None:
     """Return the labels, where they are known before images are read."""
     return source.labels if isinstance(source, Examples | Streamed) else None
-
-
-def _stream_files(files: _Files, size: int) -> Streamed:
-    inspect(files.paths)
-
-    def read(row: int) -> tuple[bytes, int]:
-        return files.paths[row].read_bytes(), int(files.labels[row])
-
-    rows = np.arange(len(files))
-    return Streamed(read, rows, size, labels=files.labels, name=lambda row: str(files.paths[row]))
 
 
 def _source_reader(source: Any) -> Callable[[int], tuple[bytes, int]]:
@@ -189,58 +205,6 @@ def _decode(source) -> Examples:
             images.append(example['image'])
             labels[row] = example['label']
     return Examples(_stack(images), labels)
-
-
-def _folder(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
-    class_names = _classes(root / 'train')
-    if not class_names:
-        raise ValueError(f'{root / "train"} holds no folder per class')
-    train = _files(root / 'train', class_names)
-    if empty := [name for label, name in enumerate(class_names) if not (train.labels == label).any()]:
-        raise ValueError(
-            f'{root / "train"} holds no image of {", ".join(empty[:5])}: remove or fill the folder'
-        )
-    if (root / 'test').is_dir():
-        if foreign := sorted(set(_classes(root / 'test')) - set(class_names)):
-            raise ValueError(
-                f'{root / "test"} holds {", ".join(foreign[:5])}, of which there is no training image'
-            )
-        return train, _files(root / 'test', class_names), class_names
-    held, rest = split(train.labels, 1 / 6, seed=0)
-    kept, test = (_Files([train.paths[i] for i in rows], train.labels[rows]) for rows in (rest, held))
-    return kept, test, class_names
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != '.'))
-
-
-def _files(folder: Path, class_names: tuple[str, ...]) -> _Files:
-    found = [
-        (path, label)
-        for label, class_name in enumerate(class_names)
-        if (folder / class_name).is_dir()
-        for path in sorted((folder / class_name).iterdir())
-        if not path.name.startswith('.')
-    ]
-    if not found:
-        raise ValueError(f'{folder} holds no images')
-    return _Files([path for path, _ in found], np.array([label for _, label in found], np.int32))
-
-
-def _read_files(*parts: _Files) -> list[Examples]:
-    """Decode the parts of a set, whose images must all have one shape."""
-    paths = [path for part in parts for path in part.paths]
-    refuse_mixed(paths, inspect(paths))
-    return [Examples(np.stack([_pixels(path) for path in part.paths]), part.labels) for part in parts]
-
-
-def _pixels(path: Path) -> np.ndarray:
-    try:
-        pixels = np.asarray(open_picture(path))
-    except ValueError as error:
-        raise ValueError(f'{path} is {error}') from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:

@@ -55,8 +55,8 @@ def export(
       details: further JSON values for `network.json`, such as `accuracy` and `latency` (predicted and measured,
         device).
       weights: 'float32', 'bfloat16' or 'int8', in which kernels are stored.
-      onnx: also write `network.onnx`; needs the extra `jcw[onnx]`.
-      litert: also write `network.tflite`, for batches of this size; needs the extra `jcw[litert]`, the next one, too.
+      onnx: also write `network.onnx`; needs the extra `onnx`.
+      litert: also write `network.tflite`, for batches of this size; needs the extra `litert`, the next one, too.
       calibration: also write `network.int8.tflite`, the ranges of activations taken from these images of the training
         set, uint8 [images height width channels].
       accuracy_of: of a LiteRT file, called for each that is written; `network.json` states it with types and scales.

@@ -36,7 +36,7 @@ def onnx_model(
     try:
         import onnx
     except ImportError:
-        raise ValueError("ONNX needs the package onnx: pip install 'jcw[onnx]'") from None
+        raise ValueError('ONNX needs the package onnx: pip install onnx onnxruntime') from None
     from onnx import TensorProto, helper
 
     fixed = graph.fixed(widths)

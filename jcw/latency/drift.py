@@ -1,4 +1,9 @@
-"""Put calls made at a machine's different speeds on one scale: networks slow down with the reference."""
+"""Correct times for a machine whose speed changes while networks are timed.
+
+Every call of a network stands beside a call of the reference network. When the machine is slow, both take longer, but
+not by the same factor: where the reference takes r times as long, a network takes r^elasticity times as long. The
+elasticity is estimated from the samples; then every time is restated for the reference's normal speed.
+"""
 
 import dataclasses
 
@@ -9,11 +14,11 @@ from jcw.latency.samples import Sample, Samples
 
 
 def corrected(samples: Samples, others: Samples | None = None) -> Samples:
-    """Estimate every network's time anew, for a reference that takes the time stated in the header.
+    """Return the samples with every time restated for a reference that takes the time in the header.
 
-    When a neighbour takes half of a core's speed, a network and the reference do not slow down by the same
-    factor: c ~ r^elasticity. The elasticity is common to all networks and estimated from them, or from `others`,
-    where these are few.
+    Args:
+      samples: to correct.
+      others: from which the elasticity is estimated, where `samples` are too few to tell it.
     """
     elasticity = estimate_elasticity(others or samples)
     normal_ms = samples.header.reference_ms
@@ -21,17 +26,22 @@ def corrected(samples: Samples, others: Samples | None = None) -> Samples:
 
 
 def estimate_elasticity(samples: Samples, deviation: float = 0.3) -> float:
-    """Regress log calls on log reference calls within networks, by visits; shrunk towards 1.
+    """Estimate how networks slow down with the reference: the slope of log calls on log reference calls.
 
-    Both are noisy, and noise in the regressor would make the slope too small. So each visit is halved, every second
-    call in each half: with x and x' the halves' medians of log r, y and y' of log c, less their network's mean,
-    the noise of x is none of x' nor of y', and the slope is that of an instrumental variable (Durbin, 1954),
+    A plain regression gives too small a slope, because the reference's times are noisy themselves. So the calls of
+    each visit are halved, alternately. Noise in one half is independent of the other half, which makes one half an
+    instrument for the other (Durbin, 1954). With x and x' the median log reference times of the halves, y and y'
+    those of the network, each less the mean over the network's visits,
 
         e = 1 + sum t / a,   t = (x (y' - x') + x' (y - x)) / 2,   a = sum x x'
 
-    By its variance, sum t^2 / a^2, it is shrunk towards 1, from which elasticities differ by `deviation`; to a is
-    added what noise alone may amount to. So on a machine whose speed never changes it stays near 1. Visits that are
-    far from e are left out of a second pass. Visits of a single call cannot be halved and do not count.
+    On a machine whose speed never changes, a is noise, and e would be anything. So e is shrunk towards 1, by its
+    variance sum t^2 / a^2 against a prior deviation, and a is increased by what noise alone may amount to. Visits far
+    from the line are left out and e is estimated again.
+
+    Args:
+      samples: timed networks; a visit of a single call cannot be halved and does not count.
+      deviation: by which elasticities are believed to differ from 1 before any is measured.
     """
     halves = [part for sample in samples.timed if len(part := _halves(sample)) > 1]
     if not halves:

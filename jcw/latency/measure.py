@@ -3,7 +3,7 @@
 import collections
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,17 @@ from jaxtyping import Int
 from jcw import records
 from jcw.graph import Graph
 from jcw.latency import samples
-from jcw.latency.runtimes.protocol import Program, Runtime
+from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Header, Sample
 from jcw.latency.timing import Conveyor, Protocol, time_reference
 
-__all__ = ['Protocol', 'measure', 'pending']
+__all__ = ['Protocol', 'failures', 'measure', 'pending']
 
 Widths = tuple[int, ...]
 Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks sites']
 DIED = 'the process died or hung while timing it'
+FAULTS = 2
+"""Times that the reference is tried at least before nothing can be timed."""
 
 
 def measure(
@@ -33,6 +35,7 @@ def measure(
     dtype: str = 'float32',
     reference: Sequence[int] | Int[np.ndarray, ' sites'] | None = None,
     protocol: Protocol = Protocol(),  # noqa: B008, frozen
+    earlier: Mapping[Widths, int] | None = None,
 ) -> Iterator[Sample]:
     """Time the networks that the file does not hold yet, yielding each sample once it is on disk.
 
@@ -48,15 +51,16 @@ def measure(
       dtype: of the networks, as the runtime was built for.
       reference: widths of the network timed beside every sample; by default the graph's base.
       protocol: how to time.
+      earlier: attempts at some networks that do not count: `failures` of the file, for them to be tried again.
 
     Raises:
       ValueError: no network, widths outside the graph, or a file begun under another header.
-      RuntimeFailure: the reference cannot be timed.
+      RuntimeFailure: the reference cannot be timed, twice or more.
     """
     networks = _checked(graph, networks)
     widths = _checked(graph, np.array([graph.base if reference is None else reference], np.int32))[0]
     runtime.prefetch(networks)
-    anchor = runtime.open(widths)
+    anchor, reference_ms = _opened(runtime, widths, protocol)
     try:
         header = Header(
             graph=graph,
@@ -65,24 +69,35 @@ def measure(
             dtype=dtype,
             batch=batch,
             reference=widths,
-            reference_ms=time_reference(anchor, protocol),
+            reference_ms=reference_ms,
             warmup=protocol.warmup,
             versions=dict(runtime.versions),
             details={**runtime.details, **_load(protocol)},
         )
         header = _begin_or_continue(path, header)
-        yield from _measure(runtime, anchor, networks, Path(path), header, protocol)
+        yield from _measure(runtime, anchor, networks, Path(path), header, protocol, earlier)
     finally:
         anchor.close()
 
 
-def pending(path: str | Path, networks: Networks, protocol: Protocol) -> list[tuple[Widths, int]]:
-    """Return the networks that a file still lacks, each with the number of the attempt to make."""
+def failures(path: str | Path) -> dict[Widths, int]:
+    """Return the networks of a file that could not be timed, each with its attempts."""
+    held = samples.read(path).samples if Path(path).exists() else ()
+    return {sample.widths: sample.attempt for sample in held if sample.failure}
+
+
+def pending(
+    path: str | Path, networks: Networks, protocol: Protocol, earlier: Mapping[Widths, int] | None = None
+) -> list[tuple[Widths, int]]:
+    """Return the networks that a file still lacks, each with the number of the attempt to make.
+
+    Of those that failed, `earlier` attempts do not count.
+    """
     held = {s.widths: s for s in samples.read(path).samples} if Path(path).exists() else {}
     return [
         (widths, held[widths].attempt + 1 if widths in held else 1)
         for widths in dict.fromkeys(tuple(int(w) for w in widths) for widths in networks)
-        if widths not in held or _again(held[widths], protocol)
+        if widths not in held or _again(held[widths], protocol, (earlier or {}).get(widths, 0))
     ]
 
 
@@ -110,8 +125,30 @@ def _begin_or_continue(path: str | Path, header: Header) -> Header:
     return begun
 
 
+def _opened(runtime: Runtime, widths: Widths, protocol: Protocol) -> tuple[Program, float]:
+    """Open the reference and time it alone, ms; a first fault is put up with."""
+    for left in reversed(range(max(protocol.attempts, FAULTS))):
+        try:
+            anchor = runtime.open(widths)
+            try:
+                return anchor, time_reference(anchor, protocol)
+            except BaseException:
+                anchor.close()
+                raise
+        except RuntimeFailure:
+            if not left:
+                raise
+    raise AssertionError('tried at least once')
+
+
 def _measure(
-    runtime: Runtime, anchor: Program, networks: list[Widths], path: Path, header: Header, protocol: Protocol
+    runtime: Runtime,
+    anchor: Program,
+    networks: list[Widths],
+    path: Path,
+    header: Header,
+    protocol: Protocol,
+    earlier: Mapping[Widths, int] | None,
 ) -> Iterator[Sample]:
     suspects = _in_flight(path)
     if len(suspects) == 1:
@@ -119,7 +156,7 @@ def _measure(
         yield _append(path, Sample(guilty, attempt=_attempts(path, guilty) + 1, failure=DIED))
     line = Conveyor(runtime, anchor, header.reference_ms, protocol)
     try:
-        while wanted := collections.deque(pending(path, networks, protocol)):
+        while wanted := collections.deque(pending(path, networks, protocol, earlier)):
             while wanted or line.timings:
                 if wanted and _room(line, wanted[0][0], suspects):
                     runtime.prefetch([widths for widths, _ in wanted])
@@ -144,9 +181,9 @@ def _append(path: Path, sample: Sample) -> Sample:
     return sample
 
 
-def _again(sample: Sample, protocol: Protocol) -> bool:
+def _again(sample: Sample, protocol: Protocol, earlier: int) -> bool:
     doubtful = bool(sample.failure) or sample.error > protocol.doubt
-    return doubtful and sample.attempt < protocol.attempts
+    return doubtful and sample.attempt - earlier < protocol.attempts
 
 
 def _attempts(path: Path, widths: Widths) -> int:

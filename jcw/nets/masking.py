@@ -1,8 +1,13 @@
-"""Channel masks, and normalisation + activation that respects them.
+"""Channel masks, and a normalisation with activation that respects them.
 
-A mask is 1 on a site's first `width` channels and 0 on the rest, shared by a batch ([channels]) or one per example
-([batch channels]). Statistics are taken over live entries only, and the output of dead channels is exactly zero:
-masking before the normalisation would not do, since its bias would bring them back.
+A mask is 1 on the first `width` channels of a site and 0 on the others. It is one for the whole batch, [channels], or
+one for each example, [batch channels]. Entries under a 1 are *live*.
+
+- Means and variances are taken over live entries alone.
+- The output is multiplied by the mask last. Masked before, dead channels would come back: the normalisation adds a
+  bias.
+
+So a masked network computes what a network of the smaller widths does.
 """
 
 import functools
@@ -65,8 +70,8 @@ def normalise_into(
 ) -> tuple[jax.Array, Moments]:
     """Return `function(y, operand)` of `y, moments = normalise_train(x, ...)`, and the moments.
 
-    In the gradient y is computed again from x, which costs little, and need not be kept where the gradient is a program
-    part of its own, such as a loop; elsewhere XLA may find the two the same, and keep y.
+    The gradient computes y again from x instead of keeping it, which costs little time and saves memory. It saves
+    none where XLA sees forward and backward pass in one piece: it may find the two computations the same, and keep y.
     """
     return _normalise_into(function, axis_name, activation, operand, x, scale, bias, mask)
 
@@ -151,8 +156,8 @@ def _normalise_backward(
 ) -> tuple:
     """Differentiate by hand: `dx = scale / std * (g - (sum g + xhat * sum(g * xhat)) / live)`.
 
-    Here g is the gradient before the activation, found again from x, already at hand: y need not be kept, nor read.
-    The sums run over all devices; the gradients of scale and bias are each device's own part.
+    g is the gradient before the activation and xhat the normalised input; both are computed from x, so that y is
+    neither kept nor read. The sums run over all devices. The gradients of scale and bias are each device's own part.
     """
     x, scale, bias, mask, moments = residuals
     inverse = jax.lax.rsqrt(moments.variance + EPSILON)

@@ -28,7 +28,7 @@ class Diverged(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """SIGTERM; the state has been saved."""
+    """SIGTERM or Ctrl-C; the state has been saved."""
 
 
 class Progress(NamedTuple):
@@ -81,7 +81,7 @@ def run(
     Raises:
       Diverged: a metric is not finite, a loss beyond the limit, or what is about to be saved has gained values that are
         not finite; the last checkpoint is from before.
-      Interrupted: on SIGTERM, after saving.
+      Interrupted: on SIGTERM or Ctrl-C, after saving; a second Ctrl-C does not wait for it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def run(
     with (
         Watchdog(hang_seconds) as watchdog,
         Checkpoints(folder / 'checkpoints', keep=keep, keep_best=keep_best) as checkpoints,
-        _sigterm(listen=not together) as stopping,
+        _stop_signals(listen=not together) as stopping,
         _Recorder(folder, num_steps, batch, report, loss_limit) as recorder,
     ):
         start = 0
@@ -125,7 +125,7 @@ def run(
                 raise
             watchdog.beat(_advice(checkpoints.latest_step))
             if stop and done < num_steps:
-                raise Interrupted(f'stopped by SIGTERM after step {done}, saved; the same command continues')
+                raise Interrupted(f'stopped after step {done}, saved; the same command goes on from there')
     return carry
 
 
@@ -221,14 +221,27 @@ def _event_writer(folder: Path, start: int) -> Any:
 
 
 @contextmanager
-def _sigterm(listen: bool) -> Iterator[threading.Event]:
-    """Note SIGTERM instead of dying of it, where this thread may; JAX itself listens in a distributed run."""
+def _stop_signals(listen: bool) -> Iterator[threading.Event]:
+    """Note SIGTERM and Ctrl-C instead of dying of them, where this thread may; a second Ctrl-C is not only noted.
+
+    JAX itself listens in a distributed run.
+    """
     stopping = threading.Event()
     if not listen or threading.current_thread() is not threading.main_thread():
         yield stopping
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: Any) -> None:
+        stopping.set()
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
+
+    for number in previous:
+        signal.signal(number, note)
     try:
         yield stopping
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

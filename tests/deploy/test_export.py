@@ -138,5 +138,5 @@ def test_onnx_says_what_to_install_where_it_is_missing(monkeypatch, trained):
     import sys
 
     monkeypatch.setitem(sys.modules, 'onnx', None)
-    with pytest.raises(ValueError, match=r"pip install 'jcw\[onnx\]'"):
+    with pytest.raises(ValueError, match=r'pip install onnx onnxruntime'):
         deploy.onnx_model(trained.graph, trained.widths)

@@ -4,18 +4,25 @@ import dataclasses
 
 import pytest
 
+from experiments.command_line import parse
 from experiments.config import Config
-from experiments.presets import DIGITS, PRESETS, parse
+from experiments.presets import DIGITS, PRESETS
 from experiments.run_folder import Usage, claim, read_json, save_json
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    """Stand where no run has left its settings."""
+    monkeypatch.chdir(tmp_path)
 
 
 def test_every_preset_parses_by_name():
     for name, (_, config) in PRESETS.items():
-        assert parse(None, [name]) == config
+        assert parse(None, args=[name]) == config
 
 
 def test_without_a_name_the_preset_is_digits_and_settings_may_change_it():
-    config = parse(None, ['--supernet.epochs', '3', '--run', 'elsewhere'])
+    config = parse(None, args=['--supernet.epochs', '3', '--run', 'elsewhere'])
     assert config.supernet == dataclasses.replace(DIGITS.supernet, epochs=3)
     assert str(config.run) == 'elsewhere'
 
@@ -32,20 +39,21 @@ def test_the_imagenet_preset_is_the_published_recipe():
 
 def test_a_wrong_value_names_its_option(capsys):
     with pytest.raises(SystemExit):
-        parse(None, ['digits', '--latency.batch', 'many'])
+        parse(None, args=['digits', '--latency.batch', 'many'])
     assert '--latency.batch' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('option', 'value'), [('--latency.networks', '-3'), ('--supernet.refreshes', '0')])
 def test_a_count_below_one_names_its_option(option, value):
     with pytest.raises(SystemExit, match=f'{option} must be at least 1, got {value}'):
-        parse(None, ['digits', option, value])
+        parse(None, args=['digits', option, value])
 
 
 def test_a_folder_is_claimed_once_and_refuses_other_settings(tmp_path):
     config = Config()
     claim(tmp_path / 'stage', supernet=config.supernet, seed=0)
     claim(tmp_path / 'stage', supernet=config.supernet, seed=0)
+    (tmp_path / 'stage' / 'result.json').touch()
     other = dataclasses.replace(config.supernet, epochs=1)
     with pytest.raises(Usage, match=r'supernet.epochs was 20, now 1'):
         claim(tmp_path / 'stage', supernet=other, seed=0)
@@ -60,12 +68,12 @@ def test_json_is_written_whole(tmp_path):
 
 
 def test_what_a_preset_says_of_its_own_network_is_not_taken_for_another():
-    assert parse(None, ['digits']).space.strides == DIGITS.space.strides
-    other = parse(None, ['digits', '--space.network', 'mobilenet_v2']).space
+    assert parse(None, args=['digits']).space.strides == DIGITS.space.strides
+    other = parse(None, args=['digits', '--space.network', 'mobilenet_v2']).space
     assert (other.strides, other.base_multiplier) == (None, 0.25)
-    own = parse(None, ['digits', '--space.network', 'my_net.py:net']).space
+    own = parse(None, args=['digits', '--space.network', 'my_net.py:net']).space
     assert (own.strides, own.base_multiplier) == (None, 1.0)
     asked = parse(
-        None, ['digits', '--space.network', 'my_net.py:net', '--space.base-multiplier', '0.5']
+        None, args=['digits', '--space.network', 'my_net.py:net', '--space.base-multiplier', '0.5']
     ).space
     assert asked.base_multiplier == 0.5

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import launch, train_supernet, training
+from experiments import launch, stage, train_supernet, training
 from experiments.config import Config, LaunchConfig, SupernetConfig
-from experiments.run_folder import Usage, run_stage
+from experiments.run_folder import Usage
 from jcw import data
 from jcw.train.loop import Diverged, Interrupted
 from tests.tiny_graph import GRAPH
@@ -28,18 +28,18 @@ def test_a_coordinator_without_numbers_is_refused():
 
 def test_a_stage_of_one_process_refuses_to_be_one_of_several(capsys):
     with pytest.raises(SystemExit) as stopped:
-        run_stage(lambda config: None, launched(distributed=True))
+        stage.run_stage(lambda config: None, launched(distributed=True))
     assert stopped.value.code == 1
     assert 'this stage runs in one process' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('end', 'code'), [(Interrupted('saved'), 0), (Diverged('loss is nan'), 1)])
-def test_an_interruption_is_no_failure_and_a_divergence_is(capsys, end, code):
+def test_an_interruption_is_no_failure_and_a_divergence_is(tmp_path, capsys, end, code):
     def main(config):
         raise end
 
     with pytest.raises(SystemExit) as stopped:
-        run_stage(main, Config())
+        stage.run_stage(main, Config(run=tmp_path))
     assert stopped.value.code == code
     assert capsys.readouterr().err == f'{type(end).__name__}: {end}\n'
 

@@ -11,9 +11,9 @@ import pytest
 
 from experiments import export as export_stage
 from experiments import timing_process
+from experiments.command_line import parse
 from experiments.config import Config, ExportConfig, LatencyConfig
 from experiments.measure_latency import measure
-from experiments.presets import parse
 from experiments.run_folder import Usage
 from jcw import deploy
 from jcw.deploy import tflite
@@ -120,10 +120,10 @@ def test_the_stage_times_int8_networks(tmp_path):
 
 
 def test_the_command_line_reaches_the_forms_of_export():
-    config = parse('', ['digits', '--export.int8', '--export.onnx', '--export.batch', '4'])
+    config = parse('', args=['digits', '--export.int8', '--export.onnx', '--export.batch', '4'])
     assert config.export == ExportConfig(onnx=True, int8=True, batch=4)
     with pytest.raises(SystemExit, match='calibration-images must be at least 1'):
-        parse('', ['digits', '--export.calibration-images', '0'])
+        parse('', args=['digits', '--export.calibration-images', '0'])
 
 
 def test_the_stage_exports_every_form_and_tests_those_of_litert(tmp_path, monkeypatch):

@@ -236,5 +236,6 @@ def test_a_folder_of_before_a_setting_existed_is_still_the_same_run(tmp_path):
     del old['subnet']['ema']
     save_json(path, old)
     claim(tmp_path, subnet=SubnetConfig(), seed=0)
+    (tmp_path / 'result.json').touch()
     with pytest.raises(Usage, match=r'subnet.ema was 0.0, now 0.9'):
         claim(tmp_path, subnet=SubnetConfig(ema=0.9), seed=0)

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.command_line import parse
 from experiments.paths import paths
-from experiments.presets import parse
 from experiments.space import graph_of
 from experiments.train_supernet import start_of
 from experiments.training import load_data
@@ -79,7 +79,7 @@ def cache(tmp_path_factory):
 
 def prepare(run):
     """Give a run the latency table that an adaptive supernet needs, and return its configuration."""
-    config = parse(None, [*SMALL, '--run', str(run)])
+    config = parse(None, args=[*SMALL, '--run', str(run)])
     graph = graph_of(config, load_data(config))
     (run / 'latency').mkdir(parents=True)
     flops_table(graph).save(run / 'latency' / 'table.json')
@@ -147,7 +147,7 @@ def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
     assert 'accuracy of subnets' in both[0].log
     assert 'Training the supernet' not in both[1].log
     found, expected = (
-        carry_of(parse(None, [*SMALL, '--run', str(tmp_path / n), *short])) for n in ('two', 'one')
+        carry_of(parse(None, args=[*SMALL, '--run', str(tmp_path / n), *short])) for n in ('two', 'one')
     )
     assert found[0] == expected[0] == 2
     np.testing.assert_allclose(found[1][1].gram, expected[1][1].gram, rtol=1e-5)

@@ -17,7 +17,7 @@ import pytest
 from experiments import (
     fit_latency,
     measure_latency,
-    run_folder,
+    stage,
     timing_process,
     train_supernet,
     training,
@@ -197,11 +197,11 @@ def test_training_timing_and_fitting_each_refuse_a_folder_in_use(tmp_path):
         ),
         'latency/fitting': lambda: fit_latency.fit(config),
     }
-    for name, stage in stages.items():
+    for name, start in stages.items():
         with if_free(tmp_path / f'{name}.lock') as free:
             assert free
             with pytest.raises(Usage, match='is in use'):
-                stage()
+                start()
 
 
 @needs_full_device
@@ -211,7 +211,7 @@ def test_a_full_disk_is_said_in_a_line(tmp_path, capsys):
             file.write('a result')
 
     with pytest.raises(SystemExit) as ended:
-        run_folder.run_stage(main, Config(run=tmp_path))
+        stage.run_stage(main, Config(run=tmp_path))
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert said.startswith('the disk is full: [Errno 28] No space left on device')
@@ -231,7 +231,7 @@ def test_a_disk_that_fills_while_a_run_trains_is_said_in_a_line(tmp_path, capsys
         )
 
     with pytest.raises(SystemExit):
-        run_folder.run_stage(main, Config(run=tmp_path))
+        stage.run_stage(main, Config(run=tmp_path))
     assert 'the disk is full: [Errno 28]' in capsys.readouterr().err
 
 
@@ -251,8 +251,8 @@ def test_a_full_disk_is_told_through_what_libraries_make_of_it():
     inner = ValueError('RESOURCE_EXHAUSTED: No space left on device [write]')
     outer = RuntimeError('saving failed')
     outer.__cause__ = inner
-    assert run_folder.disk_full(outer)
-    assert not run_folder.disk_full(RuntimeError('no space between letters'))
+    assert stage.disk_full(outer)
+    assert not stage.disk_full(RuntimeError('no space between letters'))
 
 
 def test_other_errors_are_no_full_disk(tmp_path):
@@ -260,4 +260,4 @@ def test_other_errors_are_no_full_disk(tmp_path):
         raise KeyError('a mistake of ours')
 
     with pytest.raises(KeyError):
-        run_folder.run_stage(main, Config(run=tmp_path))
+        stage.run_stage(main, Config(run=tmp_path))

@@ -6,7 +6,8 @@ import pytest
 
 from jcw.latency import samples
 from jcw.latency.design import random_networks
-from jcw.latency.measure import DIED, Protocol, measure
+from jcw.latency.measure import DIED, Protocol, failures, measure
+from jcw.latency.runtimes import RuntimeFailure
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
 GRAPH = small_graph()
@@ -191,3 +192,27 @@ def test_nonsense_times_are_failures(tmp_path):
 def test_a_protocol_that_times_nothing_is_refused(change):
     with pytest.raises(ValueError, match=r'positive|min_visits'):
         Protocol(**change)
+
+
+def test_a_first_fault_of_the_reference_costs_no_stage(tmp_path):
+    faults = iter(['asleep'])
+    runtime = device(failing=lambda widths: next(faults, ''))
+    run(runtime, networks(3), tmp_path / 's')
+    assert len(samples.read(tmp_path / 's').timed) == 3
+
+
+def test_a_reference_that_never_answers_ends_the_stage_with_its_reason(tmp_path):
+    with pytest.raises(RuntimeFailure, match='asleep'):
+        run(device(failing=lambda widths: 'asleep'), networks(3), tmp_path / 's')
+
+
+def test_networks_that_failed_are_tried_again_by_the_next_start(tmp_path):
+    bad, path = tuple(networks(3)[1]), tmp_path / 's'
+    broken = device(failing=lambda widths: 'full' if tuple(widths) == bad else '')
+    run(broken, networks(3), path)
+    assert failures(path) == {bad: QUICK.attempts}
+    run(device(), networks(3), path)
+    assert failures(path) == {bad: QUICK.attempts}
+    again = measure(device(), GRAPH, networks(3), path, batch=8, protocol=QUICK, earlier=failures(path))
+    assert [sample.widths for sample in again] == [bad]
+    assert failures(path) == {}

@@ -1,7 +1,6 @@
 """The loop: resumption to the bit, interruption, divergence, what is kept and written."""
 
 import json
-import os
 import signal
 from typing import NamedTuple
 
@@ -30,20 +29,22 @@ def run(folder, num_steps=10, step=walk, **kwargs):
     return loop.run(START, step, num_steps, folder=folder, batch=2, save_every=3, report_every=2, **kwargs)
 
 
-def stop_at(last):
+def stop_at(last, *signals):
     def step(carry, index):
         if index == last:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals:
+                signal.raise_signal(number)
         return walk(carry, index)
 
     return step
 
 
-def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(tmp_path, number):
     whole = run(tmp_path / 'whole')
     for last in (0, 4, 7):
-        with pytest.raises(loop.Interrupted, match=f'SIGTERM after step {last + 1}, saved; the same command'):
-            run(tmp_path / 'parts', step=stop_at(last))
+        with pytest.raises(loop.Interrupted, match=f'stopped after step {last + 1}, saved; the same command'):
+            run(tmp_path / 'parts', step=stop_at(last, number))
     np.testing.assert_array_equal(run(tmp_path / 'parts')['value'], whole['value'])
 
 
@@ -54,10 +55,15 @@ def test_a_finished_run_is_read_back(tmp_path):
     np.testing.assert_array_equal(run(tmp_path)['value'], run(tmp_path, step=never)['value'])
 
 
-def test_the_former_handler_of_sigterm_returns(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, step=stop_at(4, signal.SIGINT, signal.SIGINT))
+
+
+def test_the_former_handlers_return(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     run(tmp_path)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), 1e9])

@@ -34,10 +34,10 @@ class CommandProgram:
 class CommandRuntime:
     """Time networks by a program on this machine that knows how to reach the device.
 
-    The program reads lines `{"id": 1, "widths": [...], "network": "/path"}` and answers each with one line: `{"ms":
-    3.1}`, `{"ms": [3.1, 3.2]}` for several calls, or `{"error": "why not"}`. It may repeat the id, so that no answer
-    passes for that of another question. Every answer should be one measurement: repeats are asked for by repeating
-    the line, alternating with the reference's.
+    The program reads lines `{"id": 1, "widths": [...], "network": "/path"}`, with further `facts` where there are any,
+    and answers each with one line: `{"ms": 3.1}`, `{"ms": [3.1, 3.2]}` for several calls, or `{"error": "why not"}`. It
+    may repeat the id, so that no answer passes for that of another question. Every answer should be one measurement:
+    repeats are asked for by repeating the line, alternating with the reference's.
 
     The program is started when first needed. If it ends, stays silent longer than `time_limit_s`, says something
     unasked, or answers anything else, the timing fails with that reason, the program is ended with all processes that
@@ -49,6 +49,7 @@ class CommandRuntime:
       time_limit_s: for one answer, s.
       export: from widths to the bytes of a file that the program wants; without it there is no "network".
       suffix: of that file's name.
+      facts: that every line states besides, JSON values: the batch, the file of the graph.
       versions: of the software that decides speed.
       details: further facts of the device.
     """
@@ -63,6 +64,7 @@ class CommandRuntime:
         time_limit_s: float = 60.0,
         export: Export | None = None,
         suffix: str = '.onnx',
+        facts: Mapping[str, Any] | None = None,
         versions: Mapping[str, str] | None = None,
         details: Mapping[str, str] | None = None,
     ) -> None:
@@ -77,11 +79,12 @@ class CommandRuntime:
         self._time_limit_s = time_limit_s
         self._export = export
         self._suffix = suffix
+        self._facts = dict(facts or {})
         self._program: Lines | None = None
         self._asked = 0
 
     def open(self, widths: Sequence[int]) -> CommandProgram:
-        request: dict[str, Any] = {'widths': [int(w) for w in widths]}
+        request: dict[str, Any] = {'widths': [int(w) for w in widths], **self._facts}
         if self._export is not None:
             try:
                 content = self._export(widths)

@@ -64,7 +64,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError:
-            raise ValueError("this runtime needs onnxruntime: pip install 'jcw[onnx]'") from None
+            raise ValueError('this runtime needs onnxruntime: pip install onnx onnxruntime') from None
         self._onnxruntime = onnxruntime
         self._build = build
         self.device = device.cpu_name()

@@ -1,0 +1,52 @@
+"""What a run has cost so far: seconds by part of the work, of all its starts together."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments import launch
+from experiments.run_folder import read_lines
+
+LEAST = 0.1
+"""Seconds that are worth a line."""
+
+_inner = [0.0]
+"""Seconds that parts within the open ones have taken, the innermost last."""
+
+
+@contextmanager
+def on(run: Path, name: str) -> Iterator[None]:
+    """Note the seconds of what is done here, less those of parts within it, however it ends."""
+    began = time.monotonic()
+    _inner.append(0.0)
+    try:
+        yield
+    finally:
+        whole = time.monotonic() - began
+        own = whole - _inner.pop()
+        _inner[-1] += whole
+        if own >= LEAST and run.is_dir() and launch.is_first():
+            with _file(run).open('a') as file:
+                file.write(json.dumps({'part': name, 'seconds': round(own, 1)}) + '\n')
+
+
+def of_run(run: Path) -> dict[str, float]:
+    """Return seconds by part, in the order in which they first ended."""
+    found: dict[str, float] = {}
+    if _file(run).exists():
+        for line in read_lines(_file(run)):
+            found[line['part']] = found.get(line['part'], 0.0) + line['seconds']
+    return found
+
+
+def describe(run: Path) -> str:
+    """Say what a run has cost: `405 s: timing networks 120 s, ...`, the most expensive part first."""
+    found = sorted(of_run(run).items(), key=lambda each: -each[1])
+    parts = ', '.join(f'{name} {seconds:.0f} s' for name, seconds in found)
+    return f'{sum(seconds for _, seconds in found):.0f} s: {parts}'
+
+
+def _file(run: Path) -> Path:
+    return run / 'spent.jsonl'
