@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments import launch
-from experiments.run_folder import read_lines
+from jcw import records
 
 LEAST = 0.1
 """Seconds that are worth a line."""
@@ -33,11 +33,15 @@ def on(run: Path, name: str) -> Iterator[None]:
 
 
 def of_run(run: Path) -> dict[str, float]:
-    """Return seconds by part, in the order in which they first ended."""
+    """Return seconds by part, in the order in which they first ended; damaged lines of the log are left out."""
     found: dict[str, float] = {}
-    if _file(run).exists():
-        for line in read_lines(_file(run)):
-            found[line['part']] = found.get(line['part'], 0.0) + line['seconds']
+    for line in _file(run).read_bytes().splitlines() if _file(run).exists() else ():
+        try:
+            record = records.parse(line)
+            name, seconds = str(record['part']), float(record['seconds'])
+        except (ValueError, TypeError, KeyError):
+            continue
+        found[name] = found.get(name, 0.0) + seconds
     return found
 
 

@@ -38,6 +38,11 @@ def test_what_was_spent_before_an_error_counts_and_starts_add_up(tmp_path):
     assert spent.describe(tmp_path) == '1 s: work 1 s'
 
 
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path):
+    (tmp_path / 'spent.jsonl').write_text('{"part": "work", "seconds": 2.5}\n[1]\n{"part": 3}\n{"part": "wo')
+    assert spent.of_run(tmp_path) == {'work': 2.5}
+
+
 def table() -> LatencyTable:
     entries = flops_table(GRAPH).entries / 1e5
     return LatencyTable(GRAPH, entries, base=0.1, provenance={'batch': 1})
