@@ -51,8 +51,12 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
 
 
 def unit(table: LatencyTable) -> str:
+    """Say what the latencies of a table are of."""
+    return per_call(table.provenance.get('batch', '?'))
+
+
+def per_call(batch: int | str) -> str:
     """Say what a latency is of: `ms per call of 8 images`."""
-    batch = table.provenance.get('batch', '?')
     return f'ms per call of {batch} image{"" if batch == 1 else "s"}'
 
 

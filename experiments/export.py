@@ -37,7 +37,7 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
         weights=forms.weights,
         onnx=forms.onnx,
         litert=forms.batch if forms.litert or forms.int8 else 0,
-        calibration=spread(dataset.train, forms.calibration_images) if forms.int8 else None,
+        calibration=from_all_over(dataset.train, forms.calibration_images) if forms.int8 else None,
         accuracy_of=lambda model: litert_accuracy(model, dataset.test),
         details={
             'accuracy': accuracy,
@@ -55,7 +55,7 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
     )
 
 
-def spread(source: data.Source, count: int) -> np.ndarray:
+def from_all_over(source: data.Source, count: int) -> np.ndarray:
     """Return images from all over a set, which may be sorted by class."""
     rows = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     return source.take(rows).images

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from experiments import check_data, progress, spent
+from experiments.budget import per_call
 from experiments.config import Config, LatencyConfig
 from experiments.locks import exclusive
 from experiments.paths import paths
@@ -161,7 +162,7 @@ def describe(config: Config) -> str:
     """Say how many of the networks asked for were timed, and why others were not."""
     read = samples.read(paths(config).samples)
     asked, failed = len(read.samples), [sample.failure for sample in read.samples if sample.failure]
-    said = f'{len(read.timed)} of {asked} networks timed, ms per call of {read.header.batch} image(s)'
+    said = f'{len(read.timed)} of {asked} networks timed, {per_call(read.header.batch)}'
     if failed:
         reason, times = collections.Counter(failed).most_common(1)[0]
         more = '' if times == len(failed) else f' ({times} times, and other reasons)'

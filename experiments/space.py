@@ -16,7 +16,7 @@ from jcw.builder import build, with_dropped_blocks
 from jcw.data import Dataset
 from jcw.graph import Graph
 from jcw.trace import trace
-from jcw.zoo import NETWORKS, Network
+from jcw.zoo import NETWORKS, NetworkFunction
 
 
 def graph_of(config: Config, dataset: Dataset) -> Graph:
@@ -91,7 +91,7 @@ def fitting(strides: tuple[int, ...], side: int) -> tuple[int, ...]:
     return tuple(fitted)
 
 
-def network_of(name: str) -> Network:
+def network_of(name: str) -> NetworkFunction:
     """Return a network of the zoo by its name, or a function from `FILE.py:function`.
 
     The function appends operations to a builder, or takes nothing and returns a graph, or (apply, variables, example).
@@ -118,7 +118,7 @@ def network_of(name: str) -> Network:
         raise ValueError(f'space.network: {path} cannot be run: {type(error).__name__}: {error}') from error
     if not callable(getattr(module, function, None)):
         raise ValueError(f'space.network: {path} has no function {function!r}')
-    found: Network = getattr(module, function)
+    found: NetworkFunction = getattr(module, function)
     return found
 
 

@@ -93,7 +93,7 @@ def start_of(
     settings = config.supernet
     optimiser, num_steps = optimiser_of(settings, len(dataset.train))
     state = init_state(jax.random.key(config.seed), network(graph), optimiser)
-    return (state, stats.empty(*graph.present.shape), aows.uniform(graph)), optimiser, num_steps
+    return (state, stats.empty(*graph.present.shape), aows.even_draws(graph)), optimiser, num_steps
 
 
 def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_steps: int, batch_of):
@@ -129,7 +129,7 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_st
         state, metrics, rewards = sandwich_step(*args)
         return state, metrics, parallel.gathered(rewards)
 
-    spread = parallel.data_parallel(
+    on_all_devices = parallel.data_parallel(
         everywhere, batch_args=(False, False, True, True, False), batch_outputs=(False, False, False)
     )
     keep = 0.5 ** (1 / max(settings.half_life * num_steps, 1))
@@ -142,7 +142,7 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_st
         draws = narrow(index, width_stats, draws)
         images, labels = batch_of(index)
         site = np.int32(mutation.turn(config.seed, index, graph.num_sites))
-        state, metrics, rewards = spread(
+        state, metrics, rewards = on_all_devices(
             state, jax.random.fold_in(key, index), images, labels, (draws.probabilities, site)
         )
         logged = Metrics(**metrics._asdict(), entropy=draws.entropy, price=draws.price)

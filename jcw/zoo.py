@@ -9,7 +9,7 @@ from functools import partial
 from jcw.builder import Builder
 from jcw.graph import Width
 
-Network = Callable[..., int]
+NetworkFunction = Callable[..., int]
 """`(builder, *, strides) -> logits`."""
 
 
@@ -184,7 +184,7 @@ def _round_to_8(width: float) -> int:
     return rounded + 8 if rounded < 0.9 * width else rounded
 
 
-NETWORKS: dict[str, Network] = {
+NETWORKS: dict[str, NetworkFunction] = {
     'mobilenet_v1': mobilenet_v1,
     'mobilenet_v2': mobilenet_v2,
     'mobilenet_v3': mobilenet_v3,

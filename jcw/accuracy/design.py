@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jcw.accuracy.table import AccuracyTable, refit
 
-Choices = Int[np.ndarray, 'networks sites']
+NetworkChoices = Int[np.ndarray, 'networks sites']
 Solve = Callable[[Float[np.ndarray, 'sites choices'], float], Int[np.ndarray, ' sites']]
 """From utilities of choices and a budget to the choices of the best network that holds it (exact)."""
 
@@ -33,7 +33,7 @@ def propose(
     *,
     trained: Int[np.ndarray, 'trained sites'] | None = None,
     draws: int = DRAWS,
-) -> Choices:
+) -> NetworkChoices:
     """Choose the networks to train next: Thompson sampling (Thompson, 1933) with an exact solver.
 
     Each field drawn from the posterior is maximised under one of the budgets, in turn; what is new is taken.
@@ -68,7 +68,7 @@ def propose(
 class Found(NamedTuple):
     """What a search knows after a round."""
 
-    choices: Choices  # trained, in order
+    choices: NetworkChoices  # trained, in order
     utility: Float[np.ndarray, ' networks']
     table: AccuracyTable
 
@@ -76,7 +76,7 @@ class Found(NamedTuple):
 def search(
     key: Array,
     before: AccuracyTable,
-    train: Callable[[Choices], Float[np.ndarray, ' networks']],
+    train: Callable[[NetworkChoices], Float[np.ndarray, ' networks']],
     solve: Solve,
     budgets: Sequence[float],
     trainings: int,
@@ -109,7 +109,7 @@ def search(
         yield Found(choices, utility, table)
 
 
-def winner(table: AccuracyTable, candidates: Choices, holds: Sequence[bool] | np.ndarray) -> int:
+def winner(table: AccuracyTable, candidates: NetworkChoices, holds: Sequence[bool] | np.ndarray) -> int:
     """Return the index of the best candidate by the posterior mean, among those that hold the budget.
 
     Candidates are the trained networks, the optimum of the mean, and baselines.

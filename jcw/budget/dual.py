@@ -100,7 +100,7 @@ def best_price(tables: Tables, budget: Float[Array, ' costs'], points: int = 64)
     num_costs = len(tables.spend)
     shrink = min(0.6, 4 * points ** (-1 / num_costs))
     radii = 12 * shrink ** np.arange(math.ceil(math.log(3e-4) / math.log(shrink)))
-    cloud = jnp.asarray(spread(points, num_costs), tables.gain.dtype)
+    cloud = jnp.asarray(even_points(points, num_costs), tables.gain.dtype)
 
     def sweep(centre, radius):
         prices = jnp.exp(centre + radius * cloud)
@@ -117,12 +117,12 @@ def price_cloud(ends: Float[Array, 'ends costs'], points: int) -> Float[Array, '
     high = jnp.log(ends.max(0))
     low = jnp.maximum(jnp.log(ends.min(0)), high - 4)
     centre, radius = (high + low) / 2, (high - low) / 2 + 1
-    cube = jnp.asarray(spread(points - 3, ends.shape[1]), ends.dtype)
+    cube = jnp.asarray(even_points(points - 3, ends.shape[1]), ends.dtype)
     cloud = jnp.exp(centre + radius * cube + 2 * cube**3)  # denser near the centre
     return jnp.concatenate([jnp.zeros_like(ends[:1]), ends, cloud])
 
 
-def spread(points: int, dimensions: int) -> Float[np.ndarray, 'points dimensions']:
+def even_points(points: int, dimensions: int) -> Float[np.ndarray, 'points dimensions']:
     """Place points evenly in the cube [-1, 1]^dimensions (Roberts, 2018); the first is its centre."""
     root = 2.0
     for _ in range(32):

@@ -58,8 +58,8 @@ def _shrunk_slope(visits: np.ndarray, deviation: float) -> float:
     terms = (x * (other_y - other_x) + other_x * (y - x)) / 2
     noise = np.mean((x - other_x) ** 2) / 2
     common = x @ other_x + 3 * noise * np.sqrt(len(x))
-    spread = common**2 + terms @ terms / deviation**2
-    return float(1 + terms.sum() * common / spread) if spread > 0 else 1.0
+    total = common**2 + terms @ terms / deviation**2
+    return float(1 + terms.sum() * common / total) if total > 0 else 1.0
 
 
 def _halves(sample: Sample) -> np.ndarray:

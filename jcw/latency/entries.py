@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from jcw.field import Field
 from jcw.graph import Graph, Operation, Width
 
-Choices = Int[np.ndarray, 'samples sites']
+SampleChoices = Int[np.ndarray, 'samples sites']
 
 
 class Signature(NamedTuple):
@@ -152,7 +152,7 @@ class Entries:
         places = np.array([[self._site(end) for end in layer.ends] for layer in self.layers])
         return self.index[np.arange(len(self.layers)), padded[..., places[:, 0]], padded[..., places[:, 1]]]
 
-    def incidence(self, choices: Choices) -> Float[np.ndarray, 'samples signatures']:
+    def incidence(self, choices: SampleChoices) -> Float[np.ndarray, 'samples signatures']:
         """Count how often each network uses each entry; latency = incidence @ table."""
         matrix = np.zeros((len(choices), len(self) + 1), np.float32)
         np.add.at(matrix, (np.arange(len(choices))[:, None], self.used(choices)), 1)

@@ -14,7 +14,7 @@ from jcw.graph import NORMALISED, Graph, Operation
 from jcw.nets import activations, axes, kernels, masking
 from jcw.nets.axes import Variables
 
-Widths = Int[Array, 'sites'] | Int[Array, 'batch sites']
+TracedWidths = Int[Array, 'sites'] | Int[Array, 'batch sites']
 
 
 class Network(NamedTuple):
@@ -53,7 +53,7 @@ def network(
     def apply(
         variables: Variables,
         images: Float[Array, 'batch height width channels'],
-        widths: Widths | None = None,
+        widths: TracedWidths | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, 'batch classes'], dict[str, Any]]:
         moments: dict[str, Any] = {}
@@ -89,7 +89,7 @@ class Masks(NamedTuple):
     live: Mapping[str, jax.Array]  # [] or [batch], 0 where a site that may be 0 is
 
 
-def masks_of(graph: Graph, widths: Widths | None) -> Masks:
+def masks_of(graph: Graph, widths: TracedWidths | None) -> Masks:
     """Return the masks of widths; of the largest where there are none."""
     if widths is None:
         return Masks({site.name: jnp.ones(site.choices[-1]) for site in graph.sites}, {})

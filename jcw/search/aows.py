@@ -84,7 +84,7 @@ def warm(unary: Unary, graph: Graph) -> Field:
     return ows.to_field(Unary(np.where(graph.present, mean, -np.inf), unary.std), graph)
 
 
-def uniform(graph: Graph) -> Draws:
+def even_draws(graph: Graph) -> Draws:
     """Return even draws over each site's choices."""
     even = jnp.asarray(graph.present / graph.present.sum(1, keepdims=True), jnp.float32)
     entropy = np.log(graph.num_choices).sum()
@@ -113,7 +113,7 @@ def refreshed(
     """Return the draws at a fraction of the run, from the statistics so far."""
     heat = temperature(progress, schedule)
     if not np.isfinite(heat):
-        return uniform(graph)
+        return even_draws(graph)
     utility = warm(unary, graph)
     return narrowed(utility, cost, budget, heat * spread(utility), schedule.floor)
 

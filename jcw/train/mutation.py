@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from jcw.graph import Graph
 
-Mutation = Literal['site', 'example']
+MutationUnit = Literal['site', 'example']
 Draw = Callable[[Key[Array, ' batch'], Any], Int[Array, 'batch sites']]
 """(a key per example, arrays that may change from step to step) -> choices."""
 
 
-def draw_of(graph: Graph, mutation: Mutation) -> Draw:
+def draw_of(graph: Graph, mutation: MutationUnit) -> Draw:
     """Return the draw `(keys [batch], (probabilities [sites choices], site [])) -> choices [batch sites]`.
 
     The site is that of the step, as `turn` has it; where each example has its own it plays no part.

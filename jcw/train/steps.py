@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from jcw.graph import Graph
 from jcw.nets.axes import Variables, add_slices, slice_variables
-from jcw.nets.training import Network, Widths
+from jcw.nets.training import Network, TracedWidths
 from jcw.train import losses
 from jcw.train.augment import Augmentation, crop_and_flip, example_keys, mixup, normalise
 from jcw.train.mutation import Draw
@@ -199,7 +199,7 @@ def update(
 def recalibrate(
     network: Network,
     variables: Variables,
-    widths: Widths | None,
+    widths: TracedWidths | None,
     images: UInt8[Array, 'batches batch height width channels'],
     mean: Sequence[float],
     std: Sequence[float],
@@ -234,7 +234,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     network: Network,
     variables: Variables,
-    widths: Widths | None,
+    widths: TracedWidths | None,
     images: UInt8[Array, 'examples height width channels'],
     labels: Int[Array, ' examples'],
     mean: Sequence[float],

@@ -169,5 +169,5 @@ def test_calibration_images_come_from_all_over_a_sorted_set():
 
     images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
     source = data.Examples(images, np.zeros(100, np.int32))
-    np.testing.assert_array_equal(export_stage.spread(source, 4)[:, 0, 0, 0], [0, 33, 66, 99])
-    assert len(export_stage.spread(source, 1000)) == 100
+    np.testing.assert_array_equal(export_stage.from_all_over(source, 4)[:, 0, 0, 0], [0, 33, 66, 99])
+    assert len(export_stage.from_all_over(source, 1000)) == 100

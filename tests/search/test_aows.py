@@ -101,7 +101,7 @@ def test_the_floor_keeps_every_live_choice_and_no_other():
 
 
 def test_even_draws_are_even_over_every_sites_own_choices():
-    draws = aows.uniform(GRAPH)
+    draws = aows.even_draws(GRAPH)
     for row, count in zip(np.asarray(draws.probabilities), GRAPH.num_choices, strict=True):
         np.testing.assert_allclose(row, np.where(np.arange(3) < count, 1 / count, 0), rtol=1e-6)
     assert (draws.temperature, draws.price) == (np.inf, 0)
