@@ -135,6 +135,12 @@ def _checked(config: Config) -> Config:
         value = operator.attrgetter(name)(config)
         if value is not None and value < 1:
             raise Usage(f'--{name.replace("_", "-")} must be at least 1, got {value}')
+    for group, training in (('supernet', config.supernet), ('subnet', config.subnet)):
+        if 0 < training.epochs <= training.warmup_epochs:
+            raise Usage(
+                f'{training.warmup_epochs:g} epochs of warm-up leave nothing of {training.epochs:g}: '
+                f'lower --{group}.warmup-epochs, too'
+            )
     return config
 
 

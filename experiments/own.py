@@ -71,7 +71,7 @@ def own(settings: DataConfig) -> Config:
             epochs=2 * epochs,
             batch=batch,
             learning_rate=0.4,
-            warmup_epochs=4,
+            warmup_epochs=2,
             label_smoothing=0 if images < MANY else 0.1,
             mixup=0,
             seeds=(0, 1, 2) if images < MANY else (0,),

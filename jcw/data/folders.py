@@ -23,8 +23,8 @@ class Files(NamedTuple):
 
 
 def is_folder(name: str) -> bool:
-    """Return whether a set's name is a folder of images."""
-    return (Path(name) / 'train').is_dir()
+    """Return whether a set's name is a folder of images; 'digits' is scikit-learn's, whatever lies beside."""
+    return name != 'digits' and (Path(name) / 'train').is_dir()
 
 
 def files_of(root: Path) -> tuple[Files, Files, tuple[str, ...]]:

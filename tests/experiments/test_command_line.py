@@ -35,6 +35,11 @@ def test_a_misspelt_setting_names_the_nearest(capsys):
     assert '--latency.batch' in capsys.readouterr().err
 
 
+def test_a_warm_up_longer_than_the_training_is_refused_before_anything_runs():
+    with pytest.raises(SystemExit, match=r'leave nothing of 1: lower --subnet.warmup-epochs, too'):
+        parse(None, args=['digits', '--subnet.epochs', '1'])
+
+
 def test_help_shows_the_settings_of_the_stage_and_the_rest_is_one_option_away(capsys):
     for option, shown in (('--help', False), ('--help-all', True)):
         with pytest.raises(SystemExit) as ended:
@@ -60,8 +65,8 @@ def test_images_of_ones_own_without_a_preset_are_sized_by_what_they_are(images):
 
 
 def test_what_is_given_beside_the_images_wins(images):
-    config = parse(None, args=['--data.name', str(images), '--latency.batch', '4', '--subnet.epochs', '2'])
-    assert (config.latency.batch, config.subnet.epochs) == (4, 2)
+    config = parse(None, args=['--data.name', str(images), '--latency.batch', '4', '--subnet.epochs', '3'])
+    assert (config.latency.batch, config.subnet.epochs) == (4, 3)
     assert config.preset == 'own'
 
 

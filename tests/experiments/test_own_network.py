@@ -45,6 +45,8 @@ def settings(path: Path, run: Path) -> list[str]:
         *(
             '--subnet.epochs',
             '4',
+            '--subnet.warmup-epochs',
+            '1',
             '--subnet.seeds',
             '0',
             '--accuracy.measure',
