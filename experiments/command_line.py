@@ -79,7 +79,9 @@ def _parsed(description: str | None, args: list[str]) -> Config:
             f'{run} was begun with the preset {found.preset!r}, not {name!r}: leave the preset out, '
             'or give another --run'
         )
-    return _tyro(description, args, found)
+    config = _tyro(description, args, found)
+    kept.refuse_mixed(found, config)
+    return config
 
 
 def _tyro(description: str | None, args: Sequence[str], default: Config) -> Config:

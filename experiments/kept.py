@@ -6,13 +6,17 @@ from typing import Any
 
 from experiments import launch
 from experiments.config import Config
-from experiments.run_folder import Usage, read_summed, write_json
+from experiments.run_folder import Usage, changes, has_results, mixed, read_summed, write_json
 
 OWN = ('run', 'launch')
 """Settings of one start alone: where the folder lies now, and which process of several this is."""
 
 NOTES = ('run.json', 'data.json', 'spent.jsonl')
 """Files of a run folder that are no results."""
+
+
+RESTS = {'latency': ('latency', 'space', 'seed'), 'supernet': ('data', 'space', 'seed')}
+"""Folders that everything rests on, and the settings that their results are of."""
 
 
 def file_of(run: Path) -> Path:
@@ -37,6 +41,19 @@ def read(run: Path) -> Config | None:
             f'{path} is damaged ({error}): put back a copy, or remove it and give the preset and the changed '
             'settings once more'
         ) from None
+
+
+def refuse_mixed(found: Config, config: Config) -> None:
+    """See that settings do not contradict what all stages of a run rest on, whichever stage is asked for.
+
+    Raises:
+      Usage: they do; what is wrong is named.
+    """
+    for name, groups in RESTS.items():
+        folder = config.run / name
+        changed = changes(*({group: getattr(each, group) for group in groups} for each in (found, config)))
+        if changed and has_results(folder):
+            raise Usage(mixed(folder, changed))
 
 
 def begin(config: Config) -> bool:

@@ -46,17 +46,34 @@ def claim(folder: Path, **settings: Any) -> Path:
     held = read_json(path)
     if not isinstance(held, dict):
         raise Usage(f'{path} is damaged (it is no object): remove {folder} to do it again')
-    differ = dict(_differences(_filled(held, _as_json(defaults)), wanted))
-    changed = [words for name, words in differ.items() if name not in FREE]
-    if changed and not any(each != path and each.suffix != '.lock' for each in folder.iterdir()):
+    changed = changes(_filled(held, _as_json(defaults)), wanted)
+    if changed and not has_results(folder):
         if launch.is_first():
             write_json(path, wanted)
     elif changed:
-        raise Usage(
-            f'{folder} holds results of other settings: {"; ".join(changed)}. '
-            'Give another --run folder, or remove this one to do it again.'
-        )
+        raise Usage(mixed(folder, changed))
     return folder
+
+
+def has_results(folder: Path) -> bool:
+    """Return whether a folder holds more than its settings and locks."""
+    return folder.is_dir() and any(
+        path.name != 'settings.json' and path.suffix != '.lock' for path in folder.iterdir()
+    )
+
+
+def changes(old: Any, new: Any) -> list[str]:
+    """Say which settings differ that may not, given as dataclasses or objects of them."""
+    differ = dict(_differences(_as_json(old), _as_json(new)))
+    return [words for name, words in differ.items() if name not in FREE]
+
+
+def mixed(folder: Path, changed: list[str]) -> str:
+    """Say that a folder holds results of other settings."""
+    return (
+        f'{folder} holds results of other settings: {"; ".join(changed)}. '
+        'Give another --run folder, or remove this one to do it again.'
+    )
 
 
 def save_json(path: Path, value: Any) -> None:

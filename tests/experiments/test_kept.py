@@ -71,6 +71,19 @@ def test_attempts_command_and_time_limit_may_change_and_the_batch_may_not(tmp_pa
         claim(folder, latency=dataclasses.replace(changed, batch=2))
 
 
+def test_a_stage_refuses_what_contradicts_the_timing_that_it_does_not_look_at():
+    def timed(config):
+        begun(config)
+        (config.run / 'latency' / 'samples.jsonl').touch()
+
+    start('digits', '--run', 'mine', main=timed)
+    with pytest.raises(
+        SystemExit, match=r'mine/latency holds results of .*: latency.batch was 32, now 2. Give'
+    ):
+        start('--run', 'mine', '--latency.batch', '2')
+    assert start('--run', 'mine', '--latency.attempts', '7').latency.attempts == 7
+
+
 def test_a_folder_without_results_takes_other_settings(tmp_path):
     latency = Config().latency
     claim(tmp_path / 'latency', latency=latency)
