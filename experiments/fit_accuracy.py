@@ -226,11 +226,6 @@ def _propose(
     return design.propose(key, tables.accuracy, solve, limits, count, trained=known)
 
 
-def utility_of(table: AccuracyTable, graph: Graph) -> Field:
-    """Return the field that joint search maximises: the fitted effects, blocks dropped whole or not at all."""
-    return add(independent(table.unary()), ows.flat(graph))
-
-
 def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:
     choices = table.evidence.choices
     widths = graph.to_widths(choices)

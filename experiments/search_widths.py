@@ -26,7 +26,7 @@ from jcw.search import ows, stats
 def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
     """Return the field that joint search maximises: fitted to short trainings, or the supernet's rewards alone."""
     if config.accuracy.trainings:
-        return fit_accuracy.utility_of(fit_accuracy.fit(config, dataset, graph, table), graph)
+        return ows.fitted(fit_accuracy.fit(config, dataset, graph, table), graph)
     return rewards_of(config, train(config, dataset, graph), graph)
 
 

@@ -1,5 +1,6 @@
 """Train the supernet, and gather what its rewards say of every site's widths."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -17,11 +18,13 @@ from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
+from jcw.accuracy.table import AccuracyTable
+from jcw.field import Field
 from jcw.graph import Graph
 from jcw.nets import segments
 from jcw.nets.axes import Variables
 from jcw.nets.training import network
-from jcw.search import aows, stats
+from jcw.search import aows, ows, stats
 from jcw.train import loop, mutation, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import TrainState, init_state
@@ -134,7 +137,7 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_st
     )
     keep = 0.5 ** (1 / max(settings.half_life * num_steps, 1))
     collect = jax.jit(functools.partial(stats.update, keep=keep))
-    narrow = _narrowing(config, graph, num_steps) if settings.adaptive else lambda index, _, draws: draws
+    narrow = narrowing(config, graph, num_steps) if settings.adaptive else lambda index, _, draws: draws
     key = jax.random.key(config.seed + 1)
 
     def step(carry: Carry, index: int):
@@ -163,8 +166,8 @@ def _score(config: Config, dataset: data.Dataset, graph: Graph):
     return score
 
 
-def _narrowing(config: Config, graph: Graph, num_steps: int):
-    """Return `(index, stats, draws) -> draws`, which follows the statistics every so many steps.
+def narrowing(config: Config, graph: Graph, num_steps: int):
+    """Return `(index, stats, draws) -> draws`, which follows the fitted field, or else the statistics.
 
     The draws travel with the training state, so an interrupted run goes on with the same ones.
     """
@@ -172,14 +175,32 @@ def _narrowing(config: Config, graph: Graph, num_steps: int):
     limit, cost = budget_ms(config, table), table.to_cost()
     schedule = aows.Schedule(settings.adaptive_warmup, settings.hottest, settings.coldest, settings.floor)
     every = max(num_steps // settings.refreshes, 1)
+    fitted = _fitted(config, graph)
 
     def narrow(index: int, width_stats: stats.WidthStats, draws: aows.Draws) -> aows.Draws:
         if index % every or index / num_steps < schedule.warmup or index == 0:
             return draws
-        unary = stats.to_unary(width_stats, graph.num_choices, config.search.ridge)
-        return aows.refreshed(unary, graph, cost, limit, index / num_steps, schedule)
+        utility = fitted
+        if utility is None:
+            utility = aows.warm(stats.to_unary(width_stats, graph.num_choices, config.search.ridge), graph)
+        return aows.refreshed(utility, graph, cost, limit, index / num_steps, schedule)
 
     return narrow
+
+
+def _fitted(config: Config, graph: Graph) -> Field | None:
+    """Return the field fitted to short trainings at this budget, if it was there when the supernet began.
+
+    The supernet's folder keeps a copy, so that a run that goes on draws as it did.
+    """
+    own = paths(config).supernet / 'field.json'
+    plain = dataclasses.replace(config, supernet=dataclasses.replace(config.supernet, adaptive=False))
+    source = paths(plain).accuracy / 'table.json'
+    begun = own.exists() or (own.parent / 'checkpoints').exists()
+    if launch.is_first() and not begun and source.exists():
+        AccuracyTable.load(source).save(own)
+    launch.meet('field of the draws')
+    return ows.fitted(AccuracyTable.load(own), graph) if own.exists() else None
 
 
 def _note(at: loop.Progress) -> str:

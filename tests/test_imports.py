@@ -25,7 +25,7 @@ ALLOWED = {
     'latency': {'graph', 'field', 'trellis', 'records', 'ranks'},
     'accuracy': {'ranks'},
     'nets': {'graph'},
-    'search': {'field', 'trellis', 'budget', 'graph', 'constraints'},
+    'search': {'field', 'trellis', 'budget', 'graph', 'constraints', 'accuracy'},
     'train': {'nets', 'graph', 'records'},
     'deploy': {'nets', 'graph', 'records'},
     'trace': {'graph', 'builder', 'operations', 'nets'},

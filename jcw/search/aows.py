@@ -7,7 +7,7 @@ After a warm-up on even draws, widths are drawn from the Gibbs distribution of t
 its temperature falling over the run, its price such that the mean cost of a draw meets the budget. This is the
 distribution of greatest `E[utility] + temperature * entropy` among those within the budget on average, and as the
 temperature goes to zero its price becomes the budget's Lagrange multiplier (Berman et al., 2020, narrow likewise by
-the field's marginals). Everything is a pure function of the statistics and the fraction of the run that is done.
+the field's marginals). Everything is a pure function of the field and the fraction of the run that is done.
 """
 
 from typing import NamedTuple
@@ -108,13 +108,12 @@ def narrowed(utility: Field, cost: Field, budget: float, heat: float, floor: flo
 
 
 def refreshed(
-    unary: Unary, graph: Graph, cost: Field, budget: float, progress: float, schedule: Schedule
+    utility: Field, graph: Graph, cost: Field, budget: float, progress: float, schedule: Schedule
 ) -> Draws:
-    """Return the draws at a fraction of the run, from the statistics so far."""
+    """Return the draws at a fraction of the run, by what is known of utility: fitted, or statistics that are `warm`."""
     heat = temperature(progress, schedule)
     if not np.isfinite(heat):
         return even_draws(graph)
-    utility = warm(unary, graph)
     return narrowed(utility, cost, budget, heat * spread(utility), schedule.floor)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jcw import constraints
+from jcw.accuracy.table import AccuracyTable
 from jcw.field import Field, add, independent
 from jcw.graph import Graph
 from jcw.search import stats
@@ -28,6 +29,17 @@ def to_field(unary: stats.Unary, graph: Graph) -> Field:
     for block in graph.blocks:
         mean[list(block[1:]), 0] = 0
     return add(independent(mean), constraints.whole_blocks(graph.present, graph.blocks))
+
+
+def fitted(table: AccuracyTable, graph: Graph) -> Field:
+    """Return the field of the effects fitted to short trainings, blocks dropped whole or not at all.
+
+    Raises:
+      ValueError: the table is of other sites or widths than the graph.
+    """
+    if (table.sites, table.widths) != (graph.site_names, graph.width_choices):
+        raise ValueError(f'the accuracy table is of sites {table.sites} and their widths, not of this graph')
+    return add(independent(table.unary()), flat(graph))
 
 
 def flat(graph: Graph) -> Field:

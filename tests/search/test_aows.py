@@ -82,10 +82,10 @@ def test_the_temperature_is_infinite_then_falls_to_the_coldest():
 
 def test_entropy_falls_over_the_run_from_that_of_even_draws():
     utility, cost = fields(3)
-    unary = stats.Unary(np.asarray(utility.unary), np.ones((3, 3)))
+    known = aows.warm(stats.Unary(np.asarray(utility.unary), np.ones((3, 3))), GRAPH)
     limit = between(cost, 0.5)
     curve = [
-        float(aows.refreshed(unary, GRAPH, cost, limit, p, aows.Schedule()).entropy) for p in (0, 0.4, 0.7, 1)
+        float(aows.refreshed(known, GRAPH, cost, limit, p, aows.Schedule()).entropy) for p in (0, 0.4, 0.7, 1)
     ]
     np.testing.assert_allclose(curve[0], np.log(len(CONFIGURATIONS)), rtol=1e-5)
     assert all(a > b for a, b in itertools.pairwise(curve))
@@ -159,8 +159,6 @@ def test_effects_that_are_no_numbers_pass_neither_to_a_field_nor_to_draws(value)
         ows.to_field(unary, GRAPH)
     with pytest.raises(ValueError, match=named):
         aows.warm(unary, GRAPH)
-    with pytest.raises(ValueError, match=named):
-        aows.refreshed(unary, GRAPH, fields()[1], 1.0, 0.9, aows.Schedule())
 
 
 def test_draws_from_fields_with_numbers_that_are_none_are_refused():
