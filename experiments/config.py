@@ -104,7 +104,7 @@ class SupernetConfig:
     half_life: float = 0.25
     """Of a reward's weight in the width statistics, as a fraction of the run."""
     adaptive: bool = False
-    """Narrow the draws to configurations that can still win at the budget (AOWS), by the accuracy table if there is one."""
+    """Narrow the draws to what can still win at the budget (AOWS), by the accuracy table where there is one."""
     adaptive_warmup: float = 0.4
     """With `adaptive`: fraction of the run with even draws."""
     hottest: float = 2.0

@@ -110,7 +110,7 @@ def narrowed(utility: Field, cost: Field, budget: float, heat: float, floor: flo
 def refreshed(
     utility: Field, graph: Graph, cost: Field, budget: float, progress: float, schedule: Schedule
 ) -> Draws:
-    """Return the draws at a fraction of the run, by what is known of utility: fitted, or statistics that are `warm`."""
+    """Return the draws at a fraction of the run, by what is known of utility: fitted, or `warm`."""
     heat = temperature(progress, schedule)
     if not np.isfinite(heat):
         return even_draws(graph)
