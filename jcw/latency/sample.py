@@ -83,7 +83,7 @@ class Header:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
     """One network timed, or the reason why it could not be.
 
@@ -113,10 +113,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not isinstance(self.failure, str):
             raise ValueError(f'failure must be a reason, got {self.failure!r}')
-        calls = [*self.calls_ms, *self.reference_ms]
-        if [*map(len, self.calls_ms)] != [*map(len, self.reference_ms)] or not all(
-            map(is_time, itertools.chain(*calls))
-        ):
+        calls = [*itertools.chain(*self.calls_ms, *self.reference_ms)]
+        if [*map(len, self.calls_ms)] != [*map(len, self.reference_ms)] or not _are_times(calls):
             raise ValueError('calls and those of the reference must be as many, positive and finite')
         if not (self.error != self.error or self.error >= 0) or self.error == math.inf:
             raise ValueError(f'error must be finite and not negative, got {self.error!r}')
@@ -131,6 +129,13 @@ class Sample:
 def is_time(value: Any) -> bool:
     """Return whether a value is a time: positive and finite."""
     return isinstance(value, int | float) and value is not True and 0 < value < math.inf
+
+
+def _are_times(values: list[Any]) -> bool:
+    """Ask `is_time` of all; of floats, as they come from a file, at once."""
+    if {*map(type, values)} == {float}:
+        return min(values) > 0 and all(map(math.isfinite, values))
+    return all(map(is_time, values))
 
 
 def _whole(value: Any, least: int) -> bool:

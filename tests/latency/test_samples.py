@@ -200,12 +200,12 @@ def test_time_to_join_grows_as_the_timings_do():
 
     def seconds(count: int) -> float:
         timings = [sample(calls=((1.0 + i / 1e6, 1.1),) * 3) for i in range(count)]
-        start = time.perf_counter()
+        start = time.process_time()
         samples.join(timings, 2.0)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(4)
-    assert min(seconds(1000) for _ in range(3)) < 30 * min(seconds(100) for _ in range(3))
+    assert min(seconds(4000) for _ in range(3)) < 30 * min(seconds(400) for _ in range(3))
 
 
 def test_a_file_without_header_or_of_another_version_is_refused(tmp_path):
