@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import compare_methods, comparison, ranking_study, repair_widths
+from experiments import compare_methods, comparison, ranking_study
 from experiments.config import CompareConfig, RepairConfig
 from experiments.locks import if_free
 from experiments.presets import DIGITS
 from jcw.field import independent
 from jcw.latency.table import flops_table
+from tests.experiments.paper_device import PaperDevice
 from tests.tiny_graph import mobilenet_v1
 
 GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
@@ -40,33 +41,24 @@ def test_a_free_job_is_taken_once_and_left_when_done(tmp_path):
 
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
-    """A comparison of stand-ins, on a device 10 % slower than the table; counts the networks it times."""
+    """A comparison by a score known in closed form, on a device on paper that is 10 % slower than the table."""
     table = dataclasses.replace(flops_table(GRAPH), unit='ms per call')
     config = dataclasses.replace(
         DIGITS, run=tmp_path / 'run', compare=CompareConfig(methods=('joint', 'uniform', 'greedy'))
     )
     gain = np.where(GRAPH.width_table > 0, np.sqrt(GRAPH.width_table), -np.inf)
     field = independent(gain)
-    timed: list[tuple[int, ...]] = []
-    slower = [1.1]
-
-    def time_networks(config, graph, networks, path, title):
-        timed.extend(tuple(widths) for widths in networks if tuple(widths) not in timed)
-        samples = [
-            SimpleNamespace(widths=w, ms=slower[0] * float(table.predict(w)), error=0.001, failure='')
-            for w in timed
-        ]
-        return SimpleNamespace(samples=samples, timed=samples)
+    device = PaperDevice(GRAPH, table, 1.1)
 
     def unreachable(setting, limit):
         raise ValueError('nothing is so small')
 
-    monkeypatch.setattr(repair_widths, 'time_networks', time_networks)
+    device.install(monkeypatch)
     monkeypatch.setitem(compare_methods.FIELDS, 'joint', lambda setting: field)
     monkeypatch.setitem(compare_methods.BASELINES, 'greedy', unreachable)
     stand_ins = compare_methods.Setting(config, None, GRAPH, table, None, None)
     limit = float(table.predict(GRAPH.base)) / 2
-    return SimpleNamespace(value=stand_ins, table=table, timed=timed, slower=slower, limit=limit)
+    return SimpleNamespace(value=stand_ins, table=table, device=device, limit=limit)
 
 
 def test_methods_hold_the_measured_budget_and_one_without_a_network_is_left_out(setting, capsys):
@@ -87,7 +79,7 @@ def test_a_method_that_cannot_hold_the_measured_budget_is_left_out(setting, monk
 
 @pytest.mark.parametrize('factor', [0.8, 1.1, 1.25])
 def test_random_search_follows_the_measured_budget(setting, monkeypatch, factor):
-    setting.slower[0] = factor
+    setting.device.factor = factor
     gain = np.where(GRAPH.width_table > 0, np.sqrt(GRAPH.width_table), 0)
     compared = dataclasses.replace(setting.value.config.compare, methods=('joint', 'random'))
     value = setting.value._replace(
@@ -100,15 +92,16 @@ def test_random_search_follows_the_measured_budget(setting, monkeypatch, factor)
 
 def test_what_was_chosen_is_read_back_without_timing(setting):
     found = compare_methods.choose(setting.value, 0.5)
-    timed = len(setting.timed)
+    timed = list(setting.device.calls)
+    assert timed
     assert compare_methods.choose(setting.value, 0.5) == found
-    assert len(setting.timed) == timed
+    assert setting.device.calls == timed
 
 
 def test_without_rounds_methods_hold_the_predicted_budget_untimed(setting):
     config = dataclasses.replace(setting.value.config, repair=RepairConfig(rounds=0))
     found = compare_methods.choose(setting.value._replace(config=config), 0.5)
-    assert not setting.timed
+    assert not setting.device.calls
     for widths in found.values():
         assert 0.8 * setting.limit < float(setting.table.predict(widths)) <= setting.limit
 

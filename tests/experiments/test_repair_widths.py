@@ -6,44 +6,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import baseline_widths, repair_widths, report, train_subnet
+from experiments import baseline_widths, measure_latency, repair_widths, report, train_subnet
 from experiments.config import AccuracyConfig, RepairConfig, SubnetConfig
+from experiments.paths import paths
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage, claim, read_json, save_json
 from jcw.budget import solve
 from jcw.field import independent
+from jcw.latency import samples
 from jcw.latency.table import flops_table
 from jcw.search import baselines
+from tests.experiments.paper_device import PaperDevice
 from tests.tiny_graph import mobilenet_v1
 
 GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
 
 
-class Device:
-    """Stands in for the timing process: the table's prediction, off by a factor, with a little noise."""
-
-    def __init__(self, table, factor: float) -> None:
-        self.table, self.factor, self.known = table, factor, {}
-        self.calls: list[int] = []
-        self.failing: tuple[int, ...] = ()
-
-    def __call__(self, config, graph, networks, path, title):
-        fresh = [widths for widths in networks if tuple(widths) not in self.known]
-        self.calls.append(len(fresh))
-        for widths in fresh:
-            rng = np.random.default_rng(np.array(widths))
-            ms = float(self.table.predict(widths)) * self.factor * (1 + 0.005 * rng.standard_normal())
-            failure = 'too wide' if tuple(widths) == self.failing else ''
-            self.known[tuple(widths)] = SimpleNamespace(
-                widths=tuple(widths), ms=ms, error=0.005, failure=failure
-            )
-        samples = list(self.known.values())
-        return SimpleNamespace(samples=samples, timed=[s for s in samples if not s.failure])
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run searched with simple stand-ins for supernet and losses; returns what `repair` takes, and the device."""
+    """A run searched without a supernet, by a score known in closed form; networks are timed on paper."""
     table = flops_table(GRAPH)
     table = dataclasses.replace(table, entries=table.entries / 1e6, unit='ms per call')
     nothing = AccuracyConfig(trainings=0)
@@ -74,8 +55,8 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(repair_widths, 'train', lambda *_: None)
     monkeypatch.setattr(repair_widths, 'baselines_of', lambda *_: {n: at[n] for n in ('uniform', 'greedy')})
     monkeypatch.setattr(repair_widths, 'utility_of', lambda *_: field)
-    device = Device(table, 1.0)
-    monkeypatch.setattr(repair_widths, 'time_networks', device)
+    device = PaperDevice(GRAPH, table)
+    device.install(monkeypatch)
     return SimpleNamespace(config=config, table=table, device=device, limit=limit, at=at, field=field)
 
 
@@ -103,9 +84,8 @@ def test_methods_are_timed_together_and_no_network_twice(run):
     run.device.factor = 1.1
     result = repaired(run)
     assert run.device.calls[0] == run.config.repair.candidates + 2
-    timed = sum(run.device.calls)
-    assert timed == len(run.device.known)
-    assert timed >= result['methods']['joint']['timed']
+    assert len(samples.read(paths(run.config).candidates).samples) == run.device.timed
+    assert run.device.timed >= result['methods']['joint']['timed']
 
 
 def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
@@ -124,7 +104,7 @@ def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
     for found in held.values():
         assert found.feasible
         assert found.measured * (1 + 1.96 * found.error) <= run.limit
-    assert sum(run.device.calls) == len(run.device.known)
+    assert len(samples.read(paths(run.config).candidates).samples) == run.device.timed
 
 
 def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monkeypatch):
@@ -138,7 +118,10 @@ def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monk
     believed = untrained(GRAPH.site_names, GRAPH.width_choices)
     fitted = refit(believed, np.concatenate([choices, choices]), np.concatenate([field_says, field_says]))
     monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
-    run.device(run.config, GRAPH, [tuple(w) for w in GRAPH.to_widths(choices).tolist()], None, '')
+    candidates = paths(run.config).candidates
+    measure_latency.time_networks(
+        run.config, GRAPH, GRAPH.to_widths(choices), candidates, 'Timing candidates'
+    )
     found = repair_widths.best_known(run.config, None, GRAPH, run.table, 100.0)
     assert found['widths'] == GRAPH.to_widths(choices[3]).tolist()
     assert found['holds']

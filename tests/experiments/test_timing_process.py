@@ -1,11 +1,14 @@
 """Where the processes run that time networks and compile the next ones."""
 
+import dataclasses
+import json
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -84,6 +87,26 @@ def test_a_dtype_that_the_runtime_does_not_time_is_refused(tmp_path):
     with pytest.raises(Usage, match='times float32, not bfloat16'):
         measure(config)
     assert not config.run.exists()  # a refused setting claims nothing
+
+
+@pytest.mark.slow
+def test_programs_that_the_stages_compile_ahead_are_opened(tmp_path):
+    file = tmp_path / 'request.json'
+    asked = request('xla', compile_cores=[0])
+    file.write_text(json.dumps(dataclasses.asdict(asked)))
+    runtime = timing_process._runtime(asked, str(file))
+    small, large = (tuple(widths.tolist()) for widths in (GRAPH.smallest, GRAPH.largest))
+    try:
+        runtime.prefetch([small, large])
+        ahead = runtime._ahead
+        with ahead._changed:
+            assert ahead._changed.wait_for(lambda: len(ahead._ready) == 2, 120)
+        assert runtime.open(large).time_ms() > 0
+        assert ahead.compiled == 2
+    finally:
+        runtime.close()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert jax.jit(lambda x: x + 3)(1) == 4
 
 
 @pytest.mark.slow

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import train_subnet
-from experiments.config import SubnetConfig
+from experiments import train_subnet, train_supernet
+from experiments.config import SubnetConfig, SupernetConfig
 from experiments.presets import DIGITS
-from experiments.train_supernet import Supernet
 from experiments.training import load_data
 from jcw.nets.axes import slice_variables
 from jcw.nets.training import network
@@ -23,11 +22,12 @@ GRAPH = chain(
     [('conv', 8, 3, 2), ('separable', 8, 3, 2)], (8, 8, 1), 10, min_multiplier=0.5, levels=3, divisor=4
 )
 WIDTHS = [4, 8]
+SUPERNET = SupernetConfig(epochs=0.1, batch=128, warmup_epochs=0)
 SHORT = SubnetConfig(epochs=0.05, batch=128, warmup_epochs=0, label_smoothing=0, mixup=0)
 
 
 def train(tmp_path, subnet: SubnetConfig):
-    config = dataclasses.replace(DIGITS, run=tmp_path, subnet=subnet)
+    config = dataclasses.replace(DIGITS, run=tmp_path, subnet=subnet, supernet=SUPERNET)
     dataset = load_data(config)
     folder = tmp_path / 'subnet'
     return config, dataset, train_subnet.train(config, dataset, GRAPH, WIDTHS, folder, 'Training')
@@ -77,12 +77,11 @@ def test_reading_back_gives_the_same_network(averaged):
         np.testing.assert_allclose(own, other, rtol=1e-6)
 
 
-def test_from_the_supernet_training_starts_at_its_sliced_weights(tmp_path, monkeypatch):
-    variables = network(GRAPH).init(jax.random.key(7))
-    monkeypatch.setattr(train_subnet, 'read_supernet', lambda *_: Supernet(variables, None))
+def test_from_the_supernet_training_starts_at_its_sliced_weights(tmp_path):
     subnet = dataclasses.replace(SHORT, learning_rate=1e-9, epochs=0.1, from_supernet=True)
-    _, _, (trained, _) = train(tmp_path, subnet)
-    sliced = slice_variables(variables, GRAPH, WIDTHS)
+    config, dataset, (trained, _) = train(tmp_path, subnet)
+    supernet = train_supernet.train(config, dataset, GRAPH)
+    sliced = slice_variables(supernet.variables, GRAPH, WIDTHS)
     for own, expected in zip(
         jax.tree.leaves(trained['params']), jax.tree.leaves(sliced['params']), strict=True
     ):

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcw import deploy
 from jcw.latency import samples
 from jcw.latency.measure import Protocol, measure
 from jcw.latency.runtimes import (
     CommandRuntime,
-    CompileAhead,
     OnnxRuntime,
     Runtime,
     RuntimeFailure,
     XlaRuntime,
 )
 from jcw.latency.runtimes.ahead import known_options
+from tests import tiny_graph
 from tests.latency.simulated import small_graph
 
 GRAPH = small_graph()
@@ -37,17 +38,9 @@ def command(body: str, **about) -> CommandRuntime:
     return CommandRuntime([sys.executable, '-c', ANSWERING.format(body=body)], device='board', **about)
 
 
-def chain(widths):
-    """Build a chain of products, with one width each."""
-    sizes = [4, *widths]
-    weights = [jnp.ones((a, b)) / a for a, b in itertools.pairwise(sizes)]
-
-    def network(weights, x):
-        for weight in weights:
-            x = jax.nn.relu(x @ weight)
-        return x
-
-    return network, (weights, jnp.ones((2, 4)))
+def built(widths):
+    """Return the network that the stages time, with its inputs."""
+    return deploy.build(tiny_graph.GRAPH, widths, 2)
 
 
 def test_a_command_answers_with_one_time_or_several():
@@ -111,10 +104,10 @@ def test_a_run_through_a_failing_command_loses_no_other_network(tmp_path):
 
 
 def test_xla_times_what_it_compiles(tmp_path):
-    runtime = XlaRuntime(chain)
+    runtime, graph = XlaRuntime(built), tiny_graph.GRAPH
     assert isinstance(runtime, Runtime)
-    networks = np.array([GRAPH.smallest, GRAPH.largest])
-    found = list(measure(runtime, GRAPH, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    networks = np.array([graph.smallest, graph.largest])
+    found = list(measure(runtime, graph, networks, tmp_path / 's', batch=2, protocol=QUICK))
     assert all(sample.ms > 0 and not sample.failure for sample in found)
     header = samples.read(tmp_path / 's').header
     assert header.versions['jax'] == jax.__version__
@@ -125,35 +118,13 @@ def test_options_that_the_compiler_does_not_know_are_passed_over():
     assert known_options({'xla_no_such_option': 1, 'xla_cpu_parallel_codegen_split_count': 1}) == {
         'xla_cpu_parallel_codegen_split_count': 1
     }
-    assert XlaRuntime(chain, options={'xla_no_such_option': 1}).open([8]).time_ms() > 0
+    runtime = XlaRuntime(built, options={'xla_no_such_option': 1})
+    assert runtime.open(tiny_graph.GRAPH.smallest.tolist()).time_ms() > 0
 
 
 def test_a_network_that_does_not_compile_is_a_failure():
     with pytest.raises(RuntimeFailure, match='could not compile: TypeError'):
         XlaRuntime(lambda widths: (lambda x: x @ x, (jnp.ones((2, 3)),))).open([8])
-
-
-@pytest.mark.slow
-def test_a_program_compiled_ahead_by_another_process_is_timed(tmp_path):
-    code = (
-        'import jax, sys; jax.config.update("jax_platforms", "cpu")\n'
-        'from jcw.latency.runtimes import ahead; from tests.latency.test_runtimes import chain\n'
-        'ahead.serve(chain, sys.argv[1], {})'
-    )
-    ahead = CompileAhead([sys.executable, '-c', code, '{directory}'])
-    runtime = XlaRuntime(chain, ahead=ahead)
-    small, large = (tuple(int(w) for w in widths) for widths in (GRAPH.smallest, GRAPH.largest))
-    try:
-        runtime.prefetch([small, large])
-        with ahead._changed:
-            assert ahead._changed.wait_for(lambda: len(ahead._ready) == 2, 60)
-        program = runtime.open(large)
-        assert program.time_ms() > 0
-        assert ahead.compiled == 2
-    finally:
-        runtime.close()
-    assert jax.config.jax_compilation_cache_dir is None
-    assert jax.jit(lambda x: x + 3)(1) == 4
 
 
 def test_onnx_runtime_opens_a_chain_written_by_hand(tmp_path):

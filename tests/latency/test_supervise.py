@@ -1,31 +1,28 @@
+import dataclasses
 import json
+import shlex
 import sys
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.timing_process import Request
 from jcw.latency import samples, supervise
 from jcw.latency.design import random_networks
 from jcw.latency.measure import DIED
 from tests.latency.simulated import small_graph
 
-TIMING = """
-import os, sys, json, time
-import numpy as np
-from jcw.latency.measure import Protocol, measure
-from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
-graph, (path, deadly, hanging, networks) = small_graph(), json.loads(sys.argv[1])
-def failing(widths):
-    if list(widths) == deadly:
-        os._exit(11)
-    if list(widths) == hanging:
-        time.sleep(60)
-    return ''
-runtime = SimulatedRuntime(graph, true_table(graph), failing=failing)
-quick = Protocol(calls=4, min_visits=2, max_visits=2, attempts=2, window=3)
-for sample in measure(runtime, graph, networks, path, batch=8, protocol=quick):
-    print('sample', flush=True)
+ENDING_WHO_ASKS = """
+import json, os, signal, sys
+deadly, hanging = json.loads(sys.argv[1])
+for line in sys.stdin:
+    widths = json.loads(line)['widths']
+    if widths == deadly:
+        os.kill(os.getppid(), signal.SIGKILL)
+    if widths == hanging:
+        os.kill(os.getppid(), signal.SIGSTOP)
+    print(json.dumps({'ms': sum(widths) / 100}), flush=True)
 """
 
 
@@ -54,13 +51,29 @@ def test_a_limit_that_is_no_limit_is_refused():
 
 @pytest.mark.slow
 def test_networks_that_crash_or_hang_the_process_cost_only_themselves(tmp_path):
+    """The stages' timing process, and a program of the user's that kills it or stops it dead."""
     graph = small_graph()
     wanted = random_networks(jax.random.key(0), graph, 8).tolist()
-    request = json.dumps([str(tmp_path / 's'), wanted[2], wanted[5], wanted])
-    heard = list(supervise.lines(program(TIMING, request), silence_s=6.0))
+    command = program(ENDING_WHO_ASKS, json.dumps([wanted[2], wanted[5]]))
+    request = Request(
+        graph=graph.to_json(),
+        networks=wanted,
+        path=str(tmp_path / 's'),
+        runtime='command',
+        command=shlex.join(command),
+        device='paper',
+        batch=1,
+        dtype='float32',
+        cores=[],
+        compile_cores=[],
+        attempts=2,
+    )
+    (tmp_path / 'request.json').write_text(json.dumps(dataclasses.asdict(request)))
+    timing = [sys.executable, '-m', 'experiments.timing_process', str(tmp_path / 'request.json')]
+    heard = list(supervise.lines(timing, silence_s=10.0))
     held = samples.read(tmp_path / 's')
     assert len(held.timed) == 6
     failed = {s.widths: s.failure for s in held.samples if s.failure}
     assert failed == {tuple(wanted[2]): DIED, tuple(wanted[5]): DIED}
     assert len(heard) == 6 + 2 * 2
-    assert np.isfinite(held.latency_ms).all()
+    np.testing.assert_allclose(held.latency_ms, held.widths.sum(1) / 100)
