@@ -41,11 +41,13 @@ def exclusive(folder: Path, doing: str) -> Iterator[None]:
       Usage: another process is at it.
     """
     if not launch.is_first():
+        if not launch.first_says(True):
+            raise Usage(f'{folder}: the first process of this run does not begin {doing}, and says why')
         yield
         return
     path = folder / f'{doing}.lock'
     with if_free(path) as free:
-        if not free:
+        if not launch.first_says(free):
             raise Usage(
                 f'{folder} is in use: {path.read_text().strip() or "another process"} is {doing} there; '
                 'wait for it, end it, or give another --run folder'

@@ -3,9 +3,12 @@
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+import jax
 
 from experiments import kept, launch, progress, spent
 from experiments.config import Config
@@ -73,9 +76,13 @@ def run_stage(
     except Exception as error:
         if disk_full(error):
             _end(f'the disk is full: {error}; free some space, then the same command goes on', 1)
-        if isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+        if isinstance(error, OSError) and error.filename is not None:
             _end(f'{error.filename} cannot be read or written: {error.strerror}', 1)
-        raise
+        if not jax.distributed.is_initialized():
+            raise
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            _end(f'another process of this run was lost, and says why; start all of them again ({error})', 1)
+        _end(''.join(traceback.format_exception(error)), 1)
 
 
 def disk_full(error: BaseException | None) -> bool:
@@ -91,5 +98,8 @@ def disk_full(error: BaseException | None) -> bool:
 
 
 def _end(words: str, status: int) -> NoReturn:
-    print(words, file=sys.stderr)
+    """Say why and end; a distributed run's process that failed at once, since an orderly end waits for the others."""
+    print(words, file=sys.stderr, flush=True)
+    if status and jax.distributed.is_initialized():
+        os._exit(status)
     sys.exit(status)

@@ -57,7 +57,7 @@ def train(
         carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
-    if not (folder / 'result.json').exists():
+    if not launch.first_says((folder / 'result.json').exists()):
         with (
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,

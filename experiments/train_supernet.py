@@ -66,7 +66,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
         wanted['ridge'] = config.search.ridge
     carry, optimiser, num_steps = start_of(config, dataset, graph)  # settings it refuses claim nothing
     folder = claim(paths(config).supernet, **wanted)
-    if not (folder / 'result.json').exists():
+    if not launch.first_says((folder / 'result.json').exists()):
         with (
             spent.on(config.run, 'training the supernet'),
             exclusive(folder, 'training'),

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jcw import records
+from jcw.train import parallel
 
 Carry = TypeVar('Carry')
 Result = TypeVar('Result')
@@ -24,7 +25,8 @@ class Checkpoints:
     """The checkpoints of one run, in one folder; use as a context, which waits for writes in flight.
 
     Every step carries a checksum of each of its arrays, and one of all that stands beside them. A step that differs
-    is never used: it is renamed to `damaged_STEP`, a warning says so, and the newest whole one takes its place.
+    is never used: it is renamed to `damaged_STEP`, a warning says so, and the newest whole one takes its place. The
+    processes of a distributed run share the folder: damage that one of them reads counts for all.
 
     Attributes:
       folder: where they lie, one folder per step; the best lie in a folder beside it, its name ending in `_best`.
@@ -65,7 +67,8 @@ class Checkpoints:
         """Read the latest whole checkpoint, or that of highest score, into a tree of the same structure.
 
         Raises:
-          ValueError: there is none, all are damaged, or it has another structure or other shapes.
+          ValueError: there is none, all are damaged, it has another structure or other shapes, or the processes of
+            the run do not see the same.
         """
         folder = self._best_folder if best else self.folder
         accounts, damage = _accounts(folder, best)
@@ -87,7 +90,7 @@ class Checkpoints:
 
     def any(self) -> bool:
         """Return whether there is a step, whole or not."""
-        return bool(_steps(self.folder))
+        return bool(_agreed_steps(self.folder))
 
     @cached_property
     def _last(self) -> ocp.CheckpointManager:
@@ -122,28 +125,51 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
 
 
+def _agreed_steps(folder: Path) -> list[int]:
+    """Return the steps that all processes of the run see."""
+    steps = _steps(folder)
+    listed = ', '.join(map(str, steps))
+    _refuse_unlike(folder, f'sees the steps {listed}' if steps else 'sees none')
+    return steps
+
+
+def _refuse_unlike(folder: Path, told: str) -> None:
+    if unlike := parallel.told_differently(told):
+        raise ValueError(
+            f'the processes of this run do not find the same checkpoints in {folder} ({unlike}): '
+            'give them a folder that all of them share'
+        )
+
+
 def _accounts(folder: Path, scored: bool) -> tuple[dict[int, _Account], dict[int, str]]:
     """Return the steps' accounts, and the reasons why some are damaged."""
     accounts, damage = {}, {}
-    for step in _steps(folder):
+    for step in _agreed_steps(folder):
         account, reason = _attempt(functools.partial(_account, folder / str(step), scored))
         if account is None:
             damage[step] = reason
         else:
             accounts[step] = account
+    for step, account in accounts.items():
+        _refuse_unlike(folder, f'reads step {step} of sum {records.checksum(account._asdict())[:8]}')
     return accounts, damage
 
 
 def _account(path: Path, scored: bool) -> _Account:
-    account = _Account(**records.checked(records.parse((path / 'meta' / 'metadata').read_bytes())))
-    if scored and records.parse((path / 'metrics' / 'metrics').read_bytes()) != {'score': account.score}:
+    account = _Account(**records.checked(records.parse(records.read(path / 'meta' / 'metadata'))))
+    if scored and records.parse(records.read(path / 'metrics' / 'metrics')) != {'score': account.score}:
         raise ValueError('its score differs')
     return account
 
 
 def _carry(path: Path, account: _Account, like: Carry) -> Carry:
+    """Read a step's arrays, each process for itself: one that fails would leave the others waiting in orbax."""
     shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    with ocp.StandardCheckpointer() as checkpointer:
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f'process_{own}'
+    )
+    with ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
         carry = checkpointer.restore(path / 'state', shapes)
     for name, leaf in _named(carry).items():
         if _sum(leaf) != account.leaves[name][1]:
@@ -164,16 +190,22 @@ def _check_structure(step: int, account: _Account, like: Any) -> None:
 
 def _attempt(read: Callable[[], Result]) -> tuple[Result | None, str]:
     """Return what is read, or why it cannot be; all processes of a run come to the same verdict."""
-    found, reason = None, ''
+    found, reason, lacking = None, '', None
     try:
         found = read()
-    except (MemoryError, PermissionError):  # of this process, not of the checkpoint
-        raise
+    except (MemoryError, PermissionError) as error:  # of this process, not of the checkpoint
+        lacking = error
     except Exception as error:  # orbax raises what its storage raised
         lines = str(error).strip().splitlines()
         reason = (lines[0] if lines else type(error).__name__)[:200]
-    if jax.process_count() > 1 and not multihost_utils.process_allgather(np.array(found is not None)).all():
-        return None, reason or 'another process cannot read it'
+    said = parallel.told_by_all(f'!{type(lacking).__name__}: {lacking}' if lacking else reason)
+    if lacking is not None:
+        raise lacking
+    for process, text in enumerate(said):
+        if text.startswith('!'):
+            raise ValueError(f'process {process} of this run cannot read checkpoints: {text[1:]}')
+        if text and not reason:
+            found, reason = None, f'process {process} reads: {text}'
     return found, reason
 
 
@@ -192,6 +224,7 @@ def _set_aside(folder: Path, damage: dict[int, str], instead: str) -> None:
         )
     if damage and jax.process_count() > 1:
         multihost_utils.sync_global_devices(f'damaged checkpoints of {folder.name} are set aside')
+        _agreed_steps(folder)  # in a folder that is not shared they are set aside for the first process only
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -26,6 +26,27 @@ def join(
     multihost_utils.sync_global_devices('joined')
 
 
+def told_by_all(text: str) -> list[str]:
+    """Return what each process of the run says here, in their order; all must come here.
+
+    What a file, a lock or a clock says may differ between processes. Where it decides what they do next together, they
+    ask each other first: a process that goes another way is waited for without end.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    longest = int(multihost_utils.process_allgather(np.int32(len(own))).max())
+    padded = np.zeros(-(-longest // 256) * 256, np.uint8)  # few lengths, few programs
+    padded[: len(own)] = own
+    return [bytes(row).rstrip(b'\0').decode() for row in multihost_utils.process_allgather(padded)]
+
+
+def told_differently(text: str) -> str:
+    """Return what the processes say where they do not say the same, else nothing."""
+    said = told_by_all(text)
+    return '; '.join(f'process {i} {each}' for i, each in enumerate(said)) if len({*said}) > 1 else ''
+
+
 def data_parallel(
     step: Callable[..., tuple], *, batch_args: Sequence[bool], batch_outputs: Sequence[bool]
 ) -> Callable[..., tuple]:
