@@ -77,7 +77,7 @@ class Losses:
     def __init__(self, path: Path, loss: Callable[[np.ndarray], float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._loss = path, loss
-        text = path.read_bytes() if path.exists() else b''
+        text = records.read(path) if path.exists() else b''
         whole = text[: text.rfind(b'\n') + 1]
         if whole != text:
             os.truncate(path, len(whole))  # a line that was being written when the process died

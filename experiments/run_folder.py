@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,12 @@ def claim(folder: Path, **settings: Any) -> Path:
     path = folder / 'settings.json'
     if launch.is_first() and not path.exists():
         write_json(path, wanted)
-    launch.meet(f'claimed {folder.name}')
+    launch.meet('claimed')
+    if not path.exists():
+        raise Usage(
+            f'{path} is not there, though the first process of this run wrote it: '
+            'all processes need one --run folder, on a disk that they share'
+        )
     defaults = {
         name: type(value)()
         for name, value in settings.items()
@@ -86,11 +90,9 @@ def save_json(path: Path, value: Any) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, all or nothing, whichever process this is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')  # processes may share the folder
     plain = _as_json(value)
     text = json.dumps(records.summed(plain) if isinstance(plain, dict) else plain, indent=1)
-    partial.write_text(text + '\n', encoding='utf-8')
-    os.replace(partial, path)
+    records.write(path, text + '\n')
 
 
 def read_json(path: Path) -> Any:
@@ -114,21 +116,24 @@ def read_summed(path: Path) -> Any:
     Raises:
       ValueError: it is damaged.
     """
-    value = records.parse(path.read_bytes(), finite=False)
+    value = records.parse(records.read(path), finite=False)
     return records.checked(value) if isinstance(value, dict) else value
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines.
+    """Yield the objects of a file of JSON lines; a last one that is still being written, or was cut off, is left out.
 
     Raises:
       Usage: a line is damaged.
     """
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(records.read(path).split(b'\n')[:-1], 1):
         try:
-            yield records.parse(line, finite=False)
+            value = records.parse(line, finite=False)
+            if not isinstance(value, dict):
+                raise ValueError('it is no object')
         except ValueError as error:
             raise Usage(f'{path}, line {number} is damaged ({error}): remove the line to go on') from None
+        yield value
 
 
 def _plain(value: Any) -> Any:

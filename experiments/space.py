@@ -114,7 +114,7 @@ def network_of(name: str) -> NetworkFunction:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f'space.network: {path} cannot be run: {type(error).__name__}: {error}') from error
     if not callable(getattr(module, function, None)):
         raise ValueError(f'space.network: {path} has no function {function!r}')

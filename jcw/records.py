@@ -1,4 +1,4 @@
-"""JSON that is read back: parsed strictly, and summed, so that damage does not pass for a value.
+"""JSON that is read back: written whole, parsed strictly, and summed, so that damage does not pass for a value.
 
 Checksums tell damage (a flipped bit, a cut, two writers at once), not malice: who can write a file can sum it anew.
 """
@@ -6,14 +6,43 @@ Checksums tell damage (a flipped bit, a cut, two writers at once), not malice: w
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 DIGITS = 20  # of whole numbers, sign included: more do not fit 64 bits
 SURROGATE = re.compile(r'\\u[dD][89a-fA-F]')
 SUM = 'sha256'
 """The key under which a record states the checksum of all its other values."""
+
+
+def read(path: str | Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+      ValueError: it is no regular file; a pipe would be waited for, and a device may never end.
+    """
+    refuse_other_than_file(path)
+    return Path(path).read_bytes()
+
+
+def refuse_other_than_file(path: str | Path) -> None:
+    """Raise `ValueError` where a path is there and is no regular file."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f'{path} is not a file')
+
+
+def write(path: str | Path, text: str) -> None:
+    """Write a file all or nothing: beside it first, under a name of this process's own."""
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    try:
+        partial.write_text(text, encoding='utf-8')
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def parse(text: bytes | str, *, finite: bool = True) -> Any:
@@ -28,13 +57,7 @@ def parse(text: bytes | str, *, finite: bool = True) -> Any:
     """
     try:
         text = text.decode('utf-8') if isinstance(text, bytes) else text
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_no_number if finite else float,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
+        value = _READERS[finite].decode(text)
         if SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # half a character could not be written again
         return value
@@ -91,3 +114,14 @@ def _whole(text: str) -> int:
     if len(text) > DIGITS:
         raise ValueError(f'the number {text[:12]}... of {len(text)} digits is too large')
     return int(text)
+
+
+_READERS = {
+    finite: json.JSONDecoder(
+        object_pairs_hook=_unique,
+        parse_constant=_no_number if finite else float,
+        parse_float=_finite,
+        parse_int=_whole,
+    )
+    for finite in (False, True)
+}

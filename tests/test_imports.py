@@ -23,7 +23,7 @@ ALLOWED = {
     'budget': {'field', 'trellis'},
     'ranks': set(),
     'latency': {'graph', 'field', 'trellis', 'records', 'ranks'},
-    'accuracy': {'ranks'},
+    'accuracy': {'ranks', 'records'},
     'nets': {'graph'},
     'search': {'field', 'trellis', 'budget', 'graph', 'constraints', 'accuracy'},
     'train': {'nets', 'graph', 'records'},

@@ -1,7 +1,9 @@
 """Trained networks on disk: a header and one JSON line per training, appended, resumed and merged."""
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jcw import records
 from jcw.accuracy.storage import checksum
 from jcw.accuracy.table import UNITS
 
@@ -34,6 +37,17 @@ class Header:
     dataset: str
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = all(isinstance(name, str) and name for name in (*self.sites, self.dataset))
+        if not named or len({*self.sites}) != len(self.sites):
+            raise ValueError(f'sites and dataset must be names, got {self.sites} and {self.dataset!r}')
+        if len(self.widths) != len(self.sites) or not all(_are_choices(site) for site in self.widths):
+            raise ValueError(
+                f'{len(self.sites)} sites need as many lists of growing widths, got {self.widths}'
+            )
+        if not isinstance(self.recipe, Mapping) or not isinstance(self.details, Mapping):
+            raise ValueError(f'recipe and details must be names and values, got {self.recipe!r}')
 
     def conflicts(self, other: 'Header') -> list[str]:
         """Name the fields in which another header trains something else."""
@@ -63,6 +77,18 @@ class Sample:
     loss: float = float('nan')
     seconds: float = 0.0
     failure: str = ''
+
+    def __post_init__(self) -> None:
+        if not all(type(w) is int and w >= 0 for w in self.widths) or type(self.seed) is not int:
+            raise ValueError(f'widths and seed must be whole numbers, got {self.widths} and {self.seed!r}')
+        for name in ('accuracy', 'loss', 'seconds'):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+                raise ValueError(f'{name} must be a finite number or NaN, got {value!r}')
+        if not self.seconds >= 0:
+            raise ValueError(f'seconds must not be negative, got {self.seconds!r}')
+        if not isinstance(self.failure, str):
+            raise ValueError(f'failure must be a reason, got {self.failure!r}')
 
 
 class Samples(NamedTuple):
@@ -125,7 +151,7 @@ def resume(path: str | Path, header: Header) -> Samples:
     """
     if not Path(path).exists():
         create(path, header)
-    complete = Path(path).read_bytes().rfind(b'\n') + 1
+    complete = records.read(path).rfind(b'\n') + 1
     os.truncate(path, complete)
     if not complete:
         Path(path).unlink()
@@ -142,17 +168,15 @@ def read(path: str | Path) -> Samples:
     Raises:
       ValueError: no header, another version, or a damaged line, named by its number.
     """
-    lines = Path(path).read_bytes().split(b'\n')
+    lines = records.read(path).split(b'\n')
     notes = [f'{path}: truncated last line'] if lines[-1] else []
-    records = [_parse(path, number, line) for number, line in enumerate(lines[:-1], 1)]
-    if not records or records[0].get('format') != FORMAT:
+    held = [_parse(path, number, line) for number, line in enumerate(lines[:-1], 1)]
+    if not held or held[0].get('format') != FORMAT:
         raise ValueError(f'{path} does not begin with a header of accuracy samples')
-    if records[0].get('version') != VERSION:
-        raise ValueError(
-            f'{path} has version {records[0].get("version")!r} of the format, expected {VERSION}'
-        )
-    header = _read_header(path, records[0])
-    samples = [_read_sample(path, number, record, header) for number, record in enumerate(records[1:], 2)]
+    if held[0].get('version') != VERSION:
+        raise ValueError(f'{path} has version {held[0].get("version")!r} of the format, expected {VERSION}')
+    header = _read_header(path, held[0])
+    samples = [_read_sample(path, number, record, header) for number, record in enumerate(held[1:], 2)]
     kept, dropped = _join(samples)
     return Samples(header, kept, (*notes, *(f'{path}: {note}' for note in dropped)))
 
@@ -198,11 +222,13 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def _parse(path: str | Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
+        record, why = records.parse(line), ''
+    except ValueError as error:
+        record, why = None, f' ({error})'
     if not isinstance(record, dict):
-        raise ValueError(f'{path}, line {number}: not a JSON object; remove the line to go on: {line[:80]!r}')
+        raise ValueError(
+            f'{path}, line {number}: not a JSON object{why}; remove the line to go on: {line[:80]!r}'
+        )
     said = record.pop('checksum', None)
     if said != checksum(record):
         raise ValueError(
@@ -215,9 +241,11 @@ def _read_header(path: str | Path, record: dict[str, Any]) -> Header:
     fields = {name: value for name, value in record.items() if name not in ('format', 'version')}
     if set(fields) != {field.name for field in dataclasses.fields(Header)}:
         raise ValueError(f'{path}, line 1: not the fields of a header: {sorted(fields)}')
-    fields['sites'] = tuple(fields['sites'])
-    fields['widths'] = tuple(tuple(int(w) for w in site) for site in fields['widths'])
-    return Header(**fields)
+    try:
+        about = {'sites': tuple(fields['sites']), 'widths': tuple(map(tuple, fields['widths']))}
+        return Header(**{**fields, **about})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path}, line 1: not a header of accuracy samples: {error}') from None
 
 
 def _read_sample(path: str | Path, number: int, record: dict[str, Any], header: Header) -> Sample:
@@ -225,7 +253,10 @@ def _read_sample(path: str | Path, number: int, record: dict[str, Any], header: 
     known = {field.name for field in dataclasses.fields(Sample)}
     if 'widths' not in record or not set(record) <= known:
         raise ValueError(f'{where}: not an accuracy sample: {sorted(record)}')
-    sample = Sample(**{**record, 'widths': tuple(record['widths'])})
+    try:
+        sample = Sample(**{**record, 'widths': tuple(record['widths'])})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{where}: {error}') from None
     if len(sample.widths) != len(header.sites):
         raise ValueError(f'{where}: {len(sample.widths)} widths for {len(header.sites)} sites')
     for name, site, width in zip(header.sites, header.widths, sample.widths, strict=True):
@@ -234,3 +265,9 @@ def _read_sample(path: str | Path, number: int, record: dict[str, Any], header: 
     if not sample.failure and not 0 <= sample.accuracy <= 100:
         return dataclasses.replace(sample, failure=f'accuracy of {sample.accuracy} %')
     return sample
+
+
+def _are_choices(widths: Any) -> bool:
+    """Return whether these may be a site's widths: whole numbers that grow."""
+    whole = isinstance(widths, tuple) and all(type(w) is int and w >= 0 for w in widths)
+    return whole and len(widths) > 0 and all(a < b for a, b in itertools.pairwise(widths))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jcw import records
 from jcw.accuracy import model
 from jcw.accuracy.fit import Evidence
 from jcw.accuracy.model import Strengths
@@ -54,7 +55,7 @@ def save(table: 'AccuracyTable', path: str | Path) -> None:
     value['checksum'] = checksum(value)
     rows = ',\n'.join(json.dumps(row, allow_nan=False) for row in value.pop('effects'))
     head = json.dumps(value, allow_nan=False)[:-1]
-    Path(path).write_text(f'{head},\n"effects": [\n{rows}\n]}}\n', encoding='utf-8')
+    records.write(path, f'{head},\n"effects": [\n{rows}\n]}}\n')
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def load(path: str | Path) -> dict[str, Any]:
       ValueError: see `AccuracyTable.load`.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding='utf-8'))
+        value = records.parse(records.read(path))
     except ValueError as error:
         raise ValueError(f'{path} is not JSON: {error}') from None
     if not isinstance(value, dict) or value.get('format') != FORMAT or value.get('version') != VERSION:
@@ -75,7 +76,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ValueError(f'{path} was changed or damaged: its checksum does not fit; fit the table again')
     try:
         return _fields(value)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         raise ValueError(f'{path}: not the fields of an accuracy table: {error!r}') from None
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
@@ -100,6 +101,8 @@ def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
         supernet=_numbers(part, 'supernet', shape[:1]),
         heard=np.array(part['heard'], bool),
     )
+    if prior.heard.shape != shape[:1]:
+        raise ValueError(f'heard has shape {prior.heard.shape}, expected {shape[:1]}')
     if not np.array_equal(prior.present, np.arange(shape[1]) < np.array([[len(site)] for site in widths])):
         raise ValueError('the prior is of other widths')
     strength = Strengths(*(float(_numbers(value['strength'], name, ())) for name in Strengths._fields))

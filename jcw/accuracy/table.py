@@ -133,9 +133,15 @@ class AccuracyTable:
 
         Raises:
           ValueError: not such a file, another version, unknown or missing keys, numbers that are not finite or
-            not positive where they should be, or a checksum that does not fit; the message names the file.
+            not positive where they should be or that lead beyond all bounds, or a checksum that does not fit; the
+            message names the file.
         """
-        return cls(**storage.load(path))
+        table = cls(**storage.load(path))
+        with np.errstate(all='ignore'):
+            bounded = np.isfinite(table.base) and np.isfinite(table.effects).all()
+        if not bounded:
+            raise ValueError(f'{path}: its numbers give effects that are not finite')
+        return table
 
     @cached_property
     def _mean_choices(self) -> np.ndarray:

@@ -95,8 +95,9 @@ def _identity(place: Path) -> tuple[object, ...] | None:
     """Tell one export from another, also where numbers of inodes return and copies keep their times of change."""
     try:
         own, path = place.stat(), place / DESCRIPTION
+        records.refuse_other_than_file(path)
         return own.st_dev, own.st_ino, path.stat().st_ctime_ns, _sha256(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

@@ -4,7 +4,8 @@ Only `schema_py_generated` of the package ai-edge-litert is needed, which is the
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import flatbuffers
@@ -162,33 +163,52 @@ def from_bytes(model: bytes) -> Any:
     """Return a model's objects.
 
     Raises:
-      ValueError: it is no LiteRT model.
+      ValueError: it is no LiteRT model, or damaged.
     """
     types = schema()
     if bytes(model[4:8]) != b'TFL3':
         raise ValueError('not a LiteRT model: it does not begin as one')
-    read = types.ModelT.InitFromPackedBuf(bytearray(model))
-    for buffer in read.buffers:
-        if buffer.offset > 1:  # of a large model: the content lies behind the FlatBuffer
-            buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
+    with _whole():
+        read = types.ModelT.InitFromPackedBuf(bytearray(model))
+        for buffer in read.buffers:
+            if buffer.offset > 1:  # of a large model: the content lies behind the FlatBuffer
+                buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
     return read
 
 
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Say that a model is damaged where what it states leads nowhere; the reader of FlatBuffers follows it blindly."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f'a damaged LiteRT model: {type(error).__name__}: {error}') from error
+
+
 def operators(model: bytes) -> Counter[str]:
-    """Count the operators of a model by name."""
+    """Count the operators of a model by name.
+
+    Raises:
+      ValueError: it is no LiteRT model, or damaged.
+    """
     read, types = from_bytes(model), schema()
     names = {value: name for name, value in vars(types.BuiltinOperator).items() if not name.startswith('_')}
-    codes = [names[code.builtinCode] for code in read.operatorCodes]
-    return Counter(codes[op.opcodeIndex] for op in read.subgraphs[0].operators)
+    with _whole():
+        codes = [names[code.builtinCode] for code in read.operatorCodes]
+        return Counter(codes[op.opcodeIndex] for op in read.subgraphs[0].operators)
 
 
 def ends(model: bytes) -> tuple[Tensor, Tensor]:
-    """Return the types, shapes and scales of a model's input and output."""
-    part, types = from_bytes(model).subgraphs[0], schema()
+    """Return the types, shapes and scales of a model's input and output.
+
+    Raises:
+      ValueError: it is no LiteRT model, or damaged.
+    """
+    read, types = from_bytes(model), schema()
     names = {getattr(types.TensorType, name): dtype for dtype, name in TYPES.items()}
 
-    def described(number: int) -> Tensor:
+    def described(part: Any, number: int) -> Tensor:
         tensor, scale, zero = part.tensors[number], None, None
         held = tensor.quantization
         if held is not None and held.scale is not None and len(held.scale):
@@ -197,7 +217,9 @@ def ends(model: bytes) -> tuple[Tensor, Tensor]:
             name_of(part, number), names[tensor.type], tuple(int(n) for n in tensor.shape), scale, zero
         )
 
-    return described(int(part.inputs[0])), described(int(part.outputs[0]))
+    with _whole():
+        part = read.subgraphs[0]
+        return described(part, int(part.inputs[0])), described(part, int(part.outputs[0]))
 
 
 def name_of(part: Any, tensor: int) -> str:

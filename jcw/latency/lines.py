@@ -16,6 +16,11 @@ def write(record: Mapping[str, Any]) -> bytes:
     return START + _sum(rest) + b'",' + rest + b'\n'
 
 
+def is_cut(content: bytes) -> bool:
+    """Return whether these bytes, without a newline, may be the beginning of a line whose writing was interrupted."""
+    return content.startswith(START) or START.startswith(content)
+
+
 def parse(where: str, line: bytes) -> dict[str, Any]:
     """Read a line's record, not yet its checksum.
 

@@ -113,10 +113,9 @@ def _checked(graph: Graph, networks: Networks) -> list[Widths]:
 
 def _begin_or_continue(path: str | Path, header: Header) -> Header:
     """Write the header, or return the one that the file was begun with."""
-    if not Path(path).exists():
+    if not Path(path).exists() or not samples.repair(path):
         samples.create(path, header)
         return header
-    samples.repair(path)
     begun = samples.read(path).header
     if conflicts := begun.conflicts(header):
         raise ValueError(
@@ -207,7 +206,7 @@ def _in_flight(path: Path) -> set[Widths]:
         return set()
     recorded = {sample.widths: sample.attempt for sample in samples.read(path).samples}
     try:
-        marked = [(tuple(w), attempt) for w, attempt in records.parse(_mark_file(path).read_bytes())]
+        marked = [(tuple(w), attempt) for w, attempt in records.parse(records.read(_mark_file(path)))]
     except (ValueError, TypeError) as error:
         raise ValueError(f'{_mark_file(path)} is damaged ({error}): remove it to go on') from None
     return {widths for widths, attempt in marked if recorded.get(widths, 0) < attempt}

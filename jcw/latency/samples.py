@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jcw import records
 from jcw.graph import Graph
 from jcw.latency import lines
 from jcw.latency.location import Visits, locate
 from jcw.latency.sample import Header, Sample, is_time
 
 VERSION = 4
+FIELDS = frozenset(field.name for field in dataclasses.fields(Sample))
 
 
 class Samples(NamedTuple):
@@ -64,11 +66,18 @@ def append(path: str | Path, sample: Sample) -> None:
         os.fsync(file.fileno())
 
 
-def repair(path: str | Path) -> None:
-    """Cut off what an interrupted writer left of its last line; a file without a whole line is left as it is."""
-    complete = Path(path).read_bytes().rfind(b'\n') + 1
+def repair(path: str | Path) -> bool:
+    """Cut off what an interrupted writer left of its last line; return whether a line is left.
+
+    A header that was cut off goes with its file. What does not begin like one is not ours, and stays.
+    """
+    content = records.read(path)
+    complete = content.rfind(b'\n') + 1
     if complete:
         os.truncate(path, complete)
+    elif lines.is_cut(content):
+        os.unlink(path)
+    return Path(path).exists()
 
 
 def digest(path: str | Path) -> str:
@@ -86,8 +95,7 @@ def read(path: str | Path) -> Samples:
     Raises:
       ValueError: no header, an unknown version, a damaged line before the last, or what a sample cannot be.
     """
-    if Path(path).exists() and not Path(path).is_file():
-        raise ValueError(f'{path} is not a file of latency samples')
+    records.refuse_other_than_file(path)
     with open(path, 'rb') as file:
         header = _read_header(path, file.readline())
         cut: list[str] = []
@@ -98,7 +106,7 @@ def read(path: str | Path) -> Samples:
 def _read_samples(
     path: str | Path, file: Iterable[bytes], header: Header, cut: list[str]
 ) -> Iterator[Sample]:
-    known: set[tuple[int, ...]] = set()
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
     for number, line in enumerate(file, 2):
         if line.endswith(b'\n'):
             yield _read_sample(f'{path}, line {number}', line, header, known)
@@ -221,20 +229,21 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _read_sample(where: str, line: bytes, header: Header, known: set[tuple[int, ...]]) -> Sample:
-    """Read a line; `known` are the widths that were found to be in the graph."""
+def _read_sample(
+    where: str, line: bytes, header: Header, known: dict[tuple[int, ...], tuple[int, ...]]
+) -> Sample:
+    """Read a line; `known` are the widths that were found to be in the graph, each kept once."""
     record = lines.parse(where, line)
     lines.check(where, line)
-    fields = {field.name for field in dataclasses.fields(Sample)}
-    if 'widths' not in record or not set(record) <= fields:
-        raise ValueError(f'{where}: not a latency sample: {sorted(set(record) - fields)}')
+    if 'widths' not in record or not record.keys() <= FIELDS:
+        raise ValueError(f'{where}: not a latency sample: {sorted(record.keys() - FIELDS)}')
     try:
         widths = tuple(record['widths'])
         if widths not in known:
             header.graph.to_choices(record['widths'])
-            known.add(widths)
+            known[widths] = widths
         visits = {name: tuple(map(tuple, record.get(name, ()))) for name in ('calls_ms', 'reference_ms')}
-        sample = Sample(**{**record, **visits, 'widths': widths})
+        sample = Sample(**{**record, **visits, 'widths': known[widths]})
         if not sample.failure and not is_time(sample.ms):
             raise ValueError(f'estimate of {sample.ms!r} ms')
     except (ValueError, TypeError, ArithmeticError) as error:

@@ -143,7 +143,7 @@ class LatencyTable:
         _check_numbers(head)
         del head['entries']
         lines = ',\n'.join(map(json.dumps, rows))
-        Path(path).write_text(f'{json.dumps(head)[:-1]},\n"entries": [\n{lines}\n]}}\n', encoding='utf-8')
+        records.write(path, f'{json.dumps(head)[:-1]},\n"entries": [\n{lines}\n]}}\n')
 
     @classmethod
     def load(cls, path: str | Path) -> 'LatencyTable':
@@ -153,10 +153,8 @@ class LatencyTable:
           ValueError: not a table, an unknown version, damage, numbers that no cost can be, or entries that do not fit
             the graph.
         """
-        if not Path(path).is_file():
-            raise ValueError(f'{path} is not a file')
         try:
-            value = records.parse(Path(path).read_bytes(), finite=False)
+            value = records.parse(records.read(path), finite=False)
         except ValueError as error:
             raise ValueError(f'{path} is not JSON: {error}') from None
         if not isinstance(value, dict) or 'entries' not in value or value.get('version') != VERSION:

@@ -202,7 +202,7 @@ class _Recorder:
 
 def _lines_until(path: Path, step: int) -> Iterator[str]:
     """Yield a file's lines up to a step, less a last one whose writing was cut off; a damaged line is left out."""
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+    for number, line in enumerate(records.read(path).splitlines(keepends=True), 1):
         if not line.endswith(b'\n'):
             return
         try:

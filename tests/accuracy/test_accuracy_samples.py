@@ -65,7 +65,7 @@ def test_nan_is_a_failure_and_never_a_result(path):
     found = samples.read(path)
     assert len(found.trained) == 3
     assert 'nan' in found.samples[-1].failure
-    with pytest.raises(ValueError, match='JSON'):
+    with pytest.raises(ValueError, match='accuracy must be a finite number or NaN, got inf'):
         samples.append(path, Sample((16, 48), accuracy=float('inf')))
 
 

@@ -155,7 +155,7 @@ def test_a_file_that_does_not_hold_a_table_is_refused_by_name(fitted, tmp_path, 
         damaged(path, change)
     except ValueError:  # infinity is no JSON: written past the checksum
         path.write_text('{"format": "jcw accuracy table", "version": 1, "mode": [Infinity]}')
-        message = 'missing'
+        message = 'Infinity is not a number'
     with pytest.raises(ValueError, match=message) as error:
         table.AccuracyTable.load(path)
     assert 'accuracy.json' in str(error.value)
