@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import train_subnet, train_supernet
-from experiments.config import SubnetConfig, SupernetConfig
+from experiments.config import SubnetConfig
 from experiments.presets import DIGITS
 from experiments.training import load_data
 from jcw.nets.axes import slice_variables
@@ -22,7 +22,7 @@ GRAPH = chain(
     [('conv', 8, 3, 2), ('separable', 8, 3, 2)], (8, 8, 1), 10, min_multiplier=0.5, levels=3, divisor=4
 )
 WIDTHS = [4, 8]
-SUPERNET = SupernetConfig(epochs=0.1, batch=128, warmup_epochs=0)
+SUPERNET = dataclasses.replace(DIGITS.supernet, epochs=0.1, batch=128, warmup_epochs=0)
 SHORT = SubnetConfig(epochs=0.05, batch=128, warmup_epochs=0, label_smoothing=0, mixup=0)
 
 
