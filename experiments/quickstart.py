@@ -16,6 +16,7 @@ from experiments import (
     report,
     results,
     search_widths,
+    spent,
     train_supernet,
 )
 from experiments.config import Config
@@ -63,6 +64,7 @@ def main(config: Config) -> None:
     network = export.export(config, dataset, graph)
     console.print(f'Report:  {page}\nNetwork: {network}', highlight=False)
     console.print(f'Done in {time.monotonic() - began:.0f} s.', highlight=False)
+    console.print(f'By part, of all starts of this run: {spent.describe(config.run)}', highlight=False)
 
 
 def _say(stage: int, what: str) -> None:

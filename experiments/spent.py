@@ -49,7 +49,7 @@ def describe(run: Path) -> str:
     """Say what a run has cost: `405 s: timing networks 120 s, ...`, the most expensive part first."""
     found = sorted(of_run(run).items(), key=lambda each: -each[1])
     parts = ', '.join(f'{name} {seconds:.0f} s' for name, seconds in found)
-    return f'{sum(seconds for _, seconds in found):.0f} s: {parts}'
+    return f'{sum(seconds for _, seconds in found):.0f} s: {parts}.'
 
 
 def _file(run: Path) -> Path:

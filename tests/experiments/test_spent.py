@@ -35,7 +35,7 @@ def test_what_was_spent_before_an_error_counts_and_starts_add_up(tmp_path):
         with pytest.raises(ValueError, match='wrong'):
             failing(tmp_path)
     assert spent.of_run(tmp_path)['work'] >= 0.6
-    assert spent.describe(tmp_path) == '1 s: work 1 s'
+    assert spent.describe(tmp_path) == '1 s: work 1 s.'
 
 
 def test_a_damaged_line_of_the_log_is_left_out(tmp_path):
