@@ -224,7 +224,8 @@ def _event_writer(folder: Path, start: int) -> Any:
 def _stop_signals(listen: bool) -> Iterator[threading.Event]:
     """Note SIGTERM and Ctrl-C instead of dying of them, where this thread may; a second Ctrl-C is not only noted.
 
-    JAX itself listens in a distributed run.
+    JAX itself listens in a distributed run. What a process was started to ignore, as those in the background are, it
+    still ignores.
     """
     stopping = threading.Event()
     if not listen or threading.current_thread() is not threading.main_thread():
@@ -238,8 +239,9 @@ def _stop_signals(listen: bool) -> Iterator[threading.Event]:
         if number == signal.SIGINT:
             signal.signal(number, previous[signal.SIGINT])
 
-    for number in previous:
-        signal.signal(number, note)
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, note)
     try:
         yield stopping
     finally:

@@ -169,8 +169,12 @@ def test_an_interrupted_start_is_one_line_and_keeps_its_settings(capsys, end, st
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(capsys):
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run in the background
     with pytest.raises(SystemExit):
         start('digits', '--run', 'mine', main=lambda config: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == 'Stopped by Ctrl-C; the same command goes on where it was.\n'
 
 

@@ -29,6 +29,14 @@ def run(folder, num_steps=10, step=walk, **kwargs):
     return loop.run(START, step, num_steps, folder=folder, batch=2, save_every=3, report_every=2, **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """Let Ctrl-C arrive: a test that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stop_at(last, *signals):
     def step(carry, index):
         if index == last:
@@ -58,6 +66,11 @@ def test_a_finished_run_is_read_back(tmp_path):
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, step=stop_at(4, signal.SIGINT, signal.SIGINT))
+
+
+def test_a_process_in_the_background_goes_on_ignoring_ctrl_c(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run(tmp_path, step=stop_at(4, signal.SIGINT))
 
 
 def test_the_former_handlers_return(tmp_path):
