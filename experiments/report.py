@@ -174,7 +174,7 @@ def _next(config: Config) -> str:
     return (
         f'The network to deploy is in {paths(config).network} once `python -m experiments.export {run}` has run; '
         f'`jcw.deploy.load` reads it (docs/deploy.md). Another budget needs no new timing and no new supernet: '
-        f'`python -m experiments.fit_accuracy {run} --search.budget 0.4`, then the stages after it.'
+        f'`python -m experiments.fit_accuracy {run} --search.budget FRACTION`, then the stages after it.'
     )
 
 
@@ -201,7 +201,10 @@ def _page(
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)
     searched = read_json(paths(config).search / 'result.json')
     drivers = '\n'.join(line(cells, 'td') for cells in drivers_of(table.graph, searched))
-    took = '\n'.join(line((name, f'{s:.0f}'), 'td') for name, s in spent.of_run(config.run).items())
+    seconds = spent.of_run(config.run)
+    took = '\n'.join(
+        line((name, f'{s:.0f}'), 'td') for name, s in {**seconds, 'in all': sum(seconds.values())}.items()
+    )
     accuracy = image('accuracy.png', 'Predicted against obtained accuracy') if 'accuracy.png' in plots else ''
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
