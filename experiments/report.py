@@ -152,10 +152,11 @@ def _base(config: Config, table: LatencyTable, rows: list[dict[str, Any]]) -> st
             '--report.base trains it, too.'
         )
     joint = next(row for row in rows if row['method'] == 'joint')
+    gain = 100 * (joint['test_accuracy'] - row['test_accuracy'])
     return (
         f'The base network takes {row["measured_ms"]:.3f} ms and classifies {row["test_accuracy"]:.1%} of the test '
         f'images; joint search takes {joint["measured_ms"] / row["measured_ms"]:.0%} of that time and is '
-        f'{100 * (joint["test_accuracy"] - row["test_accuracy"]):+.1f} points more accurate.'
+        f'{abs(gain):.1f} points {"more" if gain >= 0 else "less"} accurate.'
     )
 
 
