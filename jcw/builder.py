@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jcw.graph import Graph, Operation, Site, Width, dropped_by
+from jcw.windows import Pads
 
 
 class Builder:
@@ -58,14 +59,48 @@ class Builder:
         return self._operations[x].out
 
     def conv(
-        self, x: int, out: Width, *, kernel: int = 1, stride: int = 1, activation: str | None = 'relu'
+        self,
+        x: int,
+        out: Width,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: str | None = 'relu',
+        pads: Pads | None = None,
+        norm: bool = True,
     ) -> int:
-        """Append a convolution, batch normalisation and an activation."""
-        return self._append('conv', (x,), out, kernel=kernel, stride=stride, activation=activation)
+        """Append a convolution, batch normalisation and an activation.
 
-    def depthwise(self, x: int, *, kernel: int = 3, stride: int = 1, activation: str | None = 'relu') -> int:
+        Without `pads` they are those of 'SAME'; without `norm` a bias takes the place of the normalisation.
+        """
+        settings: dict[str, Any] = {
+            'kernel': kernel,
+            'stride': stride,
+            'activation': activation,
+            'pads': pads,
+            'norm': norm,
+        }
+        return self._append('conv', (x,), out, **settings)
+
+    def depthwise(
+        self,
+        x: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        activation: str | None = 'relu',
+        pads: Pads | None = None,
+        norm: bool = True,
+    ) -> int:
         """Append a convolution of every channel by itself, batch normalisation and an activation."""
-        return self._append('depthwise', (x,), kernel=kernel, stride=stride, activation=activation)
+        settings: dict[str, Any] = {
+            'kernel': kernel,
+            'stride': stride,
+            'activation': activation,
+            'pads': pads,
+            'norm': norm,
+        }
+        return self._append('depthwise', (x,), **settings)
 
     def add(self, x: int, y: int, *, activation: str | None = None) -> int:
         """Append the sum of two operations of one width; where a branch may be dropped, that is `y`."""
@@ -77,9 +112,9 @@ class Builder:
         """Append squeeze and excitation: `x * opening(B act(A mean(x)))` (Howard et al., 2019)."""
         return self._append('gate', (x,), activation=activation, inner=inner, opening=opening)
 
-    def max_pool(self, x: int, *, kernel: int, stride: int) -> int:
+    def max_pool(self, x: int, *, kernel: int, stride: int, pads: Pads | None = None) -> int:
         """Append a maximum over windows."""
-        return self._append('max_pool', (x,), kernel=kernel, stride=stride)
+        return self._append('max_pool', (x,), kernel=kernel, stride=stride, pads=pads)
 
     def mean(self, x: int) -> int:
         """Append the mean over all positions."""

@@ -33,7 +33,9 @@ def _row(graph: Graph, place: int) -> tuple[str, ...]:
 def _title(op: Operation) -> str:
     kernel = f' {op.kernel}x{op.kernel}' if op.kind in ('conv', 'depthwise', 'max_pool') else ''
     stride = f'/{op.stride}' if op.stride > 1 else ''
-    return ' '.join(filter(None, (f'{op.name}{kernel}{stride}', op.activation)))
+    pads = f'pads {op.pads[0]} {op.pads[1]}' if op.pads else ''
+    norm = '' if op.norm else 'bias'
+    return ' '.join(filter(None, (f'{op.name}{kernel}{stride}', pads, norm, op.activation)))
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

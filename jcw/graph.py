@@ -1,7 +1,7 @@
 """A network as a list of operations over named sites: the one description that every form of it is made from.
 
 A *site* is a searchable width. Operations on one residual stream name the same site, so widths that must be equal are
-one unknown. `jcw.builder` writes graphs. Images are NHWC, padding is 'SAME'.
+one unknown. `jcw.builder` writes graphs. Images are NHWC; padding is 'SAME' unless an operation states its own.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import numpy as np
 from jcw.graph_checks import check
 from jcw.operations import NORMALISED, Operation, Site, Width, dropped_by
 from jcw.trellis import trellis
+from jcw.windows import Pads, pads_of, size_after
 
 __all__ = ['NORMALISED', 'Graph', 'Operation', 'Site', 'Width']
 
@@ -159,10 +160,15 @@ class Graph:
         """Height and width of each operation's result; (1, 1) after the mean."""
         sizes = [self.input_shape[:2]]
         for op in self.operations[1:]:
-            height, width = sizes[op.reads[0]]
+            read, window = sizes[op.reads[0]], ((op.kernel, op.kernel), (op.stride, op.stride))
             one = op.kind in ('mean', 'dense')
-            sizes.append((1, 1) if one else (-(-height // op.stride), -(-width // op.stride)))
+            pads = pads_of(read, op.kernel, op.stride, op.pads)
+            sizes.append((1, 1) if one else size_after(read, *window, pads))
         return tuple(sizes)
+
+    def pads(self, op: Operation) -> Pads:
+        """Return what an operation puts around the map it reads."""
+        return pads_of(self.sizes[op.reads[0]], op.kernel, op.stride, op.pads)
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
@@ -251,7 +257,12 @@ class Graph:
 
     def to_json(self) -> dict[str, Any]:
         """Return the graph as JSON values."""
-        return dataclasses.asdict(self)
+        made = dataclasses.asdict(self)
+        for op in made['operations']:
+            for name, usual in (('pads', None), ('norm', True)):
+                if op[name] is usual:
+                    del op[name]
+        return made
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> 'Graph':
@@ -262,10 +273,16 @@ class Graph:
         """
         try:
             sites = [Site(s['name'], s['base'], tuple(s['choices'])) for s in value['sites']]
-            operations = [Operation(**{**op, 'reads': tuple(op['reads'])}) for op in value['operations']]
+            operations = [_operation(op) for op in value['operations']]
             return cls(tuple(sites), tuple(operations), tuple(value['input_shape']))
         except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise ValueError(f'not the description of a graph: {error!r}') from None
+
+
+def _operation(value: Mapping[str, Any]) -> Operation:
+    pads = value.get('pads')
+    pads = None if pads is None else tuple(map(tuple, pads))
+    return Operation(**{**value, 'reads': tuple(value['reads']), 'pads': pads})
 
 
 def _changes_nothing(add: Operation, read: Operation) -> bool:

@@ -3,7 +3,7 @@
 import itertools
 from typing import TYPE_CHECKING
 
-from jcw.operations import ACTIVATIONS, KINDS, MAPS, OPENINGS, WRITES, Operation
+from jcw.operations import ACTIVATIONS, KINDS, MAPS, NORMALISED, OPENINGS, WRITES, Operation
 
 if TYPE_CHECKING:
     from jcw.graph import Graph
@@ -81,13 +81,16 @@ def _check_operation(graph: 'Graph', place: int, known: set[str]) -> None:
             )
         if not isinstance(end, str) and (not isinstance(end, int) or isinstance(end, bool) or end < 1):
             raise ValueError(f'operation {name!r} needs a site or a positive number of channels, got {end!r}')
-    whole = all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride))
-    if not whole or (op.kernel % 2 == 0 and op.kind != 'max_pool'):
+    if not all(isinstance(v, int) and v > 0 for v in (op.kernel, op.stride)):
         raise ValueError(
-            f'operation {name!r} needs an odd kernel and a positive stride, got {op.kernel} and {op.stride}'
+            f'operation {name!r} needs a positive kernel and stride, got {op.kernel} and {op.stride}'
         )
-    if op.kind not in ('conv', 'depthwise', 'max_pool') and (op.kernel, op.stride) != (1, 1):
-        raise ValueError(f'operation {name!r} takes no kernel and no stride')
+    windowed = op.kind in ('conv', 'depthwise', 'max_pool')
+    if not windowed and (op.kernel, op.stride, op.pads) != (1, 1, None):
+        raise ValueError(f'operation {name!r} takes no kernel, no stride and no padding')
+    if not isinstance(op.norm, bool) or not (op.norm or op.kind in NORMALISED):
+        raise ValueError(f'operation {name!r}: norm is True or, of a convolution, False, got {op.norm!r}')
+    _check_pads(graph, place)
     if op.activation not in (None, *ACTIVATIONS) or (op.kind in ('max_pool', 'mean') and op.activation):
         raise ValueError(
             f'operation {name!r}: activation must be one of {ACTIVATIONS} or none, got {op.activation!r}'
@@ -106,6 +109,23 @@ def _check_operation(graph: 'Graph', place: int, known: set[str]) -> None:
     if len({graph.sizes[r] for r in op.reads}) > 1:
         sizes = ' and '.join(f'{graph.operations[r].name!r} of {graph.sizes[r]}' for r in op.reads)
         raise ValueError(f'operation {name!r} adds maps of different sizes: {sizes}')
+
+
+def _check_pads(graph: 'Graph', place: int) -> None:
+    op, name, pads = graph.operations[place], graph.operations[place].name, graph.operations[place].pads
+    if pads is None:
+        return
+    pairs = (
+        isinstance(pads, tuple) and len(pads) == 2 and all(isinstance(p, tuple) and len(p) == 2 for p in pads)
+    )
+    if not pairs or not all(isinstance(n, int) and n >= 0 for pair in pads for n in pair):
+        raise ValueError(f'operation {name!r} needs pads ((before, after), (before, after)), got {pads!r}')
+    if op.kind == 'max_pool' and 2 * max(map(max, pads)) > op.kernel:
+        raise ValueError(f'operation {name!r} has pads {pads} of more than half its window, {op.kernel}')
+    if min(graph.sizes[place]) < 1:
+        raise ValueError(
+            f'operation {name!r} has a kernel of {op.kernel}, more than its map has with padding {pads}'
+        )
 
 
 def _check_dropped(graph: 'Graph') -> None:

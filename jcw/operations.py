@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from jcw.windows import Pads
+
 MAPS = ('images', 'conv', 'depthwise', 'add', 'gate', 'max_pool')  # kinds whose values have positions
 KINDS = (*MAPS, 'mean', 'dense')
 WRITES = ('conv', 'dense')  # kinds that choose their output channels; the others keep those they read
@@ -38,11 +40,13 @@ class Operation:
       kind: one of `KINDS`.
       reads: places in the list of the operations it reads.
       out: its channels.
-      kernel: side of the square kernel; of 'conv', 'depthwise' and 'max_pool', of the last it may be even.
+      kernel: side of the square kernel; of 'conv', 'depthwise' and 'max_pool'.
       stride: likewise.
+      pads: likewise, what is put around the map; none for 'SAME', which keeps its size but for the stride.
       activation: one of `ACTIVATIONS`, or none; in a gate that of its inner layer.
       inner: channels of a gate's inner layer.
       opening: one of `OPENINGS`; of a gate.
+      norm: of 'conv' and 'depthwise', whether batch normalisation follows; if not, a bias does.
       note: for readers, why the operation is what it is; no two operations differ by it.
     """
 
@@ -55,6 +59,8 @@ class Operation:
     activation: str | None = None
     inner: Width | None = None
     opening: str = 'hard_sigmoid'
+    pads: Pads | None = None
+    norm: bool = True
     note: str = dataclasses.field(default='', compare=False)
 
 

@@ -130,7 +130,16 @@ REFUSED = {
         lambda g: g.classify(g.conv(7, 8)),
         "'001_conv' reads 7, which is no operation",
     ),
-    'an even kernel': (lambda g: g.classify(conv(g, kernel=2)), "'001_conv' needs an odd kernel"),
+    'no kernel': (lambda g: g.classify(conv(g, kernel=0)), "'001_conv' needs a positive kernel"),
+    'negative pads': (lambda g: g.classify(conv(g, pads=((-1, 0), (0, 0)))), "'001_conv' needs pads"),
+    'a kernel beyond its map': (
+        lambda g: g.classify(conv(g, kernel=99, pads=((0, 0), (1, 1)))),
+        "'001_conv' has a kernel of 99, more than its map has",
+    ),
+    'a pool of padding': (
+        lambda g: g.classify(g.max_pool(conv(g), kernel=3, stride=1, pads=((2, 0), (0, 0)))),
+        'of more than half its window, 3',
+    ),
     'an unknown activation': (lambda g: g.classify(conv(g, activation='tanh')), 'activation must be one of'),
     'a dense layer of maps': (lambda g: g.dense(conv(g), 10), 'a dense layer follows the mean'),
     'logits that are not last': (lambda g: (conv(g), g.classify(1), g.conv(1, 8))[0], 'must return its last'),

@@ -10,6 +10,7 @@ from jcw import zoo
 from jcw.builder import Builder, build
 from jcw.graph import Graph
 from jcw.nets import axes
+from jcw.operations import OPENINGS
 from jcw.zoo import basic_block, bottleneck, inverted_residual
 
 
@@ -58,25 +59,37 @@ def mobilenet_v1(input_shape, num_classes, strides=None, **settings) -> Graph:
 
 
 def random_graph(seed: int) -> Graph:
-    """Draw blocks, widths, kernels, strides and activations."""
+    """Draw blocks, widths, kernels, strides, paddings, activations, and where there is no normalisation."""
     rng = np.random.default_rng(seed)
 
     def net(g: Builder) -> int:
+        def window(*kernels: int) -> dict:
+            kernel = int(rng.choice(kernels))
+            before, after = kernel // 2, kernel - 1 - kernel // 2
+            pads = [None, ((before, after), (before, after)), ((before, after), (after, before))][
+                rng.integers(3)
+            ]
+            return {'kernel': kernel, 'stride': int(rng.integers(1, 3)), 'pads': pads}
+
+        def convolved(*kernels: int) -> dict:
+            return {**window(*kernels), 'norm': bool(rng.random() < 0.7)}
+
         def site() -> str:
             number[0] += 1
             widths = sorted(rng.choice(np.arange(2, 9), rng.integers(1, 4), replace=False).tolist())
             return g.site(f'site_{number[0]}', widths[-1], widths)
 
         number = [0]
-        x = g.conv(g.images, site(), kernel=int(rng.choice([1, 3])), stride=int(rng.integers(1, 3)))
+        x = g.conv(g.images, site(), **convolved(1, 2, 3))
+        x = g.conv(x, site(), kernel=2, pads=((0, 0), (0, 1)))
         for _ in range(rng.integers(2, 5)):
             activation = str(rng.choice(['relu', 'relu6', 'hard_swish', 'swish']))
             kernel, stride = int(rng.choice([3, 5])), int(rng.integers(1, 3))
             stay = stride == 1 and rng.random() < 0.7
-            kind = rng.integers(6)
+            kind = rng.integers(7)
             out = (g.width(x) if stay else site()) if kind in (1, 2, 3) else ''
             if kind == 0:
-                x = g.conv(g.depthwise(x, kernel=kernel, stride=stride, activation=activation), site())
+                x = g.conv(g.depthwise(x, activation=activation, **convolved(2, 3, 5)), site())
             elif kind == 1:
                 gate = site() if rng.random() < 0.7 else 3
                 x = inverted_residual(
@@ -87,9 +100,11 @@ def random_graph(seed: int) -> Graph:
             elif kind == 3:
                 x = bottleneck(g, x, out, site(), site(), stride)
             elif kind == 4:
-                x = g.max_pool(x, kernel=3, stride=stride)
+                x = g.max_pool(x, **window(2, 3))
+            elif kind == 5:
+                x = g.conv(x, 5, activation=activation, **convolved(1, 2, 3))
             else:
-                x = g.conv(x, 5, kernel=3, stride=stride, activation=activation)
+                x = g.gate(x, site(), activation=activation, opening=str(rng.choice(OPENINGS)))
         if rng.random() < 0.5:
             features = g.dense(g.mean(x), site(), activation='hard_swish')
             return g.dense(features, g.num_classes)

@@ -43,7 +43,7 @@ def fold(variables: Variables, graph: Graph, mean: Sequence[float], std: Sequenc
         }
     }
     for op in graph.operations:
-        if op.kind in NORMALISED:
+        if op.kind in NORMALISED and op.norm:
             folded[op.name] = _fold(params[op.name], stats[op.name])
         elif op.name in params:
             folded[op.name] = {name: np.asarray(leaf) for name, leaf in params[op.name].items()}

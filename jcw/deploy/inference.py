@@ -22,6 +22,7 @@ from jcw.deploy.fold import Folded, shapes
 from jcw.graph import Graph, Operation
 from jcw.nets import activations, kernels
 from jcw.nets.kernels import Implementation
+from jcw.windows import pads_of
 
 MOST_TAPS = 64  # terms of a stem's sum
 
@@ -62,15 +63,14 @@ class _Form(NamedTuple):
 def _conv(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
     kernel = own['kernel'].astype(form.dtype)
     size, channels = op.kernel, x.shape[-1]
-    on_cpu = _product if size == 1 else _taps if size * size * channels <= MOST_TAPS else None
-    y = _apply(on_cpu, kernels.conv, x, kernel, op.stride, form.implementation)
+    product = size == 1 and op.pads is None
+    on_cpu = _product if product else _taps if size * size * channels <= MOST_TAPS else None
+    y = _apply(on_cpu, kernels.conv, x, kernel, op, form.implementation)
     return form.activate(y, own['bias'], op)
 
 
 def _depthwise(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
-    y = _apply(
-        _shifted, kernels.depthwise, x, own['kernel'].astype(form.dtype), op.stride, form.implementation
-    )
+    y = _apply(_shifted, kernels.depthwise, x, own['kernel'].astype(form.dtype), op, form.implementation)
     return form.activate(y, own['bias'], op)
 
 
@@ -86,7 +86,7 @@ def _gate(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
 
 
 def _max_pool(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
-    return kernels.max_pool(x, op.kernel, op.stride)
+    return kernels.max_pool(x, op.kernel, op.stride, op.pads)
 
 
 def _mean(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
@@ -126,46 +126,50 @@ def _apply(
     trained: Callable,
     x: jax.Array,
     kernel: jax.Array,
-    stride: int,
+    op: Operation,
     implementation: Implementation,
 ) -> jax.Array:
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return trained(x, kernel, stride, 'native').astype(jnp.float32)
+        return trained(x, kernel, op.stride, 'native', op.pads).astype(jnp.float32)
 
     if on_cpu is None:
-        return trained(x, kernel, stride, implementation).astype(jnp.float32)
+        return trained(x, kernel, op.stride, implementation, op.pads).astype(jnp.float32)
     if implementation == 'native':
         return native(x, kernel)
     if implementation == 'cpu':
-        return on_cpu(x, kernel, stride)
-    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(on_cpu, stride=stride), default=native)
+        return on_cpu(x, kernel, op)
+    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(on_cpu, op=op), default=native)
 
 
-def _product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    x = x[:, ::stride, ::stride]
+def _product(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
+    x = x[:, :: op.stride, :: op.stride]
     rows = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], preferred_element_type=jnp.float32)
     return rows.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _taps(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
     terms = [
         window[..., c, None].astype(jnp.float32) * kernel[i, j, c].astype(jnp.float32)
-        for i, j, window in _windows(x, kernel.shape[0], stride)
+        for i, j, window in _windows(x, op)
         for c in range(x.shape[-1])
     ]
     return functools.reduce(jnp.add, terms)
 
 
-def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _shifted(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
     terms = [
-        window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
-        for i, j, window in _windows(x, kernel.shape[0], stride)
+        window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32) for i, j, window in _windows(x, op)
     ]
     return functools.reduce(jnp.add, terms)
 
 
-def _windows(x: jax.Array, size: int, stride: int) -> list[tuple[int, int, jax.Array]]:
+def _windows(x: jax.Array, op: Operation) -> list[tuple[int, int, jax.Array]]:
     """Return, for each kernel position that does not meet padding alone, the entries of `x` it meets."""
-    padded = jax.lax.optimization_barrier(kernels.pad(x, size, stride))
-    taps = kernels.live_taps(size, x.shape, stride)
-    return [(i, j, kernels.window(padded, x.shape, i, j, stride)) for i, j in taps]
+    size, stride = op.kernel, op.stride
+    pads = pads_of(x.shape[1:3], size, stride, op.pads)
+    padded, after = (
+        jax.lax.optimization_barrier(kernels.pad(x, pads)),
+        kernels.after_of(x, size, stride, pads),
+    )
+    taps = kernels.live_taps(x, size, stride, pads)
+    return [(i, j, kernels.window(padded, after, i, j, stride)) for i, j in taps]

@@ -25,6 +25,8 @@ VERSIONS = {
     'RELU': 2,
     'RELU6': 2,
     'LOGISTIC': 2,
+    'PAD': 2,
+    'MIRROR_PAD': 2,
     'QUANTIZE': 2,
 }
 """Of operators, the first that takes int8: an older LiteRT refuses the file instead of misreading it."""

@@ -3,8 +3,10 @@
 Arrays are NHWC there as here, and its 'SAME' pads as ours, so nothing is transposed. Biases, ReLU and ReLU6 are part of
 the operator before them. What LiteRT has no operator for:
 
+padding unless 'SAME'     PAD, before a pool MIRROR_PAD
 normalisation of images   CAST and a 1x1 DEPTHWISE_CONV_2D
-gate                      MEAN, two 1x1 CONV_2D, the second with `+ 3` in its bias and ReLU6, MUL by 1/6, MUL
+gate                      MEAN, two 1x1 CONV_2D, the second with `+ 3` in its bias and ReLU6, MUL by 1/6, MUL;
+                          one that a sigmoid opens: LOGISTIC in place of ReLU6
 swish                     LOGISTIC, MUL
 
 The file is written from the graph itself, operation by operation, as the ONNX form is.
@@ -19,6 +21,7 @@ from jaxtyping import Float
 from jcw.deploy.fold import Folded, random
 from jcw.deploy.tflite import Writer, ends, schema
 from jcw.graph import Graph, Operation
+from jcw.windows import Pads
 
 
 def litert_model(
@@ -126,8 +129,24 @@ class _Model:
 
     def convolved(self, operator: str, place: int, op: Operation, inputs: list[int], **options: int) -> int:
         shape = (self.batch, *self.graph.sizes[place], self.channels(op))
-        step = {'strideW': op.stride, 'strideH': op.stride}
+        step: dict[str, Any] = {'strideW': op.stride, 'strideH': op.stride}
+        if op.pads is not None:
+            step['padding'] = 'VALID'
+            inputs = [self.padded(operator, inputs[0], op.pads), *inputs[1:]]
         return self.activated(operator, inputs, shape, op.activation, **step, **options)
+
+    def padded(self, operator: str, x: int, pads: Pads) -> int:
+        """Put zeros around a map; around that of a pool its own numbers again, which its windows have anyway."""
+        if not np.any(pads):
+            return x
+        batch, height, width, channels = self.writer.shape(x)
+        rows, columns = pads
+        shape = (batch, height + sum(rows), width + sum(columns), channels)
+        name = f'pads/{rows}/{columns}'
+        around = self.writer.constant(name, np.array([(0, 0), rows, columns, (0, 0)], np.int32))
+        if operator != 'MAX_POOL_2D':
+            return self.writer.append('PAD', [x, around], shape)
+        return self.writer.append('MIRROR_PAD', [x, around], shape, mode='SYMMETRIC')
 
     def channels(self, op: Operation) -> int:
         return self.graph.width(op.out, self.graph.largest)
@@ -168,16 +187,22 @@ def _add(model: _Model, place: int, op: Operation, first: int, *others: int) -> 
 
 def _gate(model: _Model, place: int, op: Operation, x: int) -> int:
     own = {name: np.asarray(leaf) for name, leaf in model.folded[op.name].items()}
-    squeezed = model.mean(x, keep=True)
-    for layer, activation, shift in (('reduce', op.activation, 0), ('expand', 'relu6', 3)):
+    squeezed, hard = model.mean(x, keep=True), op.opening == 'hard_sigmoid'
+    for layer, activation, shift in (
+        ('reduce', op.activation, 0),
+        ('expand', *(('relu6', 3) if hard else (None, 0))),
+    ):
         kernel = model.constant(f'{op.name}/{layer}_kernel', own[f'{layer}_kernel'].T[:, None, None])
         bias = model.constant(f'{op.name}/{layer}_bias', own[f'{layer}_bias'] + shift)
         shape = (model.batch, 1, 1, own[f'{layer}_kernel'].shape[1])
         squeezed = model.activated(
             'CONV_2D', [squeezed, kernel, bias], shape, activation, strideW=1, strideH=1
         )
-    sixth = model.constant('sixth', 1 / 6)
-    opened = model.writer.append('MUL', [squeezed, sixth], model.writer.shape(squeezed))
+    if hard:
+        sixth = model.constant('sixth', 1 / 6)
+        opened = model.writer.append('MUL', [squeezed, sixth], model.writer.shape(squeezed))
+    else:
+        opened = _alone('LOGISTIC')(model, squeezed)
     return model.writer.append('MUL', [x, opened], model.writer.shape(x))
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from jcw.deploy.fold import Folded, random
 from jcw.graph import Graph, Operation
-from jcw.nets.kernels import same_padding
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what TensorRT, OpenVINO and Core ML's converters have long read
 
@@ -82,8 +81,7 @@ class _Model:
         return self.activated(y, op.activation)
 
     def pads(self, op: Operation) -> list[int]:
-        pads = [same_padding(size, op.kernel, op.stride) for size in self.graph.sizes[op.reads[0]]]
-        return [int(pad) for pad in np.transpose(pads).ravel()]
+        return [int(pad) for pad in np.transpose(self.graph.pads(op)).ravel()]
 
     def activated(self, x: str, activation: str | None) -> str:
         return x if activation is None else ACTIVATIONS[activation](self, x)

@@ -25,6 +25,8 @@ OPTIONS: dict[str, str] = {
     'CAST': 'CastOptions',
     'HARD_SWISH': 'HardSwishOptions',
     'QUANTIZE': 'QuantizeOptions',
+    'PAD': 'PadOptions',
+    'MIRROR_PAD': 'MirrorPadOptions',
 }
 """Of operators that have any."""
 
@@ -130,8 +132,8 @@ def make_operator(
 def _number(types: Any, option: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    words = types.TensorType if option.endswith('DataType') else types.ActivationFunctionType
-    return getattr(words, value)
+    words = {'padding': types.Padding, 'mode': types.MirrorPadMode}.get(option, types.ActivationFunctionType)
+    return getattr(types.TensorType if option.endswith('DataType') else words, value)
 
 
 def to_bytes(model: Any) -> bytes:

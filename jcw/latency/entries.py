@@ -21,7 +21,7 @@ SampleChoices = Int[np.ndarray, 'samples sites']
 class Signature(NamedTuple):
     """What determines a layer's time: layers with equal signatures share one entry of a latency table."""
 
-    kind: str  # its operations in order, such as 'depthwise3/2:relu conv1:relu': kernel, stride, activation
+    kind: str  # its operations in order, such as 'depthwise3/2:relu conv1:relu': kernel, stride, any pads, activation
     height: int  # of the layer's input
     width: int  # of the layer's input
     in_channels: int
@@ -236,11 +236,12 @@ def _label(op: Operation) -> str:
     side = str(op.kernel) if op.kind in ('conv', 'depthwise', 'max_pool') else ''
     step = f'/{op.stride}' if op.stride > 1 else ''
     opening = f':{op.opening}' if op.kind == 'gate' and op.opening != 'hard_sigmoid' else ''
-    return f'{op.kind}{side}{step}{f":{op.activation}" if op.activation else ""}{opening}'
+    pads = f'p{".".join(str(n) for pair in op.pads for n in pair)}' if op.pads else ''
+    return f'{op.kind}{side}{step}{pads}{f":{op.activation}" if op.activation else ""}{opening}'
 
 
 def work_of(graph: Graph, layer: Layer, in_channels: int, out_channels: int) -> Work:
-    """Count a layer's multiply-adds, activations and parameters; padding is 'SAME'."""
+    """Count a layer's multiply-adds, activations and parameters; padding counts as if it were map."""
     total = np.zeros(len(Work._fields))
     for place in layer.operations:
         op = graph.operations[place]

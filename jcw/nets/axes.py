@@ -49,8 +49,10 @@ def axes_of(graph: Graph) -> dict[str, dict[str, dict[str, Axes]]]:
     for op in graph.operations:
         own = kernels_of(graph, op)
         if op.kind in NORMALISED:
-            own |= {'scale': (op.out,), 'bias': (op.out,)}
-            stats[op.name] = {'mean': (op.out,), 'variance': (op.out,)}
+            own['bias'] = (op.out,)
+            if op.norm:
+                own['scale'] = (op.out,)
+                stats[op.name] = {'mean': (op.out,), 'variance': (op.out,)}
         if own:
             params[op.name] = own
     return {'params': params, 'batch_stats': stats}
@@ -153,6 +155,24 @@ def slice_variables(variables: Variables, graph: Graph, widths: Sequence[int] | 
         return leaf[tuple(slice(size) for size in wanted)]
 
     return map_axes(take, fixed, variables)
+
+
+def widened(key: jax.Array, variables: Variables, graph: Graph) -> Variables:
+    """Give variables of smaller widths the graph's largest, by freshly drawn channels after their own.
+
+    Old channels read no new one, so that they are what they were in a network of any width.
+
+    Raises:
+      ValueError: they exceed the largest widths, or are of another network.
+    """
+
+    def put(axes: Axes, fresh: jax.Array, own: Any) -> jax.Array:
+        if own.ndim != fresh.ndim or any(a > b for a, b in zip(own.shape, fresh.shape, strict=True)):
+            raise ValueError(f'variables of shape {own.shape} do not fit into {fresh.shape} of {axes}')
+        unread = fresh.at[..., : own.shape[-1]].set(0)
+        return jax.lax.dynamic_update_slice(unread, jnp.asarray(own, fresh.dtype), (0,) * own.ndim)
+
+    return map_axes(put, graph, initial(key, graph), variables)
 
 
 def add_slices(params: Any, thin: Any) -> Any:

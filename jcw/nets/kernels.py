@@ -5,7 +5,7 @@ faster on CPUs: a depthwise convolution as shifted multiply-adds, a 1x1 one as a
 input channels, a stem, as a matrix product over gathered patches. Of other larger ones only the kernel's gradient is
 another there, and only on large maps.
 
-Arrays are NHWC; padding is 'SAME'.
+Arrays are NHWC; padding is 'SAME' unless pads are given.
 """
 
 import functools
@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from jcw.windows import Pads, pads_of, size_after
 
 Implementation = Literal['auto', 'cpu', 'native']
 """'cpu': shifts and matrix products; 'native': `conv_general_dilated`; 'auto': by the platform compiled for."""
@@ -29,17 +31,23 @@ PATCH_BYTES = 2**20  # of patches gathered at a time for a larger kernel's gradi
 LARGE_MAP = 256  # positions from which that is faster than XLA's own gradient
 MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
 LONG_FOLD = 8  # steps from which a second loop earns its compilation
+UNPADDED: Pads = ((0, 0), (0, 0))
 
 
 def depthwise(
-    x: Images, kernel: Float[Array, 'k k channels'], stride: int = 1, implementation: Implementation = 'auto'
+    x: Images,
+    kernel: Float[Array, 'k k channels'],
+    stride: int = 1,
+    implementation: Implementation = 'auto',
+    pads: Pads | None = None,
 ) -> Float[Array, 'batch out_height out_width channels']:
     """Convolve each channel with its own kernel."""
+    pads = pads_of(x.shape[1:3], kernel.shape[0], stride, pads)
 
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _convolve(x, kernel[:, :, None, :], stride, groups=x.shape[-1])
+        return _convolve(x, kernel[:, :, None, :], stride, pads, groups=x.shape[-1])
 
-    return _choose(functools.partial(_shifted, stride=stride), native, implementation)(x, kernel)
+    return _choose(functools.partial(_shifted, stride=stride, pads=pads), native, implementation)(x, kernel)
 
 
 def conv(
@@ -47,40 +55,39 @@ def conv(
     kernel: Float[Array, 'k k channels out_channels'],
     stride: int = 1,
     implementation: Implementation = 'auto',
+    pads: Pads | None = None,
 ) -> Float[Array, 'batch out_height out_width out_channels']:
     """Convolve over all channels; of a 1x1 kernel that is a product of every position's channels with one matrix."""
     size = kernel.shape[0]
+    pads = pads_of(x.shape[1:3], size, stride, pads)
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _product(x[:, ::stride, ::stride], kernel[0, 0])
 
     def gathered(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        padded = pad(x, size, stride)
+        padded, after = pad(x, pads), after_of(x, size, stride, pads)
         patches = jnp.concatenate(
-            [window(padded, x.shape, i, j, stride) for i in range(size) for j in range(size)], axis=-1
+            [window(padded, after, i, j, stride) for i in range(size) for j in range(size)], axis=-1
         )
         return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
 
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _convolve(x, kernel, stride)
+        return _convolve(x, kernel, stride, pads)
 
-    if size == 1:
+    if size == 1 and pads == UNPADDED:
         return _choose(product, native, implementation)(x, kernel)
     few = size * size * x.shape[-1] <= MOST_GATHERED
-    on_cpu = gathered if few else functools.partial(_spatial, stride=stride)
+    on_cpu = gathered if few else functools.partial(_spatial, stride=stride, pads=pads)
     return _choose(on_cpu, native, implementation)(x, kernel)
 
 
-def max_pool(x: Images, size: int, stride: int) -> Float[Array, 'batch out_height out_width channels']:
+def max_pool(
+    x: Images, size: int, stride: int, pads: Pads | None = None
+) -> Float[Array, 'batch out_height out_width channels']:
     """Return the maxima of windows."""
+    around = ((0, 0), *pads_of(x.shape[1:3], size, stride, pads), (0, 0))
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, window, strides, 'SAME')
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the zeros 'SAME' puts before and after an axis of `size` entries; the odd one goes after."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+    return jax.lax.reduce_window(x, np.array(-np.inf, x.dtype), jax.lax.max, window, strides, around)
 
 
 def accumulator(x: jax.Array) -> jnp.dtype:
@@ -135,12 +142,12 @@ def _choose(cpu: Callable, native: Callable, implementation: str) -> Callable:
     return cpu if implementation == 'cpu' else native
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        'SAME',
+        pads,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=groups,
     )
@@ -168,28 +175,28 @@ def _product_backward(residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Ar
 _product.defvjp(_product_forward, _product_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _spatial(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return _convolve(x, kernel, stride)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _spatial(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    return _convolve(x, kernel, stride, pads)
 
 
-def _spatial_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
-    return _spatial(x, kernel, stride), (x, kernel)
+def _spatial_forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[jax.Array, tuple]:
+    return _spatial(x, kernel, stride, pads), (x, kernel)
 
 
-def _spatial_backward(stride: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _spatial_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Give XLA's own gradients, but not that of the kernel on large maps, which takes 1.6 to 7 times as long."""
     x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride), x)(g)
+    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, pads), x)(g)
     if g.shape[1] * g.shape[2] < LARGE_MAP:
-        return dx, *jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride), kernel)(g)
-    return dx, _patch_products(x, g, kernel, stride)
+        return dx, *jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, pads), kernel)(g)
+    return dx, _patch_products(x, g, kernel, stride, pads)
 
 
 _spatial.defvjp(_spatial_forward, _spatial_backward)
 
 
-def _patch_products(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _patch_products(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Sum `patch^T g` over positions: a block of patches at a time is gathered in cache, and multiplied there."""
     size, channels = kernel.shape[0], kernel.shape[2]
     wide = accumulator(x)
@@ -203,77 +210,70 @@ def _patch_products(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) 
     entries = [(i, j) for i in range(size) for j in range(size)]
     block = _block_of(g, PATCH_BYTES, size * size * channels * 4)
     zeros = jnp.zeros((size * size * channels, g.shape[-1]), wide)
-    total = _fold_blocks(add, zeros, x, g, entries, size, stride, block)
+    total = _fold_blocks(add, zeros, pad(x, pads), g, entries, size, stride, block)
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def pad(x: jax.Array, kernel: int, stride: int) -> jax.Array:
-    """Put the zeros of 'SAME' around images."""
-    rows, columns = (same_padding(size, kernel, stride) for size in x.shape[1:3])
-    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+def pad(x: jax.Array, pads: Pads) -> jax.Array:
+    """Put zeros around images."""
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def window(padded: jax.Array, shape: tuple[Any, ...], i: int, j: int, stride: int) -> jax.Array:
-    """Return the entries that kernel position (i, j) meets, for an unpadded input of `shape`."""
-    height, width = (-(-size // stride) for size in shape[1:3])
+def after_of(x: jax.Array, kernel: int, stride: int, pads: Pads) -> tuple[int, int]:
+    """Return height and width of a convolution's result."""
+    return size_after(x.shape[1:3], (kernel, kernel), (stride, stride), pads)
+
+
+def window(padded: jax.Array, after: tuple[int, int], i: int, j: int, stride: int) -> jax.Array:
+    """Return the entries that kernel position (i, j) meets, for a result of height and width `after`."""
+    height, width = after
     rows = slice(i, i + (height - 1) * stride + 1, stride)
     columns = slice(j, j + (width - 1) * stride + 1, stride)
     return padded[..., rows, columns, :]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     size = kernel.shape[0]
-    padded = pad(x, size, stride)
-    terms = [
-        window(padded, x.shape, i, j, stride) * kernel[i, j] for i, j in live_taps(size, x.shape, stride)
-    ]
-    return functools.reduce(jnp.add, terms)
+    padded, after = pad(x, pads), after_of(x, size, stride, pads)
+    taps = live_taps(x, size, stride, pads)
+    return functools.reduce(jnp.add, [window(padded, after, i, j, stride) * kernel[i, j] for i, j in taps])
 
 
-def live_taps(size: int, shape: tuple[Any, ...], stride: int) -> list[tuple[int, int]]:
+def live_taps(x: jax.Array, size: int, stride: int, pads: Pads) -> list[tuple[int, int]]:
     """Return the kernel's positions less those that meet padding alone, as most do on the smallest maps."""
+    after = after_of(x, size, stride, pads)
     rows, columns = (
-        [
-            i
-            for i in range(size)
-            if any(
-                0 <= at + i - same_padding(length, size, stride)[0] < length
-                for at in range(0, length, stride)
-            )
-        ]
-        for length in shape[1:3]
+        [i for i in range(size) if any(0 <= at * stride + i - low < length for at in range(count))]
+        for length, count, (low, _) in zip(x.shape[1:3], after, pads, strict=True)
     )
     return [(i, j) for i in rows for j in columns]
 
 
-def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
-    return _shifted(x, kernel, stride), (x, kernel)
+def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple[jax.Array, tuple]:
+    return _shifted(x, kernel, stride, pads), (x, kernel)
 
 
-def _shifted_backward(stride: int, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _shifted_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    return _input_gradient(g, kernel, x.shape, stride), _kernel_gradient(x, g, kernel, stride)
+    return _input_gradient(x, g, kernel, stride, pads), _kernel_gradient(x, g, kernel, stride, pads)
 
 
-def _input_gradient(g: jax.Array, kernel: jax.Array, shape: tuple[Any, ...], stride: int) -> jax.Array:
+def _input_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Convolve the dilated gradient with the flipped kernel, again by shifts."""
-    size = kernel.shape[0]
-    pads = []
-    for axis in (1, 2):
-        before, _ = same_padding(shape[axis], size, stride)
+    size, around = kernel.shape[0], []
+    for axis, (before, _) in zip((1, 2), pads, strict=True):
         dilated = (g.shape[axis] - 1) * stride + 1
         low = size - 1 - before
-        pads.append((low, shape[axis] + size - 1 - low - dilated, stride - 1))
-    padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    last = size - 1  # the kernel is flipped
-    terms = [
-        window(padded, shape, last - i, last - j, 1) * kernel[i, j] for i, j in live_taps(size, shape, stride)
-    ]
+        around.append((low, x.shape[axis] + size - 1 - low - dilated, stride - 1))
+    padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    last, after = size - 1, (x.shape[1], x.shape[2])  # the kernel is flipped
+    taps = live_taps(x, size, stride, pads)
+    terms = [window(padded, after, last - i, last - j, 1) * kernel[i, j] for i, j in taps]
     return functools.reduce(jnp.add, terms)
 
 
-def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Sum `x * g` over positions for each kernel entry.
 
     A block of rows, or of examples where they are small, at a time is multiplied and added to running sums of the
@@ -282,13 +282,13 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
     """
     size, channels = kernel.shape[0], g.shape[-1]
     block = _block_of(g, KERNEL_SUM_BYTES, size * size * channels * 4)
-    entries = live_taps(size, x.shape, stride)
+    entries = live_taps(x, size, stride, pads)
 
     def add(totals: list[jax.Array], windows: list[jax.Array], own: jax.Array) -> list[jax.Array]:
         return [t + (w * own).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
     zeros = [jnp.zeros((*block, *g.shape[2:]), accumulator(x)) for _ in entries]
-    totals = _fold_blocks(add, zeros, x, g, entries, size, stride, block)
+    totals = _fold_blocks(add, zeros, pad(x, pads), g, entries, size, stride, block)
     sums = dict(zip(entries, (t.sum((0, 1, 2)) for t in totals), strict=True))
     nothing = jnp.zeros(channels, accumulator(x))
     every = [sums.get((i, j), nothing) for i in range(size) for j in range(size)]
@@ -298,19 +298,17 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int)
 def _fold_blocks(
     add: Callable,
     zeros: Any,
-    x: jax.Array,
+    padded: jax.Array,
     g: jax.Array,
     entries: list[tuple[int, int]],
     size: int,
     stride: int,
     block: tuple[int, int],
 ) -> Any:
-    """Fold `add(totals, windows, own)` over blocks of g; `windows` are what each kernel position meets in x there."""
+    """Fold `add(totals, windows, own)` over blocks of g; `windows` are what each kernel position meets there."""
     batch, height, width, _ = g.shape
     examples, rows = block
     blocks, span = height // rows, (rows - 1) * stride + size
-    padded = pad(x, size, stride)
-    shape = (examples, rows * stride, width * stride, x.shape[-1])
 
     def add_block(index: jax.Array, totals: Any) -> Any:
         first, top = index // blocks * examples, index % blocks * rows
@@ -318,7 +316,7 @@ def _fold_blocks(
             padded, (first, top * stride, 0, 0), (examples, span, *padded.shape[2:])
         )
         rows_g = jax.lax.dynamic_slice(g, (first, top, 0, 0), (examples, rows, *g.shape[2:]))
-        return add(totals, [window(rows_x, shape, i, j, stride) for i, j in entries], rows_g)
+        return add(totals, [window(rows_x, (rows, width), i, j, stride) for i, j in entries], rows_g)
 
     return _running_sums(batch // examples * blocks, add_block, zeros)
 

@@ -89,6 +89,11 @@ def normalise_eval(
     return _apply(x, *_affine(scale, bias, mean, variance), mask, activation)
 
 
+def biased(x: Activations, bias: PerChannel, mask: Mask, activation: str | None = 'relu') -> Activations:
+    """Return `activation(x + bias) * mask`, of an operation without normalisation."""
+    return _apply(x, jnp.ones((), bias.dtype), bias, mask, activation)
+
+
 def _affine(
     scale: jax.Array, bias: jax.Array, mean: jax.Array, variance: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -170,6 +170,9 @@ class _Segment(NamedTuple):
             own = params.get(op.name, {})
             if half.part == 'finish':
                 mask = training.mask_of(self.graph, half.place, masks)
+                if not op.norm:
+                    values[index] = masking.biased(values[half.reads[0]], own['bias'], mask, op.activation)
+                    continue
                 given = (values[half.reads[0]], own['scale'], own['bias'], mask)
                 if self._is_read_once(index):
                     values[index] = (op, given)  # normalised where it is read

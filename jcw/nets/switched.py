@@ -88,11 +88,13 @@ class _Walk(NamedTuple):
             own, reads = params.get(op.name, {}), [values[read] for read in op.reads]
             if op.kind == 'conv':
                 x = self._product(op, reads[0], own)
-                x, moments[op.name] = self._finish(place, x, own, stats[op.name])
+                x, seen = self._finish(place, x, own, stats.get(op.name, {}))
             elif op.kind == 'depthwise':
-                x, moments[op.name] = self._finish(place, reads[0], own, stats[op.name], own['kernel'])
+                x, seen = self._finish(place, reads[0], own, stats.get(op.name, {}), own['kernel'])
             else:
-                x = self.forms.finish(place, self.forms.linear(op, own, *reads), _never)
+                x, seen = self.forms.finish(place, self.forms.linear(op, own, *reads), _never), {}
+            if seen:
+                moments[op.name] = seen
             values.append(x)
         return values[-1], moments if self.train else stats
 
@@ -122,19 +124,21 @@ class _Walk(NamedTuple):
         """Normalise live channels, convolved depthwise before if there is a kernel: a branch for every extent."""
         op = self.graph.operations[place]
         mask = training.mask_of(self.graph, place, self.forms.masks)
-        norm = {name: own[name] for name in ('scale', 'bias')}
+        norm = {name: own[name] for name in ('scale', 'bias') if name in own}
 
         def branch(extent: int) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
             def stage(*given: Any) -> tuple[jax.Array, dict[str, Any]]:
                 x, norm, stats, mask, kernel = jax.tree.map(lambda leaf: leaf[..., :extent], given)
                 if kernel is not None:
                     x = self.forms.linear(op, {'kernel': kernel}, x)
-                if self.train:
+                if not op.norm:
+                    x = masking.biased(x, norm['bias'], mask, op.activation)
+                elif self.train:
                     x, seen = masking.normalise_train(x, **norm, mask=mask, activation=op.activation)
                     stats = {'mean': seen.mean, 'variance': seen.variance}
                 else:
                     x = masking.normalise_eval(x, **norm, **stats, mask=mask, activation=op.activation)
-                return jax.tree.map(lambda leaf: _widen(leaf, len(own['scale'])), (x, stats))
+                return jax.tree.map(lambda leaf: _widen(leaf, len(own['bias'])), (x, stats))
 
             return stage
 

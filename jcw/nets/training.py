@@ -60,6 +60,8 @@ def network(
 
         def normalise(op: Operation, x: jax.Array, mask: jax.Array) -> jax.Array:
             own = variables['params'][op.name]
+            if not op.norm:
+                return masking.biased(x, own['bias'], mask, op.activation)
             if train:
                 y, seen = masking.normalise_train(
                     x, own['scale'], own['bias'], mask, axis_name, op.activation
@@ -120,7 +122,9 @@ def values(graph: Graph, variables: Variables, images: jax.Array) -> list[jax.Ar
     """Return the result of every operation at the largest widths, in evaluation and float32."""
 
     def normalise(op: Operation, x: jax.Array, mask: jax.Array) -> jax.Array:
-        own, stats = variables['params'][op.name], variables['batch_stats'][op.name]
+        own, stats = variables['params'][op.name], variables['batch_stats'].get(op.name, {})
+        if not op.norm:
+            return masking.biased(x, own['bias'], mask, op.activation)
         return masking.normalise_eval(
             x, own['scale'], own['bias'], **stats, mask=mask, activation=op.activation
         )
@@ -158,9 +162,11 @@ class Forms(NamedTuple):
         """Return an operation's result before what masks it."""
         x = reads[0]
         if op.kind == 'conv':
-            return kernels.conv(x, own['kernel'].astype(self.dtype), op.stride, self.implementation)
+            kernel = own['kernel'].astype(self.dtype)
+            return kernels.conv(x, kernel, op.stride, self.implementation, op.pads)
         if op.kind == 'depthwise':
-            return kernels.depthwise(x, own['kernel'].astype(self.dtype), op.stride, self.implementation)
+            kernel = own['kernel'].astype(self.dtype)
+            return kernels.depthwise(x, kernel, op.stride, self.implementation, op.pads)
         return WHOLE[op.kind](self, op, own, *reads)
 
     def finish(self, place: int, x: jax.Array, normalise: Normalise) -> jax.Array:
@@ -178,7 +184,7 @@ def _add(forms: Forms, op: Operation, own: dict[str, Any], *terms: jax.Array) ->
 
 
 def _max_pool(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax.Array:
-    return kernels.max_pool(x, op.kernel, op.stride)
+    return kernels.max_pool(x, op.kernel, op.stride, op.pads)
 
 
 def _mean(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax.Array:

@@ -29,6 +29,8 @@ from jcw.trace.weights import variables_of
 
 __all__ = ['trace', 'by_importance']
 
+CHANGES = ('ModifyScopeVariableError', 'TraceContextError')
+"""What Flax raises where variables are changed that may not be."""
 LAYOUTS = {'NHWC': ('n', 'h', 'w', 'c'), 'NCHW': ('n', 'c', 'h', 'w')}
 
 
@@ -49,7 +51,8 @@ def trace(
     from, where those have names.
 
     Args:
-      apply: (variables, images) -> logits [batch classes], in evaluation mode; it is traced in float32.
+      apply: (variables, images) -> logits [batch classes] or [batch 1 1 classes], in evaluation mode; it is traced in
+        float32.
       variables: any pytree of arrays.
       example: images, batch first, NHWC or NCHW: an array, or a `jax.ShapeDtypeStruct`.
       min_multiplier: see `jcw.graph.build`, as the next three.
@@ -81,7 +84,7 @@ def trace(
     graph = graph_of(parts, (height, width, channels), choices, freeze)
     own = variables_of(graph, parts)
     with jax.default_matmul_precision('highest'):
-        expected = jnp.asarray(jax.jit(apply)(variables, images))
+        expected = jnp.asarray(jax.jit(apply)(variables, images)).reshape(len(images), -1)
     check(to_base(graph), own, ours, expected, lambda: read(layout, seen=True))
     return graph, own
 
@@ -140,8 +143,16 @@ def _jaxpr(apply: Callable, variables: Any, images: np.ndarray) -> Any:
             'the function cannot be traced, shapes or branches depend on its numbers: '
             f'{str(error).strip().splitlines()[0]}'
         ) from error
+    except Exception as error:  # whatever the user's library raises
+        training = 'it changes statistics as it runs, as in training: trace it in evaluation mode'
+        said = (str(error).strip().splitlines() or [''])[0]
+        why = training if type(error).__name__ in CHANGES else f'{type(error).__name__}: {said}'
+        raise ValueError(
+            f'the function does not run on these variables and images {list(images.shape)}: {why}'
+        ) from error
     leaves = jax.tree.leaves(out)
-    if len(leaves) != 1 or len(leaves[0].shape) != 2 or leaves[0].shape[0] != images.shape[0]:
+    shape: tuple[int, ...] = leaves[0].shape if len(leaves) == 1 else ()
+    if len(shape) < 2 or shape[0] != images.shape[0] or sum(size > 1 for size in shape[1:]) > 1:
         shapes = ', '.join(str(leaf.shape) for leaf in leaves)
         raise ValueError(
             f'the function must return logits [{images.shape[0]} classes] and nothing else, got {shapes}: in '

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 Function = Callable[..., Any]
+_erf = np.vectorize(math.erf, otypes=[float])
 
 
 def _logistic(x: Any) -> Any:
@@ -35,7 +36,8 @@ PLAIN: dict[str, Function] = {
     'rsqrt': lambda x: 1 / np.sqrt(x),
     'square': np.square,
     'pow': np.power,
-    'erf': np.vectorize(math.erf, otypes=[float]),
+    'erf': _erf,
+    'erfc': lambda x: 1 - _erf(x),
     'gt': np.greater,
     'lt': np.less,
     'ge': np.greater_equal,
@@ -85,3 +87,25 @@ RECOGNISED: dict[str, Function] = {
     'swish': lambda x: x * _logistic(x),
 }
 """Activations of operations, and what gates multiply by."""
+
+
+def _selu(x: Any) -> Any:
+    return 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
+
+
+REFUSED: dict[str, Function] = {
+    'GELU': lambda x: x * (1 + _erf(x / np.sqrt(2))) / 2,
+    'GELU (its approximation)': lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    'ELU': lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    'SELU': _selu,
+    'Mish': lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    'softplus': lambda x: np.logaddexp(x, 0),
+    'tanh': np.tanh,
+    'hard tanh': lambda x: np.clip(x, -1, 1),
+    'a square': np.square,
+    **{
+        f'leaky ReLU of slope {a:g}': lambda x, a=a: np.where(x > 0, x, a * x)
+        for a in (0.01, 0.1, 0.2, 0.25, 0.3)
+    },
+}
+"""Activations that a graph does not have, for the message that says so."""

@@ -5,7 +5,7 @@ that equals an activation at a thousand points, whatever it is made of, is that 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -123,7 +123,9 @@ class Expression:
         return new[id(self)]
 
 
-def activation_of(expression: Expression, channels: int) -> tuple[str, Affine] | None:
+def activation_of(
+    expression: Expression, channels: int, known: Mapping[str, Callable[..., Any]] = RECOGNISED
+) -> tuple[str, Affine] | None:
     """Find the activation and the affine part of it whose activation an expression is, of one leaf.
 
     The part is replaced by points, so that channels which it maps to one number are told apart as well; where it was
@@ -133,21 +135,27 @@ def activation_of(expression: Expression, channels: int) -> tuple[str, Affine] |
     for part in inner:
         leaf = Expression(node=part)
         free = expression.replaced({id(part): leaf})
-        if free.leaves == {part} and (name := _name_of(free.at(POINTS[:, None]), POINTS[:, None], channels)):
-            return name, _affine_of(part)
+        if free.leaves == {part}:
+            found = free.at(POINTS[:, None])
+            if name := _name_of(found, POINTS[:, None], channels, known):
+                return name, _affine_of(part)
     for part in inner:
         affine = _affine_of(part)
         if np.all(affine.factor != 0):
             points = (POINTS[:, None] - affine.shift) / affine.factor
-            if name := _name_of(expression.at(points), affine.factor * points + affine.shift, channels):
+            reached = affine.factor * points + affine.shift
+            if name := _name_of(expression.at(points), reached, channels, known):
                 return name, affine
     return None
 
 
-def _name_of(found: Any, reached: np.ndarray, channels: int) -> str | None:
+def _name_of(
+    found: Any, reached: np.ndarray, channels: int, known: Mapping[str, Callable[..., Any]]
+) -> str | None:
     found = np.broadcast_to(found, (len(POINTS), channels))
-    matching = (name for name, function in RECOGNISED.items() if _equal(found, function(reached)))
-    return next(matching, None)
+    with np.errstate(all='ignore'):
+        matching = (name for name, function in known.items() if _equal(found, function(reached)))
+        return next(matching, None)
 
 
 def _affine_of(part: Expression) -> Affine:

@@ -29,7 +29,7 @@ def importance(variables: Variables, graph: Graph) -> dict[str, np.ndarray]:
             if len(axes) == 1:
                 continue
             kernel = np.asarray(variables['params'][op.name][leaf], np.float64)
-            if op.kind in NORMALISED:
+            if op.kind in NORMALISED and op.norm:
                 variance = np.asarray(variables['batch_stats'][op.name]['variance'], np.float64)
                 scale = np.asarray(variables['params'][op.name]['scale'], np.float64)
                 kernel = kernel * (scale / np.sqrt(variance + EPSILON))

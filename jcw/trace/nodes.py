@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from jcw.trace.elementwise import REFUSED
 from jcw.trace.expressions import Affine, Expression, activation_of
+from jcw.windows import Pads
 
 
 @dataclasses.dataclass(eq=False)
@@ -22,7 +24,7 @@ class Node:
       number: place among all that were read.
       kernel: (k, k, in, out), of 'depthwise' (k, k, out), of 'dense' (in, out).
       bias: of 'dense'.
-      side, stride: of windows.
+      side, stride, pads: of windows, the last none for those of 'SAME'.
       affine: of 'pointwise'.
       activation: of 'pointwise'; a gate's inner one.
       inner: of a gate, its two products.
@@ -42,6 +44,7 @@ class Node:
     bias: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(()))
     side: int = 1
     stride: int = 1
+    pads: Pads | None = None
     affine: Affine | None = None
     activation: str | None = None
     opening: str = 'hard_sigmoid'
@@ -98,10 +101,14 @@ class Nodes:
             if part.affine is None and part.value is None and activation_of(part, read.channels):
                 self.node_of(part)
                 rest = expression.replaced(self._of)
+                if len(rest.leaves) > 1:
+                    break
                 return rest if rest.node is not None else self._recognised(rest)
+        other = activation_of(expression, read.channels, REFUSED)
+        what = f'is {other[0]}' if other else 'ends arithmetic that is no normalisation'
         raise ValueError(
-            f'{expression.where} ends arithmetic that is no normalisation and none of the activations '
-            'ReLU, ReLU6, hard-swish, SiLU, sigmoid and hard-sigmoid'
+            f'{expression.where} {what}, and none of the activations ReLU, ReLU6, hard-swish, SiLU, sigmoid and '
+            'hard-sigmoid'
         )
 
     def _pointwise(

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from jcw.nets.kernels import same_padding
 from jcw.trace.expressions import Affine, Expression
 from jcw.trace.nodes import Node
 from jcw.trace.products import result_of, windowed
 from jcw.trace.values import Value
 from jcw.trace.walk import Walk, where
-from jcw.trace.windows import keeps_size, size_after
+from jcw.trace.windows import stated
+from jcw.windows import Pads, size_after
 
 NO_PADS = ((0, 0), (0, 0))
 
@@ -22,6 +22,7 @@ def total(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
     roles = _reduced(eqn, x)
     axes = [roles for place, roles in enumerate(x.axes) if place not in eqn.params['axes']]
     if not roles:
+        walk.node(x)  # an operation from here on, as it would be on a larger map
         return x._replace(axes=tuple(axes))
     node, affine = walk.node(x), None
     if node.kind == 'pointwise' and node.activation is None and node.reads[0].kind == 'sum':
@@ -68,20 +69,13 @@ def window_sum(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
 
 
 def window_max(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
-    """Read `reduce_window_max`; windows that begin elsewhere than those of 'SAME' are all taken, then every nth."""
+    """Read `reduce_window_max`."""
     x, node, side, stride, pads, after = _window(walk, eqn, operands)
-    lows = [low for low, _ in pads]
-    if side[0] != side[1] or not keeps_size(node.size or (1, 1), after, stride):
+    if side[0] != side[1] or min(map(min, pads)) < 0:
         raise ValueError(
-            f'{where(eqn)}: windows of {side} with padding {pads} give a map of {after}: '
-            'only square ones with the size of SAME padding can be expressed'
+            f'{where(eqn)}: of windows of {side} with padding {pads} only square ones can be expressed'
         )
-    if [same_padding(n, side[0], stride)[0] for n in node.size or (1, 1)] != lows:
-        if side[0] % 2 == 0 or set(lows) != {(side[0] - 1) // 2}:
-            raise ValueError(f'{where(eqn)}: no window with SAME padding begins where padding {pads} has it')
-        node = _max_pool(walk, eqn, node, side[0], 1, node.size)
-        node.note, side = 'every window, of which the next operation takes some', (1, 1)
-    made = _max_pool(walk, eqn, node, side[0], stride, after)
+    made = _max_pool(walk, eqn, node, side[0], stride, after, stated(node.size, side[0], stride, pads))
     return result_of(made, x.sizes['n'], [(role,) for role in order_of(x)])
 
 
@@ -133,10 +127,10 @@ def _window(walk: Walk, eqn: Any, operands: list[Any]) -> tuple:
     """Return value, operation, side, stride, padding and size of a reduction of windows."""
     x, params = operands[0], eqn.params
     order = order_of(x)
-    places = [order.index(role) for role in ('h', 'w')]
+    places = [i for role in ('h', 'w') for i, own in enumerate(order) if own == role]
     one = [i for i in range(len(order)) if i not in places]
     dilations = {*params.get('base_dilation', ()), *params.get('window_dilation', ())} - {1}
-    if len(order) != 4 or dilations or any(params['window_dimensions'][i] != 1 for i in one):
+    if len(places) != 2 or dilations or any(params['window_dimensions'][i] != 1 for i in one):
         raise ValueError(f'{where(eqn)}: only windows of rows and columns can be expressed')
     node = walk.node(x)
     side, steps, pads = (
@@ -158,8 +152,10 @@ def order_of(x: Value) -> list[str]:
     return [roles[0] if roles else missing.pop(0) if missing else '' for roles in x.axes]
 
 
-def _max_pool(walk: Walk, eqn: Any, node: Node, side: int, stride: int, size: Any) -> Node:
-    settings: dict[str, Any] = {'channels': node.channels, 'size': size, 'where': where(eqn)}
+def _max_pool(
+    walk: Walk, eqn: Any, node: Node, side: int, stride: int, size: Any, pads: Pads | None = None
+) -> Node:
+    settings: dict[str, Any] = {'channels': node.channels, 'size': size, 'where': where(eqn), 'pads': pads}
     return walk.nodes.append('max_pool', node, side=side, stride=stride, **settings)
 
 

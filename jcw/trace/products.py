@@ -10,7 +10,8 @@ from jcw.trace.known import Known
 from jcw.trace.nodes import Node
 from jcw.trace.values import Value
 from jcw.trace.walk import Walk, where
-from jcw.trace.windows import as_same, dilated, keeps_size, size_after
+from jcw.trace.windows import dilated, squared, stated
+from jcw.windows import size_after
 
 
 def convolution(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
@@ -50,28 +51,28 @@ def windowed(
     if kernel.shape[:2] == (1, 1) and read.kind == 'max_pool' and read.side == 1:
         (read,), stride = read.reads, stride * read.stride
     assert read.size is not None
-    same = as_same(kernel, read.size, stride, pads)
-    if same is None:
-        exact = 'and no' if keeps_size(read.size, after, stride) else 'which is not the size of SAME padding:'
+    if min(min(pad) for pad in pads) < 0:
         raise ValueError(
-            f'{where(eqn)}: padding {tuple(pads)} gives a map of {after}, {exact} kernel with SAME padding does that'
+            f'{where(eqn)}: padding {tuple(pads)} cuts rows or columns off, which cannot be expressed'
         )
+    square, pads = squared(kernel, pads)
+    side = square.shape[0]
     note = (
         ''
-        if same.shape[0] == max(kernel.shape[:2])
-        else f'kernel {kernel.shape[:2]} with padding {tuple(pads)}'
+        if kernel.shape[:2] == (side, side)
+        else f'a kernel of {kernel.shape[0]} x {kernel.shape[1]}, with zeros'
     )
-    settings: dict[str, Any] = {'side': same.shape[0], 'stride': stride, 'size': after, 'where': where(eqn)}
-    settings |= {'scope': walk.scope_of(eqn), 'note': note}
+    settings: dict[str, Any] = {'side': side, 'stride': stride, 'size': after, 'where': where(eqn)}
+    settings |= {'scope': walk.scope_of(eqn), 'note': note, 'pads': stated(read.size, side, stride, pads)}
     channels = kernel.shape[3]
     if groups == read.channels == channels and groups > 1:
-        return walk.nodes.append('depthwise', read, channels=channels, kernel=same[:, :, 0], **settings)
+        return walk.nodes.append('depthwise', read, channels=channels, kernel=square[:, :, 0], **settings)
     frozen = ''
     if groups > 1:
-        same, frozen = _ungrouped(same, groups), f'{where(eqn)}: {groups} groups of channels'
+        square, frozen = _ungrouped(square, groups), f'{where(eqn)}: {groups} groups of channels'
         settings['note'] = f'{groups} groups, written as a dense convolution: {groups} times the work'
         read.frozen = read.frozen or frozen
-    return walk.nodes.append('conv', read, channels=channels, kernel=same, frozen=frozen, **settings)
+    return walk.nodes.append('conv', read, channels=channels, kernel=square, frozen=frozen, **settings)
 
 
 def dense(walk: Walk, eqn: Any, read: Node, kernel: np.ndarray) -> Node:
@@ -149,7 +150,7 @@ def _whole_map(walk: Walk, eqn: Any, read: Node, matrix: np.ndarray, summed: lis
             if lengths[role] != 1:
                 raise ValueError(f'{where(eqn)}: it reads a part of a map')
     kernel = np.moveaxis(matrix, [summed.index(role) for role in ('h', 'w', 'c')], [0, 1, 2])
-    made = windowed(walk, eqn, read, kernel, max(read.size), ((0, 0), (0, 0)), 1, (1, 1))
+    made = windowed(walk, eqn, read, kernel, 1, ((0, 0), (0, 0)), 1, (1, 1))
     made.note = f'a product over {read.size[0]} x {read.size[1]} positions'
     return made
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw.builder import round_width
-from jcw.graph import Graph, Operation, Site, Width
+from jcw.graph import NORMALISED, Graph, Operation, Site, Width
 from jcw.trace.nodes import Node
 from jcw.trace.parts import Part
 
@@ -115,6 +115,8 @@ def graph_of(
                 out,
                 kernel=int(node.side) if kind in ('conv', 'depthwise', 'max_pool') else 1,
                 stride=int(node.stride),
+                pads=node.pads,
+                norm=kind not in NORMALISED or part.affine.variance is not None,
                 activation=node.activation if kind == 'gate' else part.activation,
                 inner=inner,
                 opening=node.opening,

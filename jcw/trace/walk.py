@@ -25,7 +25,6 @@ REFUSED = {
     'gather': 'entries that are picked one by one cannot be written as an operation of a graph',
     'rev': 'reversed axes cannot be written as an operation of a graph',
     'sort': 'sorted entries cannot be written as an operation of a graph',
-    'erf': 'GELU is not among the activations that are known',
     **CONTROL,
 }
 
@@ -42,8 +41,10 @@ class Walk:
         self.rules, self.seen, self.nodes = rules, seen, Nodes()
         self._within: list[str] = []  # modules around the program that is being read
 
-    def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
-        """Return the results of a program for known and unknown operands."""
+    def run(
+        self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], within: Any = None
+    ) -> list[Any]:
+        """Return the results of a program for known and unknown operands; equations without a line have that around."""
         found: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         found |= dict(zip(jaxpr.invars, operands, strict=True))
 
@@ -51,6 +52,9 @@ class Walk:
             return Known(np.asarray(atom.val)) if isinstance(atom, core.Literal) else found[atom]
 
         for eqn in jaxpr.eqns:
+            if within is not None and not _line(eqn):
+                traceback = within.source_info.traceback
+                eqn = eqn.replace(source_info=eqn.source_info.replace(traceback=traceback))
             results = self.equation(eqn, [read(atom) for atom in eqn.invars])
             found |= dict(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -61,10 +65,10 @@ class Walk:
         if name == 'cond' and isinstance(operands[0], Known):
             branches = eqn.params['branches']
             branch = branches[int(np.clip(operands[0].value, 0, len(branches) - 1))]
-            return self.run(branch.jaxpr, [Known(c) for c in branch.consts], operands[1:])
+            return self.run(branch.jaxpr, [Known(c) for c in branch.consts], operands[1:], eqn)
         if inner is not None and name not in CONTROL:
             outer, self._within = self._within, self._modules(eqn)
-            results = self.run(inner.jaxpr, [Known(c) for c in inner.consts], operands)
+            results = self.run(inner.jaxpr, [Known(c) for c in inner.consts], operands, eqn)
             self._within = outer
             return results
         if all(isinstance(operand, Known) for operand in operands):
@@ -81,7 +85,7 @@ class Walk:
             same: Value = operands[0]
             return same
         function = function_of(name, eqn.params)
-        if function is None or (name == 'erf'):
+        if function is None:
             raise ValueError(f'{where(eqn)}: {REFUSED.get(name, "no operation of a graph does that")}')
         return self.elementwise(eqn, function, operands)
 

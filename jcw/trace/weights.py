@@ -15,8 +15,8 @@ from jcw.trace.parts import Part
 def variables_of(graph: Graph, parts: list[Part]) -> Variables:
     """Return the variables of a graph at its base widths.
 
-    Scale `a` and shift `b` become `scale = a sqrt(variance + eps)` and `bias = b + a mean`, which is the same function
-    for any moments: the network's own where they were met, else mean 0 and variance `1 - eps`.
+    Where moments were met, scale `a` and shift `b` become `scale = a sqrt(variance + eps)` and `bias = b + a mean`,
+    which is the same function; elsewhere part of the kernel and the bias of an operation without normalisation.
     """
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
@@ -24,7 +24,11 @@ def variables_of(graph: Graph, parts: list[Part]) -> Variables:
         node, channels = part.node, part.node.channels
         if op.kind in ('conv', 'depthwise'):
             kernel = np.ones((1, 1, channels)) if node.kernel is None else node.kernel
-            own, stats[op.name] = _normalisation(part.affine, channels)
+            if op.norm:
+                own, stats[op.name] = _normalisation(part.affine, channels)
+            else:
+                factor, shift = (np.broadcast_to(values, channels) for values in part.affine[:2])
+                kernel, own = kernel * factor, {'bias': _array(shift)}
             params[op.name] = {'kernel': _array(kernel), **own}
         elif op.kind == 'dense':
             factor = np.broadcast_to(part.affine.factor, channels)

@@ -1,27 +1,8 @@
-"""Kernels and windows with any padding, as windows of an odd side with the padding 'SAME' that graphs have."""
+"""Kernels of any shape as square ones, and padding as graphs state it."""
 
 import numpy as np
 
-from jcw.nets.kernels import same_padding
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
-"""Zeros before and after rows, before and after columns."""
-
-
-def size_after(
-    size: tuple[int, int], side: tuple[int, int], stride: tuple[int, int], pads: Pads
-) -> tuple[int, int]:
-    """Return height and width of a convolution's result."""
-    height, width = (
-        int(n + low + high - k) // int(s) + 1
-        for n, k, s, (low, high) in zip(size, side, stride, pads, strict=True)
-    )
-    return height, width
-
-
-def keeps_size(size: tuple[int, int], after: tuple[int, int], stride: int) -> bool:
-    """Say whether a result has the size that 'SAME' gives."""
-    return all(m == -(-n // stride) for n, m in zip(size, after, strict=True))
+from jcw.windows import Pads, pads_of, size_after
 
 
 def dilated(kernel: np.ndarray, dilation: tuple[int, int]) -> np.ndarray:
@@ -34,39 +15,20 @@ def dilated(kernel: np.ndarray, dilation: tuple[int, int]) -> np.ndarray:
     return wide
 
 
-def as_same(kernel: np.ndarray, size: tuple[int, int], stride: int, pads: Pads) -> np.ndarray | None:
-    """Return the smallest square kernel of odd side, (k, k, ...), that with 'SAME' does what `kernel` does with `pads`.
-
-    Entries that meet padding alone are left out where that helps, and zeros put in where windows begin elsewhere.
-    None where the result's size is not the one that 'SAME' gives.
-    """
-    sides = kernel.shape[0], kernel.shape[1]
-    if not keeps_size(size, size_after(size, sides, (stride, stride), pads), stride):
-        return None
-    own = max(sides)
-    if sides == (own, own) and own % 2 and _starts(size, own, stride) == [low for low, _ in pads]:
-        return kernel
-    lows = []
-    for axis, (n, (low, _)) in enumerate(zip(size, pads, strict=True)):
-        live = _live(n, kernel.shape[axis], stride, low)
-        kernel = np.take(kernel, np.arange(live[0], live[-1] + 1), axis)
-        lows.append(low - live[0])
-    for side in range(1, 2 * (max(size) + own + stride), 2):
-        offsets = [start - low for start, low in zip(_starts(size, side, stride), lows, strict=True)]
-        if all(o >= 0 and o + k <= side for o, k in zip(offsets, kernel.shape, strict=False)):
-            wide = np.zeros((side, side, *kernel.shape[2:]), kernel.dtype)
-            (top, left), (h, w) = offsets, kernel.shape[:2]
-            wide[top : top + h, left : left + w] = kernel
-            return wide
-    return None
+def squared(kernel: np.ndarray, pads: Pads) -> tuple[np.ndarray, Pads]:
+    """Put zeros around a kernel, (h, w, ...), until it is square, and as much more padding around the map."""
+    side = max(kernel.shape[:2])
+    more = [((side - k) // 2, side - k - (side - k) // 2) for k in kernel.shape[:2]]
+    kernel = np.pad(kernel, (*more, *((0, 0) for _ in kernel.shape[2:])))
+    rows, columns = ((low + a, high + b) for (low, high), (a, b) in zip(pads, more, strict=True))
+    return kernel, (rows, columns)
 
 
-def _starts(size: tuple[int, int], side: int, stride: int) -> list[int]:
-    return [same_padding(n, side, stride)[0] for n in size]
-
-
-def _live(n: int, side: int, stride: int, low: int) -> list[int]:
-    """Return the entries of a kernel that meet a row at all; one that meets none, if there is no other."""
-    starts = range(-low, -low + stride * -(-n // stride), stride)
-    live = [i for i in range(side) if any(0 <= start + i < n for start in starts)]
-    return live or [min(max(low, 0), side - 1)]
+def stated(size: tuple[int, int], side: int, stride: int, pads: Pads) -> Pads | None:
+    """Return pads less what no window meets; none where these are the pads of 'SAME'."""
+    after = size_after(size, (side, side), (stride, stride), pads)
+    rows, columns = (
+        (low, max((m - 1) * stride + side - n - low, 0))
+        for n, m, (low, _) in zip(size, after, pads, strict=True)
+    )
+    return None if (rows, columns) == pads_of(size, side, stride) else (rows, columns)

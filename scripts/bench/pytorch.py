@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional
 
 from jcw.graph import NORMALISED
-from jcw.nets.kernels import same_padding
 
 ACTIVATIONS = {
     None: nn.Identity,
@@ -62,9 +61,9 @@ class Convolution(nn.Module):
         self.pads = _pads(graph, op, exact=own is not None)
         inside = (self.pads[2], self.pads[0]) if _even(self.pads) else 0
         groups = inputs if op.kind == 'depthwise' else 1
-        settings = {'padding': inside, 'groups': groups, 'bias': own is not None}
+        settings = {'padding': inside, 'groups': groups, 'bias': own is not None or not op.norm}
         self.plain = nn.Conv2d(inputs, outputs, op.kernel, op.stride, **settings)
-        self.norm = nn.BatchNorm2d(outputs) if own is None else nn.Identity()
+        self.norm = nn.BatchNorm2d(outputs) if own is None and op.norm else nn.Identity()
         self.activation = ACTIVATIONS[op.activation]()
         if own is not None:
             kernel = own['kernel'][:, :, None, :] if op.kind == 'depthwise' else own['kernel']
@@ -157,10 +156,10 @@ MODULES = {
 
 
 def _pads(graph, op, exact):
-    """Return zeros left, right, above, below: those of 'SAME', or as many on both sides, which is cheaper to train."""
-    if not exact:
+    """Return zeros left, right, above, below; in place of 'SAME' as many on both sides, which is cheaper to train."""
+    if not exact and op.pads is None:
         return (op.kernel // 2,) * 4
-    rows, columns = (same_padding(size, op.kernel, op.stride) for size in graph.sizes[op.reads[0]])
+    rows, columns = graph.pads(op)
     return (*columns, *rows)
 
 

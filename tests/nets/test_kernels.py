@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jcw.nets import kernels
+from jcw.windows import same_padding
 
 SHAPES = [
     # batch, height, width, channels, kernel, stride
@@ -26,6 +27,19 @@ SHAPES = [
     (1, 64, 63, 40, 3, 2),  # patches in blocks of rows
 ]
 
+PADDED = [
+    # batch, height, width, channels, kernel, stride, pads
+    (3, 8, 8, 4, 3, 2, ((1, 1), (1, 1))),
+    (2, 7, 6, 3, 3, 1, ((0, 0), (0, 0))),
+    (2, 7, 6, 3, 2, 2, ((1, 0), (0, 1))),
+    (2, 6, 5, 3, 4, 3, ((2, 1), (0, 2))),
+    (2, 5, 5, 3, 1, 1, ((1, 0), (0, 2))),
+    (2, 3, 4, 3, 2, 1, ((3, 2), (2, 0))),  # windows that meet padding alone
+    (3, 9, 8, 2, 3, 3, ((0, 0), (0, 0))),  # entries that no window meets
+    (2, 34, 36, 40, 3, 2, ((1, 1), (1, 1))),  # patches in blocks of rows
+    (24, 6, 6, 64, 3, 1, ((0, 0), (0, 0))),  # sums over blocks of examples
+]
+
 
 def values_and_gradients(function, x, kernel):
     def both(x, kernel):
@@ -39,8 +53,11 @@ def values_and_gradients(function, x, kernel):
 def compare(kernel_function, x_shape, kernel_shape, *args):
     with jax.enable_x64(True):
         x, kernel = (np.random.default_rng(0).standard_normal(shape) for shape in (x_shape, kernel_shape))
+        stride, *pads = args
         ours, native = (
-            values_and_gradients(lambda x, k, form=form: kernel_function(x, k, *args, form), x, kernel)
+            values_and_gradients(
+                lambda x, k, form=form: kernel_function(x, k, stride, form, *pads), x, kernel
+            )
             for form in ('cpu', 'native')
         )
         for a, b in zip(ours, native, strict=True):
@@ -57,10 +74,18 @@ def test_a_convolution_on_cpus_is_the_native_convolution(batch, height, width, c
     compare(kernels.conv, (batch, height, width, channels), (size, size, channels, 6), stride)
 
 
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride', 'pads'), PADDED)
+def test_the_forms_for_the_cpu_are_the_native_convolutions_with_any_padding(
+    batch, height, width, channels, size, stride, pads
+):
+    compare(kernels.depthwise, (batch, height, width, channels), (size, size, channels), stride, pads)
+    compare(kernels.conv, (batch, height, width, channels), (size, size, channels, 6), stride, pads)
+
+
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES[:8])
 def test_a_max_pool_takes_the_greatest_of_every_window(batch, height, width, channels, size, stride):
     x = np.random.default_rng(0).standard_normal((batch, height, width, channels)).astype(np.float32)
-    pads = [kernels.same_padding(n, size, stride) for n in (height, width)]
+    pads = [same_padding(n, size, stride) for n in (height, width)]
     padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
     expected = windows[:, ::stride, ::stride].max((-1, -2))

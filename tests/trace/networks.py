@@ -164,6 +164,17 @@ class Shortcuts(nn.Module):
         return nn.Dense(5)(nn.relu(norm()(x)))
 
 
+class LeNet(nn.Module):
+    """Convolutions without padding, kernels of an even side, outputs that are maps of one position."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.max_pool(nn.relu(nn.Conv(8, (5, 5), padding='VALID')(x)), (2, 2), (2, 2))
+        x = nn.relu(nn.Conv(16, (4, 4), 2, padding=[(1, 2), (0, 1)])(x))
+        x = nn.leaky_relu(nn.Conv(16, (3, 3), padding='VALID')(x), 0.0)
+        return nn.Conv(5, x.shape[1:3], padding='VALID')(x)
+
+
 def linen(model, images=IMAGES):
     """Return a Linen model's function and variables off their initial values."""
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -253,6 +264,7 @@ NETWORKS = {
     'a network with normalisation first': lambda: linen(PreActivated()),
     'windows of every kind': lambda: linen(OddWindows()),
     'shortcuts of every kind': lambda: linen(Shortcuts(), jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)),
+    'a LeNet without padding': lambda: linen(LeNet(), jax.ShapeDtypeStruct((2, 20, 22, 3), jnp.float32)),
     'an NNX network': nnx_network,
     'a plain function of NCHW': plain_nchw,
 }

@@ -12,7 +12,8 @@ from jcw.nets.axes import shapes, slice_variables
 from jcw.nets.training import network
 from jcw.trace import by_importance, trace
 from jcw.trace.importance import importance
-from jcw.trace.windows import as_same, size_after
+from jcw.trace.windows import squared, stated
+from jcw.windows import pads_of, size_after
 from tests.closeness import assert_close
 from tests.tiny_graph import RESIDUAL, random_graph, random_variables
 from tests.trace.networks import IMAGES, NETWORKS, MobileNetV2, drawn, linen, plain_nchw
@@ -37,7 +38,7 @@ def test_a_traced_network_gives_the_outputs_of_its_function(name):
     apply, variables, example, graph, own = traced(name)
     images = images_of(example)
     found, _ = jax.jit(network(graph).apply)(own, ours(graph, images))
-    assert_close(found, jax.jit(apply)(variables, images))
+    assert_close(found, jax.jit(apply)(variables, images).reshape(found.shape))
 
 
 @pytest.mark.parametrize('name', NETWORKS)
@@ -100,7 +101,38 @@ def test_a_strided_slice_before_a_product_is_its_stride():
         (3, 1),
         (3, 2),
         (1, 2),
-        (3, 2),  # the product over 2x2 positions: one window
+        (2, 1),  # the product over 2x2 positions: one window
+    ]
+
+
+def test_a_convolution_that_no_normalisation_follows_has_none():
+    graph = traced('a ResNet of basic blocks')[3]
+    assert all(op.norm for op in graph.operations)
+    graph = traced('shortcuts of every kind')[3]
+    norms = [op.norm for op in graph.operations if op.kind == 'conv']
+    assert norms == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize('name', ['a ConvNet with dense layers', 'a LeNet without padding'])
+def test_a_network_without_normalisation_trains_from_where_it_was(name):
+    apply, variables, example, graph, own = traced(name)
+    images = images_of(example)
+    logits, moments = jax.jit(lambda v, x: network(graph).apply(v, x, train=True))(own, images)
+    assert_close(logits, apply(variables, images).reshape(logits.shape))
+    assert moments == {}
+
+
+def test_padding_and_kernels_are_those_of_the_function():
+    graph = traced('shortcuts of every kind')[3]
+    stem, pool = graph.operations[1:3]
+    assert (stem.kernel, stem.stride, graph.pads(stem)) == (3, 2, ((1, 0), (1, 0)))
+    assert (pool.kernel, pool.stride, graph.pads(pool)) == (3, 2, ((1, 0), (1, 0)))
+    graph = traced('a LeNet without padding')[3]
+    assert [(op.kernel, op.stride, op.pads) for op in graph.operations if op.kind == 'conv'] == [
+        (5, 1, ((0, 0), (0, 0))),
+        (4, 2, ((1, 1), (0, 1))),
+        (3, 1, ((0, 0), (0, 0))),
+        (2, 1, ((0, 0), (0, 0))),
     ]
 
 
@@ -199,7 +231,22 @@ def test_equinox_modules_are_traced_through_partition():
     assert len(graph.sites) == 2
 
 
-def test_any_padding_is_some_same_padding():
+def test_pools_of_equinox_have_an_axis_of_their_own():
+    eqx = pytest.importorskip('equinox')
+    keys = jax.random.split(jax.random.key(0), 2)
+    layers = [
+        *(eqx.nn.Conv2d(3, 8, 4, key=keys[0]), eqx.nn.MaxPool2d(2, 2), eqx.nn.Lambda(jax.nn.relu)),
+        *(eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(32, 5, key=keys[1])),
+    ]
+    arrays, static = eqx.partition(eqx.nn.Sequential(layers), eqx.is_array)
+    example = jax.ShapeDtypeStruct((2, 3, 8, 8), jnp.float32)
+    graph, _ = trace(lambda arrays, x: jax.vmap(eqx.combine(arrays, static))(x), arrays, example, divisor=2)
+    assert [(op.kind, op.kernel, op.stride) for op in graph.operations[1:]] == [
+        *(('conv', 4, 1), ('max_pool', 2, 2), ('conv', 2, 1), ('mean', 1, 1), ('dense', 1, 1)),
+    ]
+
+
+def test_kernels_of_any_shape_are_square_ones_with_stated_padding():
     rng, agreeing = np.random.default_rng(0), 0
     for _ in range(150):
         stride, sides, size = (
@@ -211,12 +258,18 @@ def test_any_padding_is_some_same_padding():
         kernel = rng.standard_normal((*sides, 2, 3)).astype(np.float32)
         if min(size_after(size, kernel.shape[:2], (stride, stride), pads)) < 1:
             continue
-        same = as_same(kernel, size, stride, pads)
-        if same is not None:
-            images = rng.standard_normal((1, *size, 2)).astype(np.float32)
-            assert_close(convolved(images, same, stride), convolved(images, kernel, stride, padding=pads))
-            agreeing += 1
-    assert agreeing > 10
+        square, around = squared(kernel, pads)
+        side = len(square)
+        explicit = stated(size, side, stride, around)
+        images = rng.standard_normal((1, *size, 2)).astype(np.float32)
+        padding = pads_of(size, side, stride, explicit)
+        assert (padding == pads_of(size, side, stride)) == (explicit is None)
+        assert_close(
+            convolved(images, square, stride, padding=padding),
+            convolved(images, kernel, stride, padding=pads),
+        )
+        agreeing += 1
+    assert agreeing > 100
 
 
 ROUND_TRIPS = {'residual': RESIDUAL, **{f'random {seed}': random_graph(seed) for seed in range(3)}}
@@ -236,6 +289,7 @@ def test_a_graph_that_is_run_and_traced_is_the_same_graph(name):
     assert [(op.kind, op.reads, op.kernel, op.stride, op.activation) for op in found.operations] == [
         (op.kind, op.reads, op.kernel, op.stride, op.activation) for op in graph.operations
     ]
+    assert found.sizes == graph.sizes
     same = {(op.out, other.out) for op, other in zip(graph.operations, found.operations, strict=True)}
     same = {pair for pair in same if isinstance(pair[0], str)}
     assert len(same) == len({one for one, _ in same}) == len({other for _, other in same})
