@@ -36,6 +36,7 @@ from experiments.locks import alone, if_free
 from experiments.paths import paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
+from experiments.start import recorded
 from experiments.training import forget_programs, load_data
 from jcw import budget as budgets
 from jcw import data
@@ -105,7 +106,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
         config.run / 'chosen' / paths(config).budget,
         data=config.data,
         space=settings_of(config, setting.graph),
-        supernet=config.supernet,
+        supernet=recorded(config, setting.graph),
         accuracy=config.accuracy,
         search=config.search,
         seed=config.seed,

@@ -115,6 +115,9 @@ class SupernetConfig:
     """With `adaptive`: share of draws that stay even."""
     refreshes: int = 50
     """With `adaptive`: how often in the run the draws follow the statistics."""
+    start: str | None = None
+    """Begin with a trained network instead of from scratch: an orbax checkpoint, or `own` for the variables that the
+    function of `space.network` returns (docs/own_network.md). Recorded by what it holds."""
     recalibration_images: int = 2000
     """Training images from which batch statistics of a subnet are re-estimated."""
 
@@ -186,6 +189,8 @@ class SubnetConfig:
     """Greatest norm of the gradient."""
     from_supernet: bool = False
     """Start from the supernet's weights instead of from scratch."""
+    from_start: bool = False
+    """Start from the network of `supernet.start`, the most important channels of each site, as it came."""
     seeds: tuple[int, ...] = (0,)
     """Trainings of each found network; the first is the one that is exported."""
     ema: float = 0.0

@@ -23,6 +23,7 @@ from experiments.measure_latency import time_networks
 from experiments.paths import paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
+from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
 from experiments.training import forget_programs, load_data
 from jcw import budget as solver
@@ -55,7 +56,7 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
         where.accuracy,
         data=config.data,
         space=settings_of(config, graph),
-        supernet=config.supernet,
+        supernet=recorded(config, graph),
         subnet=config.subnet,
         accuracy=config.accuracy,
         budgets=config.accuracy.budgets or config.search.budget_ms or config.search.budget,
@@ -105,7 +106,7 @@ class Trainings:
         self._run, self._dataset, self._graph = config, dataset, graph
         self._short = dataclasses.replace(config, subnet=shortened(config))
         recipe = {
-            'subnet': vars(config.subnet),
+            'subnet': {name: v for name, v in vars(config.subnet).items() if name != 'from_start'},
             'epochs': settings.epochs,
             'from_supernet': settings.from_supernet,
         }

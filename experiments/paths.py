@@ -58,6 +58,11 @@ class Paths:
         return self.latency / 'fit.json'
 
     @property
+    def base(self) -> Path:
+        """The network at its base widths, trained."""
+        return self.run / 'base'
+
+    @property
     def supernet(self) -> Path:
         """An adaptive supernet belongs to its budget."""
         return self.run / (f'supernet_adaptive_{self.budget}' if self._kind else 'supernet')

@@ -196,7 +196,11 @@ def _page(
         return '<tr>' + ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells) + '</tr>'
 
     source = table.provenance
-    start = "from the supernet's weights" if config.subnet.from_supernet else 'from scratch'
+    subnet = config.subnet
+    weights = (
+        "the supernet's" if subnet.from_supernet else "the starting network's" if subnet.from_start else ''
+    )
+    start = f'from {weights} weights' if weights else 'from scratch'
     share = result['budget_ms'] / result['base_ms']
     head = line(HEADINGS, 'th')
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)

@@ -14,6 +14,7 @@ from experiments.config import Config
 from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
+from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
 from experiments.training import load_data
 from jcw import budget, data
@@ -42,7 +43,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         path.parent,
         data=config.data,
         space=settings_of(config, graph),
-        supernet=config.supernet,
+        supernet=recorded(config, graph),
         accuracy=config.accuracy,
         search=config.search,
         seed=config.seed,

@@ -5,18 +5,23 @@ import hashlib
 import importlib.util
 import inspect
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import Config, SpaceConfig
 from jcw.builder import build, with_dropped_blocks
 from jcw.data import Dataset
 from jcw.graph import Graph
+from jcw.nets.axes import Variables
 from jcw.trace import trace
 from jcw.zoo import NETWORKS, NetworkFunction
+
+Traceable = tuple[Callable[[Any, Any], Any], Any, Any]
+"""A network of one's own: (apply, variables, example), see `jcw.trace.trace`."""
 
 
 def graph_of(config: Config, dataset: Dataset) -> Graph:
@@ -26,9 +31,10 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
       ValueError: there is no such network, it cannot be expressed, or it takes no strides.
     """
     settings = config.space
+    made = made_by(settings.network)
+    if made is not None:
+        return _own(config, dataset, made)
     network = network_of(settings.network)
-    if ':' in settings.network and not inspect.signature(network).parameters:
-        return _own(config, dataset, network())
     published = inspect.signature(network).parameters.get('strides')
     if published is not None:
         strides = settings.strides or fitting(published.default, min(dataset.input_shape[:2]))
@@ -48,27 +54,41 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     )
 
 
-def _own(config: Config, dataset: Dataset, made: Any) -> Graph:
+def made_by(name: str) -> Graph | Traceable | None:
+    """Return what a function of one's own that takes nothing returns; none for networks written with a builder.
+
+    Raises:
+      ValueError: it is neither a graph nor (apply, variables, example).
+    """
+    network = network_of(name)
+    if ':' not in name or inspect.signature(network).parameters:
+        return None
+    made: Any = cast(Any, network)()
+    if not isinstance(made, Graph) and not (isinstance(made, tuple) and len(made) == 3):
+        raise ValueError(
+            f'space.network: {name} must return a graph or (apply, variables, example), got {type(made).__name__}'
+        )
+    return made
+
+
+def traced(settings: SpaceConfig, own: Traceable) -> tuple[Graph, Variables]:
+    """Return the graph of (apply, variables, example), and its variables at the base widths."""
+    graph, variables = trace(
+        *own,
+        min_multiplier=settings.min_multiplier,
+        max_multiplier=settings.max_multiplier,
+        levels=settings.levels,
+        divisor=settings.divisor,
+    )
+    return (with_dropped_blocks(graph) if settings.drop_blocks else graph), variables
+
+
+def _own(config: Config, dataset: Dataset, made: Graph | Traceable) -> Graph:
     """Return the graph that a function made, or the one of the network (apply, variables, example) that it made."""
     settings = config.space
     if settings.strides is not None or settings.base_multiplier != 1:
         raise ValueError(f'space.network: {settings.network} decides strides and base widths, leave them out')
-    if isinstance(made, tuple) and len(made) == 3:
-        graph, _ = trace(
-            *made,
-            min_multiplier=settings.min_multiplier,
-            max_multiplier=settings.max_multiplier,
-            levels=settings.levels,
-            divisor=settings.divisor,
-        )
-        graph = with_dropped_blocks(graph) if settings.drop_blocks else graph
-    elif isinstance(made, Graph):
-        graph = made
-    else:
-        raise ValueError(
-            f'space.network: {settings.network} must return a graph or (apply, variables, example), '
-            f'got {type(made).__name__}'
-        )
+    graph = made if isinstance(made, Graph) else traced(settings, made)[0]
     asked = dataset.input_shape, dataset.num_classes
     if (graph.input_shape, graph.num_classes) != asked:
         raise ValueError(

@@ -15,6 +15,7 @@ from experiments.locks import exclusive
 from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import settings_of
+from experiments.start import trained_network
 from experiments.train_supernet import train as read_supernet
 from experiments.training import (
     batches,
@@ -48,6 +49,8 @@ def train(
     With `subnet.ema` the variables are the average of the weights, batch statistics re-estimated for it.
     """
     settings, run = config.subnet, config
+    if settings.from_start and settings.from_supernet:
+        raise Usage('subnet.from_start and subnet.from_supernet: one of them, or neither')
     config = config if seed is None else dataclasses.replace(config, seed=seed)
     program = program_of(config, dataset, graph, tuple(widths))
     net, optimiser, num_steps = program.net, program.optimiser, program.num_steps
@@ -55,6 +58,9 @@ def train(
     if settings.from_supernet:
         supernet = read_supernet(run, dataset, graph)
         carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
+    elif settings.from_start:
+        start = trained_network(config, graph).variables
+        carry = start_from(slice_variables(start, graph, widths), optimiser)
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
     if not launch.first_says((folder / 'result.json').exists()):
@@ -83,7 +89,8 @@ def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> 
     """Make the folder of a network's training, or see that it was made under the same settings."""
     recipe = dataclasses.replace(config.subnet, seeds=(0,))  # of which this is one, its own stated beside it
     space = settings_of(config, graph)
-    claim(folder, data=config.data, space=space, subnet=recipe, widths=widths, seed=config.seed)
+    start = {'start': trained_network(config, graph).digest} if config.subnet.from_start else {}
+    claim(folder, data=config.data, space=space, subnet=recipe, widths=widths, seed=config.seed, **start)
 
 
 class Program(NamedTuple):

@@ -15,19 +15,20 @@ from experiments.locks import exclusive
 from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
+from experiments.start import accuracy_of, recorded, trained_network
 from experiments.subnet_loss import SubnetLoss
 from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
 from jcw.accuracy.table import AccuracyTable
 from jcw.field import Field
 from jcw.graph import Graph
-from jcw.nets import segments
+from jcw.nets import axes, segments
 from jcw.nets.axes import Variables
 from jcw.nets.training import network
 from jcw.search import aows, ows, stats
 from jcw.train import loop, mutation, parallel, steps
 from jcw.train.augment import Augmentation
-from jcw.train.state import TrainState, init_state
+from jcw.train.state import TrainState, init_state, start_from
 
 Carry = tuple[TrainState, stats.WidthStats, aows.Draws]
 
@@ -58,7 +59,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     wanted = {
         'data': config.data,
         'space': settings_of(config, graph),
-        'supernet': settings,
+        'supernet': recorded(config, graph),
         'seed': config.seed,
     }
     if settings.adaptive:
@@ -67,6 +68,8 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     carry, optimiser, num_steps = start_of(config, dataset, graph)  # settings it refuses claim nothing
     folder = claim(paths(config).supernet, **wanted)
     if not launch.first_says((folder / 'result.json').exists()):
+        if settings.start is not None:
+            _say_start(accuracy_of(config, dataset, graph))
         with (
             spent.on(config.run, 'training the supernet'),
             exclusive(folder, 'training'),
@@ -89,13 +92,24 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     return Supernet(state.variables, width_stats)
 
 
+def _say_start(accuracy: float) -> None:
+    progress.console.print(
+        f'Starting from a trained network: {accuracy:.1%} of validation images right, as it came',
+        highlight=False,
+    )
+
+
 def start_of(
     config: Config, dataset: data.Dataset, graph: Graph
 ) -> tuple[Carry, optax.GradientTransformation, int]:
     """Return what training begins with, its optimiser and the number of its steps."""
     settings = config.supernet
     optimiser, num_steps = optimiser_of(settings, len(dataset.train))
-    state = init_state(jax.random.key(config.seed), network(graph), optimiser)
+    key = jax.random.key(config.seed)
+    if settings.start is None:
+        state = init_state(key, network(graph), optimiser)
+    else:
+        state = start_from(axes.widened(key, trained_network(config, graph).variables, graph), optimiser)
     return (state, stats.empty(*graph.present.shape), aows.even_draws(graph)), optimiser, num_steps
 
 

@@ -56,7 +56,7 @@ class Checkpoints:
     def save(self, step: int, carry: Any, meta: dict[str, Any], score: float | None = None) -> None:
         """Begin to write a tree of arrays and JSON values beside it; with a score, among the best if it is one."""
         score = float(score) if score is not None and math.isfinite(score) else None
-        leaves = {name: [_kind(leaf), _sum(leaf)] for name, leaf in _named(carry).items()}
+        leaves = {name: [_kind(leaf), checksum_of(leaf)] for name, leaf in _named(carry).items()}
         account = records.summed(_Account(meta, score, leaves)._asdict())
         items = ocp.args.Composite(state=ocp.args.StandardSave(carry), meta=ocp.args.JsonSave(account))
         self._last.save(step, args=items)
@@ -145,7 +145,7 @@ def _accounts(folder: Path, scored: bool) -> tuple[dict[int, _Account], dict[int
     """Return the steps' accounts, and the reasons why some are damaged."""
     accounts, damage = {}, {}
     for step in _agreed_steps(folder):
-        account, reason = _attempt(functools.partial(_account, folder / str(step), scored))
+        account, reason = _attempt(functools.partial(account_of, folder / str(step), scored))
         if account is None:
             damage[step] = reason
         else:
@@ -155,7 +155,7 @@ def _accounts(folder: Path, scored: bool) -> tuple[dict[int, _Account], dict[int
     return accounts, damage
 
 
-def _account(path: Path, scored: bool) -> _Account:
+def account_of(path: Path, scored: bool) -> _Account:
     account = _Account(**records.checked(records.parse(records.read(path / 'meta' / 'metadata'))))
     if scored and records.parse(records.read(path / 'metrics' / 'metrics')) != {'score': account.score}:
         raise ValueError('its score differs')
@@ -172,7 +172,7 @@ def _carry(path: Path, account: _Account, like: Carry) -> Carry:
     with ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
         carry = checkpointer.restore(path / 'state', shapes)
     for name, leaf in _named(carry).items():
-        if _sum(leaf) != account.leaves[name][1]:
+        if checksum_of(leaf) != account.leaves[name][1]:
             raise ValueError(f'the checksum of {name} differs')
     return carry
 
@@ -235,7 +235,7 @@ def _kind(leaf: Any) -> str:
     return f'{jax.dtypes.canonicalize_dtype(leaf.dtype)} {list(leaf.shape)}'
 
 
-def _sum(leaf: Any) -> str:
+def checksum_of(leaf: Any) -> str:
     """Sum an array as it comes back: in a type that JAX keeps."""
     array = np.ascontiguousarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
     return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
