@@ -6,10 +6,12 @@ from typing import Any
 
 COLOURS = {
     'joint': '#0b6e4f',
+    'rewards': '#e09f3e',
     'adaptive': '#6bbf59',
     'greedy': '#3d5a80',
     'uniform': '#b0413e',
     'random': '#c69c6d',
+    'random_trained': '#8c5a3c',
     'flops': '#7b5ea7',
     'base': '#9a9a9a',
 }

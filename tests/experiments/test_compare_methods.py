@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from experiments import compare_methods, comparison, ranking_study
-from experiments.config import CompareConfig, RepairConfig
+from experiments import compare_methods, comparison, plots, ranking_study
+from experiments.config import CompareConfig, Method, RepairConfig
 from experiments.locks import if_free
 from experiments.presets import DIGITS
 from jcw.field import independent
@@ -25,6 +26,10 @@ def test_a_gain_is_relative_and_its_error_that_of_many_draws():
     gains, errors = zip(*(comparison.gain(*pair) for pair in pairs), strict=True)
     assert np.mean(gains) == pytest.approx(0.25, abs=0.001)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(gains), rel=0.05)
+
+
+def test_every_method_has_a_colour():
+    assert set(get_args(Method)) <= set(plots.COLOURS)
 
 
 def test_one_seed_has_no_known_error():
