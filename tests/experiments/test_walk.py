@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from jcw import data, deploy
+from jcw.latency.table import LatencyTable
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('onnxruntime')
@@ -111,6 +112,13 @@ def test_mistakes_are_lines_that_say_the_way_out(place, timed):
         assert said in stage(place, 'measure_latency', *args, fails=True), args
 
 
+def reachable(run):
+    """Return a budget, as the command line takes it, that the smallest network meets on a machine as busy as this."""
+    table = LatencyTable.load(run / 'latency' / 'table.json')
+    share = float(table.predict(table.graph.smallest) / table.predict(table.graph.base)) + 0.1
+    return f'{max(share, 0.95):.2f}'
+
+
 @pytest.fixture(scope='module')
 def finished(place, timed):
     """Go through all further stages with the folder alone."""
@@ -119,20 +127,21 @@ def finished(place, timed):
     assert 'looks like per cent' in stage(
         place, 'fit_accuracy', '--run', 'mine', '--search.budget', '60', fails=True
     )
-    said['fit_accuracy'] = stage(place, 'fit_accuracy', '--run', 'mine', '--search.budget', '0.95')
+    share = reachable(place / 'mine')
+    said['fit_accuracy'] = stage(place, 'fit_accuracy', '--run', 'mine', '--search.budget', share)
     for name in ('search_widths', 'repair_widths', 'train_subnet', 'export'):
         said[name] = stage(place, name, '--run', 'mine')
-    return place / 'mine', said
+    return place / 'mine', said, share
 
 
 def test_the_budget_given_once_is_that_of_the_stages_after(finished):
-    run, said = finished
-    assert 'ms per call of 1 image, 95% of the base network' in said['search_widths']
-    assert (run / 'network' / '0.95' / 'network.json').exists()
+    run, said, share = finished
+    assert f'ms per call of 1 image, {float(share):.0%} of the base network' in said['search_widths']
+    assert (run / 'network' / f'{float(share):g}' / 'network.json').exists()
 
 
 def test_the_report_says_what_it_came_to_what_it_took_and_what_next(finished):
-    run, _ = finished
+    run, _, _ = finished
     page = (run / 'report.html').read_text()
     assert [row['method'] for row in json.loads((run / 'results.json').read_text())][-1] == 'base'
     for words in (
@@ -150,8 +159,8 @@ def test_the_report_says_what_it_came_to_what_it_took_and_what_next(finished):
 
 
 def test_the_network_that_ships_is_the_one_that_was_tested(finished):
-    run, _ = finished
-    network = deploy.load(run / 'network' / '0.95')
+    run, _, share = finished
+    network = deploy.load(run / 'network' / f'{float(share):g}')
     test = data.load('digits').test
     accuracy = float((np.asarray(network(test.images)).argmax(-1) == test.labels).mean())
     assert accuracy == pytest.approx(network.description['accuracy']['test_accuracy'], abs=0.5 / len(test))
