@@ -1,12 +1,13 @@
 """The graph of a run: a network of the zoo, or a function in a file of one's own, and the widths its sites may take."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import inspect
 import json
+import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +29,18 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     """Build the graph of a run.
 
     Raises:
-      ValueError: there is no such network, it cannot be expressed, or it takes no strides.
+      ValueError: there is no such network, it cannot be expressed, or it takes no strides; one's own file is named.
     """
+    name = config.space.network
+    try:
+        return _graph(config, dataset)
+    except ValueError as error:
+        if ':' not in name or name.rpartition(':')[0] in str(error):
+            raise
+        raise ValueError(f'space.network: {name}: {error}') from error
+
+
+def _graph(config: Config, dataset: Dataset) -> Graph:
     settings = config.space
     made = made_by(settings.network)
     if made is not None:
@@ -38,7 +49,7 @@ def graph_of(config: Config, dataset: Dataset) -> Graph:
     published = inspect.signature(network).parameters.get('strides')
     if published is not None:
         strides = settings.strides or fitting(published.default, min(dataset.input_shape[:2]))
-        network = partial(network, strides=strides)
+        network = functools.partial(network, strides=strides)
     elif settings.strides is not None:
         raise ValueError(f'space.strides: {settings.network} takes none, its function decides them')
     return build(
@@ -64,7 +75,9 @@ def made_by(name: str) -> Graph | Traceable | None:
     if ':' not in name or inspect.signature(network).parameters:
         return None
     made: Any = cast(Any, network)()
-    if not isinstance(made, Graph) and not (isinstance(made, tuple) and len(made) == 3):
+    if isinstance(made, tuple) and len(made) == 3 and callable(made[0]):
+        return _telling(name.rpartition(':')[0], made[0]), *made[1:]
+    if not isinstance(made, Graph):
         raise ValueError(
             f'space.network: {name} must return a graph or (apply, variables, example), got {type(made).__name__}'
         )
@@ -138,8 +151,23 @@ def network_of(name: str) -> NetworkFunction:
         raise ValueError(f'space.network: {path} cannot be run: {type(error).__name__}: {error}') from error
     if not callable(getattr(module, function, None)):
         raise ValueError(f'space.network: {path} has no function {function!r}')
-    found: NetworkFunction = getattr(module, function)
-    return found
+    return cast(NetworkFunction, _telling(path, getattr(module, function)))
+
+
+def _telling(path: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function whose errors say which line of its file they come from."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **settings: Any) -> Any:
+        try:
+            return function(*args, **settings)
+        except (Exception, SystemExit) as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = [f', line {frame.lineno}' for frame in frames if frame.filename == path][-1:]
+            kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+            raise ValueError(f'space.network: {path}{"".join(line)}: {kind}{error}') from error
+
+    return call
 
 
 def settings_of(config: Config, graph: Graph) -> dict[str, Any]:
