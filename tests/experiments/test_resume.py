@@ -130,12 +130,14 @@ def test_killed_at_ten_random_moments_an_adaptive_run_ends_with_the_same_bits(ca
 
 @pytest.mark.slow
 def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
-    """Each reads its half of every batch; parameters and width statistics are those of one process.
+    """Each reads its half of the batch; the update, batch statistics and width statistics are those of one process.
 
-    Two steps: batch statistics of eight examples on the last layers' few positions amplify the rounding of another
-    order of summation with every step.
+    One step, and the update as a whole. Batch statistics agree to 1e-6 of their change, which is rounding in another
+    order of summation; gradients of these narrow, deep networks to 4e-3, and after a second step to no more than a
+    half. Leaves whose gradient is 0, such as scales that the next normalisation divides out, consist of rounding.
+    `tests/train/test_steps.py` shows in float64 that nothing but rounding differs.
     """
-    short = ('--supernet.no-adaptive', '--supernet.epochs', '0.05')
+    short = ('--supernet.no-adaptive', '--supernet.epochs', '0.025')
     Training(cache, tmp_path / 'one', *short).finish()
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -146,10 +148,21 @@ def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
         training.finish()
     assert 'accuracy of subnets' in both[0].log
     assert 'Training the supernet' not in both[1].log
-    found, expected = (
-        carry_of(parse(None, args=[*SMALL, '--run', str(tmp_path / n), *short])) for n in ('two', 'one')
-    )
-    assert found[0] == expected[0] == 2
-    np.testing.assert_allclose(found[1][1].gram, expected[1][1].gram, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    config, other = (parse(None, args=[*SMALL, '--run', str(tmp_path / n), *short]) for n in ('one', 'two'))
+    dataset = load_data(config)
+    begun = start_of(config, dataset, graph_of(config, dataset))[0]
+    (last, expected), (step, found) = carry_of(config), carry_of(other)
+    assert step == last == 1
+    np.testing.assert_allclose(found[1].gram, expected[1].gram, rtol=1e-5)
+    for part, most in (('batch_stats', 1e-4), ('params', 2e-2), ('opt_state', 2e-2)):
+        moved = [flat(getattr(carry[0], part)) - flat(getattr(begun[0], part)) for carry in (expected, found)]
+        error = np.linalg.norm(moved[1] - moved[0]) / np.linalg.norm(moved[0])
+        print(f'{part}: moved by {np.linalg.norm(moved[0]):.3g}, two processes differ by {error:.1e} of it')
+        assert error < most, part
+    rewards = [flat(carry[1]) for carry in (expected, found)]
+    assert np.linalg.norm(rewards[1] - rewards[0]) < 1e-2 * np.linalg.norm(rewards[0])
+
+
+def flat(tree):
+    """Return all numbers of a tree as one vector."""
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])

@@ -93,6 +93,29 @@ def test_four_devices_make_one_devices_update_and_rewards(spread):
     np.testing.assert_array_equal(spread.first[2].choices, expected[2].choices)
 
 
+@pytest.mark.slow
+def test_in_float64_four_devices_take_the_steps_of_one():
+    """Three steps: what float32 leaves open, whether differences are rounding, which grows with every step."""
+
+    def wide(tree):
+        return jax.tree.map(lambda a: np.asarray(a, np.float64) if a.dtype == np.float32 else a, tree)
+
+    with jax.enable_x64(True):
+        start, step = build_step(parallel.AXIS)
+        mapped = parallel.data_parallel(
+            step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
+        )
+        states = []
+        for run in (jax.jit(build_step(None)[1]), mapped):
+            state = wide(jax.device_get(start))
+            for index in range(3):
+                state, _, rewards = run(state, jax.random.fold_in(KEY, index), *batch(), wide(PROBABILITIES))
+            states.append(jax.device_get((state.params, state.batch_stats, rewards)))
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), states[0][0], jax.device_get(start.params))
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    close(states[1], states[0], 1e-7)
+
+
 def test_segments_shared_on_four_devices_make_the_update_of_networks_apart_on_one():
     """By plain descent an update is the gradient; variables are off their initial values."""
     settings = {'draw': mutation.draw_of(GRAPH, 'site'), 'optimiser': optax.sgd(1.0)}
