@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import progress, spent
 from experiments.config import Config
+from experiments.limits import limits_of
 from experiments.paths import paths
 from experiments.run_folder import Usage
 from experiments.subnet_loss import SubnetLoss
@@ -27,8 +28,9 @@ def baselines_of(
 ) -> dict[str, At]:
     """Return what the baselines choose at a budget in ms."""
     losses, cost = losses_of(config, dataset, graph, supernet), table.to_cost()
+    limits = limits_of(config, graph)
     return {
-        'uniform': lambda limit: baselines.uniform(graph, cost, limit),
+        'uniform': lambda limit: baselines.uniform(graph, cost, limit, limits),
         'greedy': lambda limit: slim(config, graph, table, losses, limit),
     }
 
@@ -41,21 +43,27 @@ def slim(
     limit: float,
 ) -> np.ndarray:
     """Slim greedily to the limit; the way down to a lower limit goes on from there, every loss remembered."""
-    begin, steps = float(table.predict(graph.largest)), 0
+    limits, latency = limits_of(config, graph), table.to_cost()
+    begin, steps = 0.0, 0
+
+    def cost(choices: np.ndarray) -> float:
+        return limit * float(limits.shares(latency, limit, choices[None])[0])
+
     with spent.on(config.run, 'greedy slimming'), progress.bar('Greedy slimming', 100) as update:
 
         def report(step: greedy.Step) -> None:
-            nonlocal steps
-            steps += 1
-            done = (begin - step.cost) / (begin - limit)
+            nonlocal begin, steps
+            begin, steps = max(begin, step.cost), steps + 1
+            done = (begin - step.cost) / max(begin - limit, 1e-9)
             update(min(int(100 * done), 100), f'{step.cost:.3f} ms, loss {step.loss:.3f}, {steps} steps')
 
         way = greedy.slim(
             graph,
             loss,
-            lambda choices: float(table.predict(graph.to_widths(choices))),
+            cost,
             limit,
             per_cost=config.search.greedy_per_ms,
+            present=limits.present,
             report=report,
         )
     return np.asarray(way[-1].choices)

@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 
 from experiments.config import Config
+from experiments.limits import limits_of, said
 from experiments.paths import paths
 from experiments.run_folder import Usage
 from jcw import budget
+from jcw.field import Field
 from jcw.latency.table import LatencyTable
 from jcw.search import ows
+from jcw.search.limits import Limits
 
 PER_CENT = 5.0
 """Fractions of the base network's latency from which on a budget was meant in per cent."""
@@ -31,21 +34,26 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
     """Return the configured budget in ms per call.
 
     Raises:
-      Usage: it looks like per cent, or no configuration meets it.
+      Usage: it looks like per cent, or no configuration meets it and the further limits.
     """
-    base = float(table.predict(table.graph.base))
+    base, limits = float(table.predict(table.graph.base)), limits_of(config, table.graph)
     if config.search.budget_ms is None and config.search.budget >= PER_CENT:
         raise Usage(
             f"--search.budget {config.search.budget:g} looks like per cent: it is a fraction of the base network's "
             f'latency, such as {config.search.budget / 100:g}'
         )
     limit = config.search.budget * base if config.search.budget_ms is None else config.search.budget_ms
-    least = float(budget.solve(ows.flat(table.graph), table.to_cost(), 0.0).cost)
+    flat, cost = ows.flat(table.graph), table.to_cost()
+    least = float(budget.cheapest(limits.utility(flat), cost).cost)
     if not limit >= least:
         raise Usage(
             f'no configuration meets a budget of {limit:.3f} {unit(table)}: the smallest reachable latency is '
             f'{least:.3f} ms ({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
             f'Try --search.budget {np.ceil(100 * least / base + 1) / 100:.2f} or more.'
+        )
+    if limits.costs and not limits.solve(flat, cost, limit).feasible:
+        raise Usage(
+            f'each limit can be met, but not all at once: {_least_of_each(flat, limits, cost, limit)}'
         )
     return limit
 
@@ -68,6 +76,24 @@ def describe(config: Config, table: LatencyTable) -> str:
     if limit >= largest:
         said += f' Warning: it excludes nothing, since the largest network takes {largest:.3f} ms.'
     return said
+
+
+def _least_of_each(flat: Field, limits: Limits, cost: Field, limit: float) -> str:
+    """Say how little of each cost the limits on the others leave room for."""
+    costs = {'this device': cost, **limits.costs}
+    most = {'this device': limit, **limits.most}
+    parts = []
+    for name, own in costs.items():
+        others = [other for other in costs if other != name]
+        found = budget.cheapest(
+            limits.utility(flat),
+            own,
+            beside=[costs[other] for other in others],
+            most=[most[other] for other in others],
+        )
+        least = said(name, float(found.cost)) if found.feasible else 'nothing'
+        parts.append(f'{least} within the others, {said(name, most[name])} allowed')
+    return '; '.join(parts)
 
 
 def budgets_ms(config: Config, table: LatencyTable) -> list[float]:

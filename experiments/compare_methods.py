@@ -29,16 +29,16 @@ from experiments import (
     train_subnet,
     train_supernet,
 )
-from experiments.budget import at_budget, budget_ms
+from experiments.budget import at_budget, budget_ms, load_table
 from experiments.comparison import Widths
 from experiments.config import Config
+from experiments.limits import limits_of, stated
 from experiments.locks import alone, if_free
 from experiments.paths import paths
-from experiments.run_folder import claim, read_json, save_json
+from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
 from experiments.training import forget_programs, load_data
-from jcw import budget as budgets
 from jcw import data
 from jcw.field import Field
 from jcw.graph import Graph
@@ -109,6 +109,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
         supernet=recorded(config, setting.graph),
         accuracy=config.accuracy,
         search=config.search,
+        also=stated(config),
         seed=config.seed,
     )
     found: dict[str, Widths] = {}
@@ -117,12 +118,12 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
         with alone(config.run / 'preparing.lock'):
             if not path.exists():
                 save_json(path, _chosen(name, setting))
-        stated = read_json(path)
-        if 'none' in stated:
-            progress.console.print(f'{name} is left out: {stated["none"]}', highlight=False)
+        chosen = read_json(path)
+        if 'none' in chosen:
+            progress.console.print(f'{name} is left out: {chosen["none"]}', highlight=False)
             continue
-        found[name] = tuple(stated['widths'])
-        search_widths.refuse_other_table(path.parent, stated['ms'], float(setting.table.predict(found[name])))
+        found[name] = tuple(chosen['widths'])
+        search_widths.refuse_other_table(path.parent, chosen['ms'], float(setting.table.predict(found[name])))
     return _held(setting, folder, found) if config.repair.rounds and found else found
 
 
@@ -130,7 +131,8 @@ def _chosen(name: str, setting: Setting) -> dict[str, Any]:
     """Return what a method chooses by the table, or why a baseline has nothing to choose."""
     limit = budget_ms(setting.config, setting.table)
     if name in FIELDS:
-        choices = np.asarray(budgets.solve(FIELDS[name](setting), setting.table.to_cost(), limit).choices)
+        limits = limits_of(setting.config, setting.graph)
+        choices = np.asarray(limits.solve(FIELDS[name](setting), setting.table.to_cost(), limit).choices)
     else:
         try:
             choices = BASELINES[name](setting, limit)
@@ -182,7 +184,8 @@ def _adaptive(setting: Setting) -> Field:
 
 
 def _uniform(setting: Setting, limit: float) -> np.ndarray:
-    return baselines.uniform(setting.graph, setting.table.to_cost(), limit)
+    limits = limits_of(setting.config, setting.graph)
+    return baselines.uniform(setting.graph, setting.table.to_cost(), limit, limits)
 
 
 def _greedy(setting: Setting, limit: float) -> np.ndarray:
@@ -209,12 +212,28 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
             return value
 
         key = jax.random.key(config.seed + 4)
-        return baselines.random_search(key, graph, shown, table.to_cost(), limit, evaluations)
+        limits = limits_of(config, graph)
+        return baselines.random_search(key, graph, shown, table.to_cost(), limit, evaluations, limits)
 
 
 def _flops(setting: Setting, limit: float) -> np.ndarray:
-    flops = flops_table(setting.graph).to_cost()
-    return baselines.by_proxy(_rewards(setting), flops, setting.table.to_cost(), limit)
+    return _by_other_cost(setting, flops_table(setting.graph), limit)
+
+
+def _other_table(setting: Setting, limit: float) -> np.ndarray:
+    """Search by the latency table of another run: another runtime's, or another device's."""
+    run = setting.config.compare.other_table
+    if run is None:
+        raise Usage("method 'other_table' needs --compare.other-table, the run folder of that table")
+    other = dataclasses.replace(setting.config, run=run)
+    return _by_other_cost(setting, load_table(other), limit)
+
+
+def _by_other_cost(setting: Setting, other: LatencyTable, limit: float) -> np.ndarray:
+    """Do what joint search does, by another cost, as far as this device's table allows."""
+    limits, cost = limits_of(setting.config, setting.graph), setting.table.to_cost()
+    utility, other_cost = _joint(setting), other.to_cost(setting.graph)
+    return baselines.by_proxy(setting.graph, utility, other_cost, cost, limit, limits)
 
 
 def _random_trained(setting: Setting, limit: float) -> np.ndarray:
@@ -230,6 +249,7 @@ BASELINES = {
     'random': _random,
     'random_trained': _random_trained,
     'flops': _flops,
+    'other_table': _other_table,
 }
 """From a budget in predicted ms to choices."""
 

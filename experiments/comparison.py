@@ -100,7 +100,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
             [100 * row['mean'] for row in own],
             yerr=[100 * row['error'] for row in own],
             label=name,
-            color=plots.COLOURS[name],
+            color=plots.COLOURS.get(name),
             marker='o',
             capsize=2,
         )

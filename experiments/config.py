@@ -148,6 +148,18 @@ class SearchConfig:
     """As a fraction of the base network's predicted latency."""
     budget_ms: float | None = None
     """In milliseconds per call; takes the place of `budget`."""
+    also: tuple[str, ...] = ()
+    """Budgets on other devices: `runs/phone:2.5` names the run that has the device's table, and ms per call."""
+    multiple: int = 1
+    """Widths are multiples of it."""
+    least_width: int = 0
+    """Channels that every site has at least; above 0 no block is dropped."""
+    parameters: int | None = None
+    """At most."""
+    peak_kib: float | None = None
+    """Memory, KiB, that the numbers which one operation reads and writes for an image take at most."""
+    file_kib: float | None = None
+    """Greatest size, KiB, of the LiteRT file: of network.int8.tflite where `latency.dtype` is int8."""
     frontier: int = 100
     """Budgets of the frontier."""
     ridge: float = 10.0
@@ -197,7 +209,10 @@ class SubnetConfig:
     """Decay, per step, of an average of the weights that takes their place at the end; 0 for none."""
 
 
-Method = Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 'random_trained', 'flops']
+Method = Literal[
+    *('joint', 'rewards', 'adaptive', 'greedy', 'uniform'),
+    *('random', 'random_trained', 'flops', 'other_table'),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +239,7 @@ class CompareConfig:
 
     budgets: tuple[float, ...] = (0.25, 0.4, 0.6)
     """As fractions of the base network's predicted latency."""
-    methods: tuple[
-        Literal['joint', 'rewards', 'adaptive', 'greedy', 'uniform', 'random', 'random_trained', 'flops'], ...
-    ] = (
+    methods: tuple[Method, ...] = (
         'joint',
         'rewards',
         'greedy',
@@ -235,7 +248,10 @@ class CompareConfig:
         'random_trained',
         'flops',
     )
-    """Joint search; the same by the supernet's rewards alone, also after adaptive narrowing; and the baselines."""
+    """Joint search; the same by the supernet's rewards alone, also after adaptive narrowing; the baselines; and joint
+    search by another cost, FLOPs or another table."""
+    other_table: Path | None = None
+    """For 'other_table': the run folder of that latency table."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the trainings of each network found."""
 

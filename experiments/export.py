@@ -55,6 +55,26 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
     )
 
 
+FORMS = (
+    ('network.tflite', 'phones and small boards', 'litert'),
+    ('network.int8.tflite', 'the same, smaller and mostly faster: see its accuracy in network.json', 'int8'),
+    ('network.onnx', "a server's or a laptop's CPU, by ONNX Runtime; converters to other runtimes", 'onnx'),
+    ('network.stablehlo', 'jax, on CPUs, GPUs and TPUs', None),
+    ('weights/', 'code of your own, by orbax', None),
+)
+"""Files of a network, what each is for, and the setting that writes it; none for those that always are."""
+
+
+def shipped(config: Config) -> list[tuple[str, str]]:
+    """Return the files to ship and on what, and how to have those that were not asked for."""
+    forms = config.export
+    written = {None: True, 'litert': forms.litert or forms.int8, 'int8': forms.int8, 'onnx': forms.onnx}
+    return [
+        (name, where if written[setting] else f'{where} (not written: --export.{setting})')
+        for name, where, setting in FORMS
+    ]
+
+
 def from_all_over(source: data.Source, count: int) -> np.ndarray:
     """Return images from all over a set, which may be sorted by class."""
     rows = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)

@@ -18,6 +18,7 @@ from experiments import pictures, progress, spent, train_subnet
 from experiments.baseline_widths import At, baselines_of
 from experiments.budget import budgets_ms, describe, load_table
 from experiments.config import Config, SubnetConfig
+from experiments.limits import limits_of, stated
 from experiments.locks import exclusive
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
@@ -26,7 +27,6 @@ from experiments.space import graph_of, settings_of
 from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
 from experiments.training import forget_programs, load_data
-from jcw import budget as solver
 from jcw import data
 from jcw.accuracy import design, prior, report, samples
 from jcw.accuracy.table import UNITS, AccuracyTable, untrained
@@ -60,6 +60,7 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
         subnet=config.subnet,
         accuracy=config.accuracy,
         budgets=config.accuracy.budgets or config.search.budget_ms or config.search.budget,
+        also=stated(config),
         seed=config.seed,
     )
     path = where.accuracy / 'table.json'
@@ -150,7 +151,8 @@ def best_of_random(
       ValueError: there is none.
     """
     key = jax.random.key(config.seed + 8)
-    drawn = baselines.random_within(key, graph, table.to_cost(), limit, max(config.accuracy.trainings, 1))
+    count, limits = max(config.accuracy.trainings, 1), limits_of(config, graph)
+    drawn = baselines.random_within(key, graph, table.to_cost(), limit, count, limits)
     if not len(drawn):
         raise ValueError(f'no configuration found just within {limit:.4g} ms')
     trainings = Trainings(config, dataset, graph)
@@ -217,11 +219,11 @@ def _propose(
     count = min(max(first, design.EACH), left)
     if count < 1:
         return np.zeros((0, graph.num_sites), np.int64)
-    whole = ows.flat(graph)
+    whole, within = ows.flat(graph), limits_of(config, graph)
 
     def solve(unary: np.ndarray, limit: float) -> np.ndarray:
         utility = add(independent(np.where(graph.present, unary, -np.inf)), whole)
-        return np.asarray(solver.solve(utility, tables.cost, limit).choices)
+        return np.asarray(within.solve(utility, tables.cost, limit).choices)
 
     key = jax.random.fold_in(jax.random.key(config.seed + 7), len(known))
     return design.propose(key, tables.accuracy, solve, limits, count, trained=known)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import Config, SearchConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,16 @@ class Paths:
 
     @property
     def budget(self) -> str:
-        """What folders of the configured budget's results are called."""
+        """What folders of results within the configured limits are called."""
+        settings, plain = self.config.search, SearchConfig()
+        names = ('multiple', 'least_width', 'parameters', 'peak_kib', 'file_kib')
+        values = {name: getattr(settings, name) for name in names}
+        others = [f'{name}{value:g}' for name, value in values.items() if value != getattr(plain, name)]
+        also = [entry.rpartition('/')[2].replace(':', '') for entry in settings.also]
+        return '_'.join([self._share, *others, *also])
+
+    @property
+    def _share(self) -> str:
         settings = self.config.search
         return f'{settings.budget:g}' if settings.budget_ms is None else f'{settings.budget_ms:g}ms'
 
@@ -65,13 +74,14 @@ class Paths:
     @property
     def supernet(self) -> Path:
         """An adaptive supernet belongs to its budget."""
-        return self.run / (f'supernet_adaptive_{self.budget}' if self._kind else 'supernet')
+        return self.run / (f'supernet_adaptive_{self._share}' if self._kind else 'supernet')
 
     @property
     def accuracy(self) -> Path:
         """Short trainings for the configured budgets, and the table fitted to them."""
         shared = '-'.join(f'{budget:g}' for budget in self.config.accuracy.budgets)
-        return self.run / f'accuracy{self._kind}' / (shared or self.budget)
+        limits = self.budget.removeprefix(self._share)
+        return self.run / f'accuracy{self._kind}' / ((shared or self._share) + limits)
 
     @property
     def search(self) -> Path:

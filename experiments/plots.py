@@ -13,6 +13,7 @@ COLOURS = {
     'random': '#c69c6d',
     'random_trained': '#8c5a3c',
     'flops': '#7b5ea7',
+    'other_table': '#d1798f',
     'base': '#9a9a9a',
 }
 

@@ -51,6 +51,8 @@ def main(config: Config) -> None:
     _say(4, 'Searching for the best widths within the budget')
     searched = search_widths.search(config, dataset, graph, table)
     console.print('Proven optimal for the field and table; the frontier is in the report.', highlight=False)
+    for line in search_widths.describe_devices(searched):
+        console.print(line, highlight=False)
     console.print(search_widths.describe_drivers(searched), highlight=False)
     found = repair_widths.repair(config, dataset, graph, table)
     console.print(repair_widths.describe(found), highlight=False)

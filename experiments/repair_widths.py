@@ -15,6 +15,8 @@ from experiments import fit_accuracy, progress
 from experiments.baseline_widths import At, baselines_of
 from experiments.budget import load_table
 from experiments.config import Config
+from experiments.limits import describe as describe_limits
+from experiments.limits import limits_of
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
@@ -64,6 +66,9 @@ def repair(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         methods = {name: held_of(each)._asdict() for name, each in held.items()}
         if config.accuracy.trainings:
             methods['joint'] |= best_known(config, dataset, graph, table, limit)
+        limits = limits_of(config, graph)
+        for method in methods.values():
+            method['beside'] = limits.beside(graph.to_choices(method['widths']))
         rounds = [timed._asdict() for timed in held['joint'].rounds]
         save_json(
             where.found, {**found, 'methods': methods, 'rounds': rounds, 'confidence': settings.confidence}
@@ -85,7 +90,7 @@ def hold(
       utilities: by method, what joint search maximises.
       at: by baseline, what it chooses for a budget in predicted milliseconds; it must have something for this one.
     """
-    settings, cost = config.repair, table.to_cost()
+    settings, cost, limits = config.repair, table.to_cost(), limits_of(config, graph)
     methods: dict[str, Method] = {
         name: Repair(
             graph,
@@ -95,6 +100,7 @@ def hold(
             k=settings.candidates,
             confidence=settings.confidence,
             max_rounds=settings.rounds,
+            limits=limits,
         )
         for name, utility in utilities.items()
     }
@@ -114,6 +120,8 @@ def best_known(
     read = time_networks(config, graph, [], paths(config).candidates, 'Timing candidates')
     limit = budget_ms / (1 + config.repair.confidence * np.array([sample.error for sample in read.timed]))
     holding = [sample for sample, most in zip(read.timed, limit, strict=True) if sample.ms <= most]
+    limits, anywhere = limits_of(config, graph), table.to_cost()
+    holding = [s for s in holding if limits.shares(anywhere, np.inf, graph.to_choices([s.widths]))[0] <= 1]
     if not holding:
         return {}
     accuracy = fit_accuracy.fit(config, dataset, graph, table)
@@ -163,10 +171,12 @@ def held_of(found: Repaired) -> Held:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Say in a line or two how prediction, measurement and budget of the joint network compare."""
+    """Say in a line or two how prediction, measurement and budget of the joint network compare, and further limits."""
     joint = result['methods']['joint']
+    further = describe_limits(result.get('limits', {}), joint.get('beside', {}))
+    further = f'; {further}' if further else ''
     if 'measured_ms' not in joint:
-        return f'joint: predicted {joint["ms"]:.3f} ms, budget {result["budget_ms"]:.3f} ms, not repaired'
+        return f'joint: predicted {joint["ms"]:.3f} ms, budget {result["budget_ms"]:.3f} ms, not repaired{further}'
     times = 'round' if joint['rounds'] == 1 else 'rounds'
     holds = 'holds' if joint['holds'] else 'does not hold'
     left = 'no better candidate is left' if joint['complete'] else 'better candidates were left untimed'
@@ -174,7 +184,7 @@ def describe(result: dict[str, Any]) -> str:
         f'joint: predicted {joint["ms"]:.3f} ms, measured {joint["measured_ms"]:.3f} ms '
         f'± {joint["measured_error"]:.1%}, budget {result["budget_ms"]:.3f} ms; it {holds} the budget with '
         f'{result["confidence"]:g} standard errors to spare, after {joint["rounds"]} {times} '
-        f'({joint["timed"]} networks timed); {left}'
+        f'({joint["timed"]} networks timed); {left}{further}'
     )
 
 

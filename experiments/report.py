@@ -12,10 +12,11 @@ from experiments import launch, pictures, spent
 from experiments.budget import unit
 from experiments.comparison import standard_error
 from experiments.config import Config
+from experiments.export import shipped
 from experiments.paths import paths
 from experiments.repair_widths import describe
 from experiments.run_folder import read_json, save_json
-from experiments.search_widths import describe_drivers
+from experiments.search_widths import describe_devices, describe_drivers
 from jcw.data import Dataset
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable, flops_table, params_table
@@ -139,6 +140,18 @@ def _baselines(result: dict[str, Any]) -> str:
     )
 
 
+def _devices(result: dict[str, Any]) -> str:
+    """Say what each device's own network takes on every device, in a table; nothing for one device."""
+    lines = describe_devices(result)
+    if not lines:
+        return ''
+    rows = ''.join(f'<tr><td>{html.escape(line)}</td></tr>' for line in lines)
+    return (
+        '<h2>Several devices</h2><p>The joint network above holds the budgets of all. Alone, by the tables, each '
+        f'device would get:</p><table>{rows}</table>'
+    )
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -210,6 +223,7 @@ def _page(
     took = '\n'.join(
         line((name, f'{s:.0f}'), 'td') for name, s in {**seconds, 'in all': sum(seconds.values())}.items()
     )
+    files = '\n'.join(line(cells, 'td') for cells in shipped(config))
     accuracy = image('accuracy.png', 'Predicted against obtained accuracy') if 'accuracy.png' in plots else ''
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -229,6 +243,9 @@ The joint search's optimum is proven: upper bound minus utility is {result['gap'
 <div class="pair">{image('latency.png', 'Predicted against measured latency')}
 {accuracy}
 {image('frontier.png', 'Best utility at every budget')}</div>
+{_devices(searched)}
+<h2>What to ship</h2>
+<table>{files}</table>
 <h2>What drives the joint search</h2>
 <p>The optimum for the latency table, before it was measured. {html.escape(describe_drivers(searched))}</p>
 <table>{line(DRIVERS, 'th')}

@@ -11,6 +11,7 @@ from experiments import fit_accuracy, pictures, progress, spent
 from experiments.baseline_widths import baselines_of
 from experiments.budget import budget_ms, describe, load_table
 from experiments.config import Config
+from experiments.limits import counted, limits_of, stated
 from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
@@ -22,6 +23,10 @@ from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
 from jcw.search import ows, stats
+from jcw.search.limits import Limits
+from jcw.search.many import solve_many
+
+HERE = 'this device'
 
 
 def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
@@ -46,16 +51,22 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         supernet=recorded(config, graph),
         accuracy=config.accuracy,
         search=config.search,
+        also=stated(config),
         seed=config.seed,
     )
     if path.exists():
         result = read_json(path)
         refuse_other_table(path.parent, result['base_ms'], float(table.predict(graph.base)))
         return result
-    utility, cost = utility_of(config, dataset, graph, table), table.to_cost()
+    limits, cost = limits_of(config, graph), table.to_cost()
+    utility = limits.utility(utility_of(config, dataset, graph, table))
+    (_, *beside), (_, *most) = limits.priced(cost, limit)
+    labels = 256 if beside else 4096  # with several costs, some points of a plot are left unproven
     with spent.on(config.run, 'solving'):
-        solution = budget.solve(utility, cost, limit)
-        frontier = budget.frontier(utility, cost, config.search.frontier)
+        solution = limits.solve(utility, cost, limit)
+        frontier = budget.frontier(
+            utility, cost, config.search.frontier, beside=beside, most=most, max_labels=labels
+        )
     others = baselines_of(config, dataset, graph, table, train(config, dataset, graph))
     choices = {'joint': np.asarray(solution.choices)}
     for name, choose in others.items():
@@ -66,10 +77,16 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         'unit': '%' if config.accuracy.trainings and config.accuracy.measure == 'accuracy' else 'nats',
         'gap': float(solution.upper_bound - solution.utility),
         'methods': {
-            name: {'widths': graph.to_widths(c), 'ms': float(table.predict(graph.to_widths(c)))}
+            name: {
+                'widths': graph.to_widths(c),
+                'ms': float(table.predict(graph.to_widths(c))),
+                'beside': limits.beside(c),
+            }
             for name, c in choices.items()
         },
-        'explanation': explain(graph, utility, cost, limit, np.asarray(solution.choices)),
+        'limits': limits.most,
+        'devices': devices(config, graph, utility, cost, limit) if config.search.also else {},
+        'explanation': explain(graph, utility, cost, limit, np.asarray(solution.choices), limits),
         'frontier': {'ms': frontier.cost, 'utility': frontier.utility, 'choices': frontier.choices},
     }
     save_json(path, result)
@@ -99,9 +116,40 @@ def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.n
         return {}
 
 
-def explain(graph: Graph, utility: Field, cost: Field, limit: float, choices: np.ndarray) -> dict[str, Any]:
+def devices(config: Config, graph: Graph, utility: Field, cost: Field, limit: float) -> dict[str, Any]:
+    """Return the network that each device would get alone, by tables, and what it takes on every device."""
+    every, own = limits_of(config, graph), counted(config, graph)
+    costs, budgets = {HERE: cost}, {HERE: limit}
+    for name in every.costs.keys() - own.costs.keys():
+        costs[name], budgets[name] = every.costs[name], every.most[name]
+    found = solve_many(utility, costs, budgets, limits=own)
+    return {
+        name: {
+            'budget_ms': budgets[name],
+            'widths': graph.to_widths(alone.choices),
+            'utility': alone.utility,
+            'ms': found.costs[name],
+        }
+        for name, alone in found.each.items()
+    }
+
+
+def describe_devices(result: dict[str, Any]) -> list[str]:
+    """Say in a line for each device what its own network would take on every device; nothing for one device."""
+    return [
+        f'{name} alone, {found["budget_ms"]:.3f} ms: '
+        + ', '.join(f'{ms:.3f} ms on {where}' for where, ms in found['ms'].items())
+        + f'  {found["widths"]}'
+        for name, found in result.get('devices', {}).items()
+    ]
+
+
+def explain(
+    graph: Graph, utility: Field, cost: Field, limit: float, choices: np.ndarray, limits: Limits
+) -> dict[str, Any]:
     """Return what drives the solution: each site's part, the price of a millisecond, and the next-best change."""
-    found = budget.explain(utility, cost, limit, choices)
+    (_, *beside), (_, *most) = limits.priced(cost, limit)
+    found = budget.explain(utility, cost, limit, choices, beside=beside, most=most)
     site, widths = found.next_site, graph.to_widths(choices)
     change = None
     if site >= 0:
@@ -150,6 +198,8 @@ def main(config: Config) -> None:
         progress.console.print(
             f'{name:8} {found["ms"]:.3f} ms of {result["budget_ms"]:.3f}  {found["widths"]}', highlight=False
         )
+    for line in describe_devices(result):
+        progress.console.print(line, highlight=False)
     progress.console.print(describe_drivers(result), highlight=False)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jcw.field import Field, Scopes, check_scopes, ends, independent, present_pairs, to_host
+from jcw.field import Field, Scopes, check_scopes, ends, independent, present_pairs
 
 Widths = Int[np.ndarray, 'sites choices']
 NumChoices = Int[np.ndarray, ' _']
@@ -81,28 +81,6 @@ def tied(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int
       ValueError: there is no such pair of sites, or it has no width in common.
     """
     return _allow_pairs(widths, num_choices, pairs, np.equal, 'in common')
-
-
-def no_part_above(cost: Field, limit: float) -> Field:
-    """Allow only configurations none of whose single costs exceeds a limit: a maximum in place of a sum.
-
-    Peak activation memory is such a cost: `no_part_above(activations_table(graph).to_cost(), numbers)`.
-
-    Raises:
-      ValueError: a site, or a pair of sites, has no part within the limit; it says the least that would do.
-    """
-    cost = to_host(cost)
-    absent = np.isneginf(cost.unary)
-    beside = ~present_pairs(~absent, cost.scopes)
-    least = max(
-        np.where(absent, np.inf, cost.unary).min(1).max(),
-        np.where(beside, np.inf, cost.tables).min((1, 2)).max(initial=-np.inf),
-    )
-    if not limit >= least:
-        raise ValueError(f'some site has nothing within {limit:g}: the limit must be at least {least:g}')
-    return Field(
-        _potential((cost.unary <= limit) | absent), _potential((cost.tables <= limit) | beside), cost.scopes
-    )
 
 
 def _allow(widths: Widths, num_choices: NumChoices, allowed: Bool[np.ndarray, '...'], what: str) -> Field:

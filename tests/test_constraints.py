@@ -45,28 +45,6 @@ def test_a_constraint_leaves_exactly_what_its_rule_allows(constraint, rule):
     assert allowed_by(constraint) == [widths for widths in EVERY if rule(widths)]
 
 
-def test_no_part_of_what_is_left_exceeds_the_limit():
-    rng = np.random.default_rng(3)
-    cost = Field(np.where(LIVE, rng.random(WIDTHS.shape), -np.inf), rng.random((2, 4, 4)), ((0, 2), (1, 0)))
-
-    def greatest(widths):
-        choices = [int(np.flatnonzero(row == w)[0]) for row, w in zip(WIDTHS, widths, strict=True)]
-        pairs = [cost.tables[f, choices[i], choices[j]] for f, (i, j) in enumerate(cost.scopes)]
-        return max(*cost.unary[range(3), choices], *pairs)
-
-    limit = float(np.median([greatest(widths) for widths in EVERY]))
-    left = allowed_by(constraints.no_part_above(cost, limit))
-    assert left == [widths for widths in EVERY if greatest(widths) <= limit]
-    assert 0 < len(left) < len(EVERY)
-
-
-def test_a_limit_that_some_site_cannot_keep_is_refused_with_the_least_that_would_do():
-    cost = Field(np.zeros((2, 2)), np.array([[[5.0, 6.0], [7.0, 8.0]]]), chain_scopes(2))
-    with pytest.raises(ValueError, match='the limit must be at least 5'):
-        constraints.no_part_above(cost, 4.0)
-    assert np.isfinite(constraints.no_part_above(cost, 5.0).tables).sum() == 1
-
-
 def test_constraints_add_up_and_the_solver_keeps_them():
     rng = np.random.default_rng(0)
     utility = independent(np.where(LIVE, rng.random((3, 4)), -np.inf))

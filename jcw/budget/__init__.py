@@ -2,6 +2,6 @@
 
 from jcw.budget.exact import Solution, k_best, solve
 from jcw.budget.explain import Explanation, explain
-from jcw.budget.pareto import frontier
+from jcw.budget.pareto import cheapest, frontier
 
-__all__ = ['Solution', 'solve', 'frontier', 'k_best', 'Explanation', 'explain']
+__all__ = ['Solution', 'solve', 'frontier', 'cheapest', 'k_best', 'Explanation', 'explain']

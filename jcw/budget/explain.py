@@ -1,5 +1,6 @@
 """What drives a solution: where its utility and cost are, what a unit of cost buys, what would be next."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -40,13 +41,21 @@ class Explanation(NamedTuple):
     next_site: int
 
 
-def explain(utility: Field, cost: Field, budget: float, choices: Int[np.ndarray, ' sites']) -> Explanation:
-    """Say what drives a solution of `solve(utility, cost, budget)`.
+def explain(
+    utility: Field,
+    cost: Field,
+    budget: float,
+    choices: Int[np.ndarray, ' sites'],
+    *,
+    beside: Sequence[Field] = (),
+    most: Sequence[float] = (),
+) -> Explanation:
+    """Say what drives a solution of `solve(utility, cost, budget)`, and what would be next within further budgets, too.
 
     Raises:
       ValueError: shapes do not fit, or the configuration is not one.
     """
-    check_shapes(utility, (cost,))
+    check_shapes(utility, (cost, *beside))
     utility, cost = to_host(utility), to_host(cost)
     choices = np.asarray(choices)
     if (
@@ -62,6 +71,8 @@ def explain(utility: Field, cost: Field, budget: float, choices: Int[np.ndarray,
     with np.errstate(divide='ignore', invalid='ignore'):
         rate = change / dearer
     affordable = (spent.sum() + dearer <= budget) & (change > -np.inf)
+    for other, limit in zip(map(to_host, beside), most, strict=True):
+        affordable &= evaluate(other, choices[None]) + _changes(other, choices, np.inf) <= limit
     affordable[np.arange(len(choices)), choices] = False
     value = np.where(affordable, change, -np.inf)
     following = value.argmax(1)

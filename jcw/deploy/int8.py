@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jcw.deploy.litert import interpreter
 from jcw.deploy.tflite import ends, from_bytes, make_operator, name_of, schema, to_bytes
 
 PART = 32  # images that are run at once
@@ -52,6 +53,7 @@ def litert_int8(model: bytes, images: Any) -> bytes:
             'int8 needs the package ai-edge-quantizer: pip install ai-edge-litert ai-edge-quantizer, '
             "or the extra 'litert'"
         ) from None
+    interpreter(model, threads=1)  # which checks the file before it is taken apart
     taken, given = ends(model)
     images = np.asarray(images)
     if (taken.dtype, given.dtype) != ('uint8', 'float32'):

@@ -60,13 +60,13 @@ def litert_logits(model: bytes, images: Any, threads: int = 1) -> Float[np.ndarr
     Raises:
       ValueError: ai-edge-litert is not installed, or images of another shape or type.
     """
+    run = interpreter(model, threads)
     taken, given = ends(model)
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != taken.shape[1:]:
         raise ValueError(
             f'expected uint8 images {list(taken.shape[1:])}, got {images.dtype} {list(images.shape)}'
         )
-    run = interpreter(model, threads)
     parts = []
     for start in range(0, len(images), taken.shape[0]):
         part = images[start : start + taken.shape[0]]
@@ -83,7 +83,7 @@ def interpreter(model: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray
     """Return a model as a function of one whole batch.
 
     Raises:
-      ValueError: ai-edge-litert is not installed, or it does not take the model.
+      ValueError: ai-edge-litert is not installed, or it does not take the model: it is damaged, or no such file.
     """
     schema()  # says what to install
     from ai_edge_litert.interpreter import Interpreter
@@ -91,9 +91,14 @@ def interpreter(model: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray
     try:
         held = Interpreter(model_content=model, num_threads=threads)
         held.allocate_tensors()
-    except RuntimeError as error:
-        raise ValueError(f'LiteRT does not take this model: {error}') from None
-    (taken,), (given,) = held.get_input_details(), held.get_output_details()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'not a LiteRT model that can be run: {error}') from None
+    inputs, outputs = held.get_input_details(), held.get_output_details()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            f'expected a model of one input and one output, got {len(inputs)} and {len(outputs)}'
+        )
+    (taken,), (given,) = inputs, outputs
 
     def run(images: np.ndarray) -> np.ndarray:
         held.set_tensor(taken['index'], images)

@@ -195,6 +195,11 @@ class Entries:
             np.float64,
         )
 
+    @cached_property
+    def channels(self) -> Float[np.ndarray, ' signatures']:
+        """How many channels of every entry have a bias."""
+        return np.array([_biases(self.graph, *example) for example in self._examples], np.float64)
+
     def to_field(self, entries: Float[np.ndarray, ' signatures'], base: float) -> Field:
         """Arrange a table's entries as potentials whose score is `base` plus their sum."""
         graph, most = self.graph, self.index.shape[-1]
@@ -263,6 +268,18 @@ def work_of(graph: Graph, layer: Layer, in_channels: int, out_channels: int) -> 
         else:
             total += Work(0, 0, 0, moved, 0)
     return Work(*map(float, total))
+
+
+def _biases(graph: Graph, layer: Layer, in_channels: int, out_channels: int) -> int:
+    total = 0
+    for place in layer.operations:
+        op = graph.operations[place]
+        outputs = _channels(graph, place, layer, in_channels, out_channels)[1]
+        if op.kind in ('conv', 'depthwise', 'dense'):
+            total += outputs
+        elif op.kind == 'gate':
+            total += outputs + (op.inner if isinstance(op.inner, int) else out_channels)
+    return total
 
 
 def _channels(graph: Graph, place: int, layer: Layer, in_channels: int, out_channels: int) -> tuple[int, int]:

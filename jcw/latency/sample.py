@@ -10,6 +10,8 @@ from jcw.graph import Graph
 from jcw.latency.location import Visits
 
 UNIT = 'ms per call'
+COMPARED = ('load', 'network')
+"""Details without which times are of something else: load before timing, the file that a command was given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Header:
       reference_ms: its time when the file was begun, ms per call; ratios are put in its units.
       warmup: untimed calls before every timed one.
       versions: of the software that decides speed.
-      details: of the device (governor, affinity, memory), for the reader; not compared.
+      details: of the device (governor, affinity, memory), for the reader; only those of `COMPARED` must be alike.
       unit: always 'ms per call'.
     """
 
@@ -76,11 +78,9 @@ class Header:
             'versions',
             'unit',
         )
-        return [
-            f'{name} {getattr(other, name)!r} instead of {getattr(self, name)!r}'
-            for name in fields
-            if getattr(self, name) != getattr(other, name)
-        ]
+        pairs = {name: (getattr(other, name), getattr(self, name)) for name in fields}
+        pairs |= {name: (other.details.get(name), self.details.get(name)) for name in COMPARED}
+        return [f'{name} {new!r} instead of {old!r}' for name, (new, old) in pairs.items() if new != old]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from jcw.latency.fit import Fit, default_strengths, fit_table
 from jcw.latency.samples import Samples
 
 VERSION = 2
-UNITS = ('ms per call', 'FLOPs', 'parameters', 'activations')
+UNITS = ('ms per call', 'FLOPs', 'parameters', 'bytes')
 COLUMNS = [*Signature._fields, 'cost', 'deviation', 'prior']
 FIELDS = {'version', 'unit', 'base', 'provenance', 'evidence', 'graph', 'columns', 'entries'}
 
@@ -50,7 +50,7 @@ class LatencyTable:
       graph: whose layers the table knows.
       entries: cost of each signature of the graph, in the order of `Entries`.
       base: cost of a network beside its layers.
-      unit: 'ms per call', 'FLOPs' or 'parameters'.
+      unit: one of `UNITS`.
       provenance: device, runtime, dtype, batch, input shape, versions, samples, held-out errors.
       evidence: of the error bars; a counted table has none, and no error.
     """
@@ -265,15 +265,6 @@ def flops_table(graph: Graph) -> LatencyTable:
 def params_table(graph: Graph) -> LatencyTable:
     """Build the table of parameters of the deployed network: kernels and biases."""
     return _counted(graph, Entries(graph).work[:, 4], 'parameters')
-
-
-def activations_table(graph: Graph) -> LatencyTable:
-    """Build the table of numbers that one operation of each layer reads and writes at most, for one image.
-
-    Peak activation memory of a chain is the greatest entry of a network, not their sum: give `to_cost()` of this
-    table to `constraints.no_part_above`. What a residual keeps alive beside a layer is not counted.
-    """
-    return _counted(graph, Entries(graph).peaks, 'activations')
 
 
 def _counted(graph: Graph, entries: Float[np.ndarray, ' signatures'], unit: str) -> LatencyTable:

@@ -11,6 +11,7 @@ from jcw import trellis
 from jcw.field import Field, evaluate
 from jcw.graph import Graph
 from jcw.search import aows, ows
+from jcw.search.limits import Limits, none
 
 Choices = Int[np.ndarray, ' sites']
 
@@ -19,47 +20,63 @@ NEAR = 0.9  # random search looks at configurations that use at least this share
 PROXY_BUDGETS = 400
 
 
-def uniform(graph: Graph, cost: Field, budget: float) -> Choices:
-    """Return the configuration of the largest width multiplier whose cost is within the budget.
+def uniform(graph: Graph, cost: Field, budget: float, limits: Limits | None = None) -> Choices:
+    """Return the configuration of the largest width multiplier whose cost is within the budget, and the limits.
 
     Raises:
       ValueError: no multiplier is.
     """
-    ladder = np.unique(
-        [graph.to_choices(graph.nearest(m * graph.base)) for m in MULTIPLIERS],
-        axis=0,
-    )
-    within = ladder[evaluate(cost, ladder) <= budget]
+    limits = none(graph) if limits is None else limits
+    ladder = np.unique([_nearest(graph, m * graph.base, limits.present) for m in MULTIPLIERS], axis=0)
+    shares = limits.shares(cost, budget, ladder)
+    within = ladder[shares <= 1]
     if not len(within):
         raise ValueError(
             f'no width multiplier is within the budget of {budget:.4g}: '
             f'the narrowest costs {evaluate(cost, ladder).min():.4g}'
+            + (f' and uses {shares.min():.0%} of its tightest limit' if limits.costs else '')
         )
     return within[graph.to_widths(within).sum(1).argmax()]
 
 
-def random_within(
-    key: Key[Array, ''], graph: Graph, cost: Field, budget: float, count: int
-) -> Int[np.ndarray, 'networks sites']:
-    """Draw different configurations that cost between `NEAR` of the budget and the budget.
+def _nearest(graph: Graph, widths: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Return the choices of the nearest widths that are allowed, the smaller on a tie, no block dropped."""
+    known = present & ((graph.width_table > 0) | (graph.width_table.max(1, keepdims=True) == 0))
+    return np.where(known, np.abs(graph.width_table - widths[:, None]), np.inf).argmin(1)
 
-    They come from the distribution of greatest entropy whose mean cost is in the middle of that interval. Fewer
-    are returned where there are fewer.
+
+def random_within(
+    key: Key[Array, ''],
+    graph: Graph,
+    cost: Field,
+    budget: float,
+    count: int,
+    limits: Limits | None = None,
+) -> Int[np.ndarray, 'networks sites']:
+    """Draw different configurations that use between `NEAR` of the budget and all of it.
+
+    They come from the distribution of greatest entropy whose mean cost is in the middle of that interval. With further
+    limits it is the tightest that counts, and each cost has its turn to be near its own. Fewer are returned where
+    there are fewer.
 
     Raises:
       ValueError: `count` is not positive.
     """
     if count < 1:
         raise ValueError(f'count must be positive, got {count}')
-    flat = ows.flat(graph)
-    field = aows.priced(flat, cost, aows.budget_price(flat, cost, budget * (1 + NEAR) / 2, 1.0), 1.0)
-    draw = jax.jit(jax.vmap(lambda k: trellis.sample(k, field)))
+    limits = none(graph) if limits is None else limits
+    flat = limits.utility(ows.flat(graph))
+    turns = [
+        aows.priced(flat, each, aows.budget_price(flat, each, most * (1 + NEAR) / 2, 1.0), 1.0)
+        for each, most in zip(*limits.priced(cost, budget), strict=True)
+    ]
+    draw = jax.jit(jax.vmap(trellis.sample, (0, None)))
     found: dict[tuple[int, ...], None] = {}
-    for batch in range(64):
-        drawn = np.asarray(draw(jax.random.split(jax.random.fold_in(key, batch), 4 * max(count, 64))))
-        costs = evaluate(cost, drawn)
-        near = drawn[(costs >= NEAR * budget) & (costs <= budget)]
-        found |= dict.fromkeys(map(tuple, near.tolist()))
+    for batch in range(64 * len(turns)):
+        keys = jax.random.split(jax.random.fold_in(key, batch), 4 * max(count, 64))
+        drawn = np.asarray(draw(keys, turns[batch % len(turns)]))
+        shares = limits.shares(cost, budget, drawn)
+        found |= dict.fromkeys(map(tuple, drawn[(shares >= NEAR) & (shares <= 1)].tolist()))
         if len(found) >= count:
             break
     return np.array(list(found)[:count], np.int32).reshape(-1, graph.num_sites)
@@ -72,13 +89,14 @@ def random_search(
     cost: Field,
     budget: float,
     evaluations: int,
+    limits: Limits | None = None,
 ) -> Choices:
     """Return the configuration of least loss among `evaluations` random ones just within the budget.
 
     Raises:
       ValueError: no configuration was found there.
     """
-    drawn = random_within(key, graph, cost, budget, evaluations)
+    drawn = random_within(key, graph, cost, budget, evaluations, limits)
     if not len(drawn):
         raise ValueError(
             f'no configuration found that costs between {NEAR:.0%} of {budget:.4g} and all of it'
@@ -86,17 +104,21 @@ def random_search(
     return drawn[np.argmin([loss(choices) for choices in drawn])]
 
 
-def by_proxy(utility: Field, proxy: Field, cost: Field, budget: float) -> Choices:
-    """Return the joint optimum for a stand-in cost such as FLOPs, as large as the true cost allows.
+def by_proxy(
+    graph: Graph, utility: Field, proxy: Field, cost: Field, budget: float, limits: Limits | None = None
+) -> Choices:
+    """Return the joint optimum for a stand-in cost such as FLOPs, as large as the true cost and the limits allow.
 
     Of the best configurations at every budget of the proxy, it is the best one whose true cost is within the budget.
 
     Raises:
       ValueError: none is.
     """
-    every = budgets.frontier(utility, proxy, PROXY_BUDGETS)
+    limits = none(graph) if limits is None else limits
+    every = budgets.frontier(limits.utility(utility), proxy, PROXY_BUDGETS)
     choices = np.asarray(every.choices)
-    values = np.where(evaluate(cost, choices) <= budget, np.asarray(every.utility), -np.inf)
+    within = limits.shares(cost, budget, choices) <= 1
+    values = np.where(within, np.asarray(every.utility), -np.inf)
     if not np.isfinite(values).any():
         raise ValueError(f'no optimum of the stand-in cost is within the budget of {budget:.4g}')
     return choices[values.argmax()]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from jcw.graph import Graph
 
@@ -25,6 +25,7 @@ def slim(
     *,
     per_cost: bool = True,
     start: Int[np.ndarray, ' sites'] | None = None,
+    present: Bool[np.ndarray, 'sites choices'] | None = None,
     report: Callable[[Step], None] = lambda _: None,
 ) -> list[Step]:
     """Return the way from the largest configuration to the first within the budget.
@@ -40,26 +41,22 @@ def slim(
       budget: of the cost.
       per_cost: whether to divide the rise in loss by the cost saved.
       start: choices to begin at, such as the last step of an interrupted way; by default the largest.
+      present: the choices allowed; by default all.
       report: called with every step.
 
     Raises:
       ValueError: no change of one site saves cost any more, and the budget is still exceeded.
     """
-    choices = np.array(graph.num_choices - 1 if start is None else start, np.int32)
+    allowed = [np.flatnonzero(row).tolist() for row in (graph.present if present is None else present)]
+    choices = np.array([own[-1] for own in allowed] if start is None else start, np.int32)
     way = [Step(choices, loss(choices), cost(choices))]
     while way[-1].cost > budget:
         here = way[-1]
-        saving = _saving(
-            here, [_with(graph, here.choices, site, choice - 1) for site, choice in _sites(here)], cost
-        )
+        narrower = [(s, own[own.index(c) - 1]) for s, (c, own) in _sites(here, allowed) if c > own[0]]
+        saving = _saving(graph, here, narrower, cost)
         if not saving:
-            others = [
-                _with(graph, here.choices, site, other)
-                for site, choice in _sites(here)
-                for other in range(graph.num_choices[site])
-                if other != choice
-            ]
-            saving = _saving(here, others, cost)
+            others = [(s, other) for s, (c, own) in _sites(here, allowed) for other in own if other != c]
+            saving = _saving(graph, here, others, cost)
         if not saving:
             raise ValueError(
                 f'greedy ends at a cost of {here.cost:.4g}, over the budget of {budget:.4g}: no change of one site '
@@ -71,22 +68,26 @@ def slim(
     return way
 
 
-def _sites(here: Step) -> list[tuple[int, int]]:
-    return [(site, int(choice)) for site, choice in enumerate(here.choices)]
+def _sites(here: Step, allowed: list[list[int]]) -> list[tuple[int, tuple[int, list[int]]]]:
+    return list(enumerate(zip(here.choices.tolist(), allowed, strict=True)))
+
+
+def _saving(
+    graph: Graph,
+    here: Step,
+    changes: list[tuple[int, int]],
+    cost: Callable[[Int[np.ndarray, ' sites']], float],
+) -> list[tuple[np.ndarray, float]]:
+    """Return what changes of one site lead to and what it costs, where that is less."""
+    candidates = [_with(graph, here.choices, site, choice) for site, choice in changes]
+    costs = [(choices, cost(choices)) for choices in candidates]
+    return [(choices, spent) for choices, spent in costs if spent < here.cost]
 
 
 def _with(graph: Graph, choices: np.ndarray, site: int, choice: int) -> np.ndarray:
     changed = choices.copy()
     changed[site] = choice
-    return graph.settled(changed) if choice >= 0 else changed
-
-
-def _saving(
-    here: Step, candidates: list[np.ndarray], cost: Callable[[Int[np.ndarray, ' sites']], float]
-) -> list[tuple[np.ndarray, float]]:
-    """Return the candidates that cost less, and their costs."""
-    costs = [(choices, cost(choices)) for choices in candidates if choices.min() >= 0]
-    return [(choices, spent) for choices, spent in costs if spent < here.cost]
+    return graph.settled(changed)
 
 
 def _least_harm(here: Step, steps: list[Step], per_cost: bool) -> Step:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jcw.budget import Solution, solve
 from jcw.field import Field, evaluate, to_host
+from jcw.search.limits import Limits
 
 
 class ManyDevices(NamedTuple):
@@ -24,7 +25,12 @@ class ManyDevices(NamedTuple):
 
 
 def solve_many(
-    utility: Field, costs: Mapping[str, Field], budgets: Mapping[str, float], *, max_labels: int = 4096
+    utility: Field,
+    costs: Mapping[str, Field],
+    budgets: Mapping[str, float],
+    *,
+    limits: Limits | None = None,
+    max_labels: int = 4096,
 ) -> ManyDevices:
     """Solve for each device alone and for all of them at once; infeasible budgets are answers, as in `solve`.
 
@@ -34,6 +40,7 @@ def solve_many(
       utility: of configurations, from one supernet.
       costs: by device, such as `LatencyTable.to_cost()` of tables measured there.
       budgets: by device, in the unit of its cost.
+      limits: what every network must hold besides.
       max_labels: as in `solve`.
 
     Raises:
@@ -43,9 +50,20 @@ def solve_many(
         raise ValueError(
             f'need a budget for each cost, got costs of {sorted(costs)}, budgets of {sorted(budgets)}'
         )
-    each = {name: solve(utility, cost, budgets[name], max_labels=max_labels) for name, cost in costs.items()}
-    limits = [float(budgets[name]) for name in costs]
-    together = solve(utility, tuple(costs.values()), limits, max_labels=max_labels)
+    counted: tuple[Field, ...] = ()
+    most: list[float] = []
+    if limits is not None:
+        utility, counted = limits.utility(utility), tuple(limits.costs.values())
+        most = [limits.most[name] for name in limits.costs]
+
+    def within(*names: str) -> Solution:
+        every = (*(costs[name] for name in names), *counted)
+        found = solve(utility, every, [*(budgets[name] for name in names), *most], max_labels=max_labels)
+        return found._replace(cost=found.cost[: len(names)])
+
+    each = {name: within(name) for name in costs}
+    each = {name: found._replace(cost=found.cost[0]) for name, found in each.items()}
+    together = within(*costs)
     tables = {name: to_host(cost) for name, cost in costs.items()}
     across = {
         name: {

@@ -7,9 +7,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from jcw.budget import k_best
+from jcw.budget import cheapest, k_best
 from jcw.field import Field, evaluate, to_host
 from jcw.graph import Graph
+from jcw.search.limits import Limits, none
 
 Measure = Callable[
     [Int[np.ndarray, 'networks sites']],
@@ -77,6 +78,7 @@ class Repair:
       confidence: standard errors above the measured latency that must still be within the budget.
       spread: standard deviation of the table's error, relative to the budget, before anything is measured.
       max_rounds: after so many rounds it ends anyway.
+      limits: what candidates must hold besides, by tables alone.
 
     Raises:
       ValueError: an argument out of range.
@@ -93,6 +95,7 @@ class Repair:
         confidence: float = 1.96,
         spread: float = SPREAD,
         max_rounds: int = 8,
+        limits: Limits | None = None,
     ) -> None:
         if budget <= 0 or k < 1 or confidence < 0 or spread <= 0 or max_rounds < 1:
             raise ValueError(
@@ -100,12 +103,13 @@ class Repair:
                 f'got {budget}, {k}, {spread}, {max_rounds} and {confidence}'
             )
         self._graph, self._budget, self._confidence, self._spread = graph, budget, confidence, spread
-        self._utility, self._cost = to_host(utility), to_host(cost)
+        limits = none(graph) if limits is None else limits
+        self._utility, self._cost = limits.utility(utility), to_host(cost)
         self._corrected = self._cost
         self._rounds: list[Round] = []
         self._max_rounds = max_rounds
         most = 1 << (k * max_rounds).bit_length()  # compiled once for all rounds
-        self._candidates = functools.partial(_candidates, self._utility, budget, confidence, k, most)
+        self._candidates = functools.partial(_candidates, self._utility, limits, budget, confidence, k, most)
         self._left = self._candidates(self._corrected, self._rounds, self._timed)
 
     @property
@@ -262,6 +266,7 @@ def correction(
 
 def _candidates(
     utility: Field,
+    limits: Limits,
     budget: float,
     confidence: float,
     k: int,
@@ -273,12 +278,14 @@ def _candidates(
     """Return up to `k` networks worth timing, best first; `most` exceeds the number timed in all."""
     error = float(np.median(np.concatenate([r.error for r in rounds]))) if rounds else 0.0
     limit = budget / (1 + confidence * error)
-    answer = k_best(utility, corrected, limit, most)
+    labels = 512 if limits.costs else 4096  # with several costs, a proof of every rank takes minutes
+    answer = k_best(utility, *limits.priced(corrected, limit), most, max_labels=labels)
     known = {tuple(choices) for choices in timed.tolist()}
     holding = [r.utility[held] for r in rounds if (held := _holds(r, budget, confidence)).any()]
     least = max((float(values.max()) for values in holding), default=-np.inf)
     if not answer.feasible.any() and not holding:
-        fastest = np.asarray(answer.choices[:1])
+        (_, *beside), (_, *budgets) = limits.priced(corrected, limit)
+        fastest = np.asarray(cheapest(utility, corrected, beside=beside, most=budgets).choices)[None]
         return fastest if tuple(fastest[0].tolist()) not in known else fastest[:0]
     fresh = [
         choices

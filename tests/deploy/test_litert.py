@@ -243,6 +243,24 @@ def test_what_does_not_fit_is_refused_with_what_was_expected(trained, model, nar
     assert deploy.litert_logits(model, images[:0]).shape == (0, 10)
 
 
+def test_damaged_files_are_refused_and_never_taken_for_others(trained, model, narrow):
+    images = trained.digits.test.images[:2]
+    for content in (model, narrow):
+        for cut in (0, 7, 8, 20, len(content) // 2, len(content) - 9):
+            for call in (deploy.litert_logits, deploy.litert_int8):
+                with pytest.raises(ValueError, match='not a LiteRT model'):
+                    call(content[:cut], images)
+            with pytest.raises(ValueError, match='not a LiteRT model'):
+                tflite.ends(content[:cut])
+
+
+def test_a_model_of_two_inputs_is_refused(trained, model):
+    read = tflite.from_bytes(model)
+    read.subgraphs[0].inputs = [0, 1]
+    with pytest.raises(ValueError, match='one input and one output, got 2 and 1'):
+        deploy.litert_logits(tflite.to_bytes(read), trained.digits.test.images)
+
+
 @pytest.mark.parametrize(
     ('package', 'call'),
     [

@@ -101,5 +101,13 @@ def test_sustained_load_comes_before_the_first_timed_call_and_the_header_says_so
         header = samples.read(path).header
         assert header.reference_ms == ms
         assert header.details.get('load') == said
+    short = dataclasses.replace(QUICK, load_s=30.0)
+    for held, was in [(0.0, 'None'), (60.0, "'60 s before timing'")]:
+        with pytest.raises(ValueError, match=f"load '30 s before timing' instead of {was}"):
+            list(
+                measure(
+                    Phone(), GRAPH, np.array([GRAPH.largest]), tmp_path / f'{held}', batch=1, protocol=short
+                )
+            )
     with pytest.raises(ValueError, match='load_s must be a time, got -1'):
         Protocol(load_s=-1.0)

@@ -58,7 +58,7 @@ def test_random_search_returns_the_drawn_configuration_of_least_loss():
 def test_the_true_cost_as_its_own_stand_in_gives_the_joint_optimum():
     limit = BUDGETS[1]
     best = budget.solve(UTILITY, COST, limit)
-    found = baselines.by_proxy(UTILITY, COST, COST, limit)
+    found = baselines.by_proxy(GRAPH, UTILITY, COST, COST, limit)
     assert evaluate(UTILITY, found[None])[0] == pytest.approx(float(best.utility), abs=0.05)
     assert evaluate(UTILITY, found[None])[0] <= best.utility
 
@@ -66,7 +66,7 @@ def test_the_true_cost_as_its_own_stand_in_gives_the_joint_optimum():
 @pytest.mark.parametrize('limit', BUDGETS)
 def test_a_stand_in_cost_holds_the_true_budget_and_is_no_better_than_the_optimum(limit):
     proxy = independent(np.where(LIVE, GRAPH.width_table**2.0, -np.inf))
-    found = baselines.by_proxy(UTILITY, proxy, COST, limit)
+    found = baselines.by_proxy(GRAPH, UTILITY, proxy, COST, limit)
     assert evaluate(COST, found[None])[0] <= limit
     assert evaluate(UTILITY, found[None])[0] <= budget.solve(UTILITY, COST, limit).utility
 
@@ -79,7 +79,7 @@ def test_a_stand_in_cost_holds_the_true_budget_and_is_no_better_than_the_optimum
             lambda: baselines.random_search(jax.random.key(0), GRAPH, lambda c: 0.0, COST, 0.1, 5),
             'no configuration found',
         ),
-        (lambda: baselines.by_proxy(UTILITY, COST, COST, 0.1), 'no optimum of the stand-in cost'),
+        (lambda: baselines.by_proxy(GRAPH, UTILITY, COST, COST, 0.1), 'no optimum of the stand-in cost'),
     ],
 )
 def test_what_cannot_be_found_is_said(run, message):
