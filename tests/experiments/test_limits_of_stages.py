@@ -8,10 +8,11 @@ import pytest
 
 from experiments import baseline_widths, limits, repair_widths, search_widths
 from experiments.budget import budget_ms
+from experiments.command_line import parse
 from experiments.config import AccuracyConfig, RepairConfig, SearchConfig
 from experiments.fit_accuracy import _propose
 from experiments.paths import paths
-from experiments.presets import DIGITS, parse
+from experiments.presets import DIGITS
 from experiments.run_folder import Usage
 from jcw.accuracy.table import untrained
 from jcw.field import evaluate, independent
@@ -214,7 +215,7 @@ def test_short_trainings_are_proposed_within_the_limits(phone):
     assert (HERE.predict(widths) <= limit).all()
 
 
-def test_the_command_line_takes_limits():
-    args = ['digits', '--search.also', 'runs/phone:2.5', 'runs/board:9', '--search.parameters', '50000']
-    search = parse('', args).search
+def test_the_command_line_takes_limits(tmp_path):
+    args = ['--search.also', 'runs/phone:2.5', 'runs/board:9', '--search.parameters', '50000']
+    search = parse(None, args=['digits', '--run', str(tmp_path), *args]).search
     assert (search.also, search.parameters) == (('runs/phone:2.5', 'runs/board:9'), 50000)
