@@ -13,7 +13,8 @@ PER_CHANNEL = {
     'float32': 0,
     'int8': 27,
 }  # bias of 4 bytes for 1, two scales of 4 and two zero points of 8 bytes
-PER_OPERATION = {'float32': 350, 'int8': 450}  # names, shapes and options, at most
+PER_OPERATION = {'float32': (295, 100), 'int8': (400, 160)}
+"""Names, shapes and options of an operation, and of each further operator of an activation or a gate, at most."""
 
 
 def file_table(graph: Graph, dtype: str = 'float32') -> LatencyTable:
@@ -26,7 +27,10 @@ def file_table(graph: Graph, dtype: str = 'float32') -> LatencyTable:
         raise ValueError(f'LiteRT files are written in {" and ".join(PER_CHANNEL)}, not {dtype}')
     entries = Entries(graph)
     count = BYTES[dtype] * entries.work[:, 4] + PER_CHANNEL[dtype] * entries.channels
-    base = float(PER_OPERATION[dtype] * len(graph.operations))
+    more = {'hard_swish': 3 if dtype == 'int8' else 1, 'swish': 2}
+    further = sum(4 * (op.kind == 'gate') + more.get(op.activation or '', 0) for op in graph.operations)
+    each, extra = PER_OPERATION[dtype]
+    base = float(each * (len(graph.operations) + 1) + extra * further)
     return LatencyTable(graph, count, base, unit='bytes', provenance={'source': 'counted'})
 
 
