@@ -85,7 +85,7 @@ def time_networks(
       Usage: the process failed; its own words are above.
     """
     first = paths(config).samples
-    wanted = [[int(w) for w in widths] for widths in networks]
+    wanted = np.asarray(networks).tolist()
     with exclusive(path.parent, 'timing'):
         if not path.exists() and first.exists():
             samples.create(path, samples.read(first).header)
@@ -94,7 +94,7 @@ def time_networks(
         if pending(path, wanted, Protocol(attempts=config.latency.attempts), failed):
             request = _request(config, graph, wanted, path, failed)
             with spent.on(config.run, 'timing networks'):
-                _run(config, request, path, title, held & {tuple(widths) for widths in wanted})
+                _run(config, request, path, title, held & {*map(tuple, wanted)})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
 
 

@@ -72,8 +72,7 @@ CIFAR10_MOBILENET_V2 = Config(
     supernet=SupernetConfig(epochs=30, batch=128, learning_rate=0.2, warmup_epochs=2),
     subnet=SubnetConfig(epochs=60, batch=128, learning_rate=0.2, warmup_epochs=2, mixup=0),
 )
-"""Residual streams and inner widths at half size, strides fitted to 32x32. A short run of all stages is in
-`docs/results`; this length was not run."""
+"""Residual streams and inner widths at half size, strides fitted to 32x32. Not run yet."""
 CIFAR10_RESNET20 = Config(
     preset='cifar10_resnet20',
     run=Path('runs/cifar10_resnet20'),
@@ -83,7 +82,7 @@ CIFAR10_RESNET20 = Config(
     supernet=SupernetConfig(epochs=30, batch=128, learning_rate=0.2, warmup_epochs=2),
     subnet=SubnetConfig(epochs=60, batch=128, learning_rate=0.2, warmup_epochs=2, mixup=0),
 )
-"""Basic blocks of dense 3x3 convolutions. A short run of all stages is in `docs/results`; this length was not run."""
+"""Basic blocks of dense 3x3 convolutions. Not run yet."""
 TINY_IMAGENET100 = Config(
     preset='tiny_imagenet100',
     run=Path('runs/tiny_imagenet100'),

@@ -86,14 +86,12 @@ def main(config: Config) -> None:
 def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: np.ndarray) -> np.ndarray:
     """Train networks alone; return their mean test accuracy over seeds."""
     means = []
-    for number, widths in enumerate(networks):
+    for number, widths in enumerate(networks.tolist()):
         values = []
         for seed in config.ranking.seeds:
             folder = config.run / 'ranking' / 'standalone' / '-'.join(map(str, widths)) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
-            _, result = train_subnet.train(
-                config, dataset, graph, [int(w) for w in widths], folder, title, seed
-            )
+            _, result = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
             values.append(result['test_accuracy'])
             forget_programs()
         means.append(np.mean(values))

@@ -29,7 +29,8 @@ from jcw.accuracy import design
 from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
-from jcw.search.repair import Corrected, Method, Repair, Repaired, together
+from jcw.search.repair import Corrected, Repair
+from jcw.search.rounds import Method, Repaired, together
 
 
 class Held(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jcw import budget
 from jcw.field import evaluate, independent
-from jcw.trellis import max_sum
+from jcw.recursions import max_sum
 from tests.solver_oracle import (
     RESIDUAL,
     TREE,

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import chi2
 
-from jcw import trellis
+from jcw import recursions, trellis
 from jcw.field import Field, chain_scopes, ends, independent, pad, score
 from tests.solver_oracle import RESIDUAL, TREE, random_field, random_scopes, table
 
@@ -25,11 +25,11 @@ GRAPHS = [
 max_sum, log_partition, marginals, pair_marginals, sample = (
     jax.jit(reduction)
     for reduction in (
-        trellis.max_sum,
-        trellis.log_partition,
-        trellis.marginals,
-        trellis.pair_marginals,
-        trellis.sample,
+        recursions.max_sum,
+        recursions.log_partition,
+        recursions.marginals,
+        recursions.pair_marginals,
+        recursions.sample,
     )
 )
 
@@ -147,12 +147,12 @@ def test_forbidden_pairs_have_no_probability_and_no_nan():
 def test_jit_and_vmap_agree_with_a_loop(scopes):
     fields = [random_field(np.random.default_rng(i), 4, 3, scopes) for i in range(2)]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *fields)
-    best, choices = jax.jit(jax.vmap(trellis.max_sum))(batch)
-    probability = jax.jit(jax.vmap(trellis.marginals))(batch)
+    best, choices = jax.jit(jax.vmap(recursions.max_sum))(batch)
+    probability = jax.jit(jax.vmap(recursions.marginals))(batch)
     for i, field in enumerate(fields):
-        np.testing.assert_allclose(best[i], trellis.max_sum(field)[0], rtol=1e-6)
-        np.testing.assert_array_equal(choices[i], trellis.max_sum(field)[1])
-        np.testing.assert_allclose(probability[i], trellis.marginals(field), atol=1e-6)
+        np.testing.assert_allclose(best[i], recursions.max_sum(field)[0], rtol=1e-6)
+        np.testing.assert_array_equal(choices[i], recursions.max_sum(field)[1])
+        np.testing.assert_allclose(probability[i], recursions.marginals(field), atol=1e-6)
 
 
 def test_a_batch_of_fields_and_temperatures_compiles_once():
@@ -161,7 +161,7 @@ def test_a_batch_of_fields_and_temperatures_compiles_once():
     @jax.jit
     def run(field, temperature):
         traces.append(1)
-        return trellis.marginals(field, temperature)
+        return recursions.marginals(field, temperature)
 
     for seed in range(3):
         run(random_field(np.random.default_rng(seed), 3, 3), 0.5 + seed)
@@ -170,7 +170,7 @@ def test_a_batch_of_fields_and_temperatures_compiles_once():
 
 def test_potentials_that_are_not_real_are_refused():
     with pytest.raises(ValueError, match='potentials must be real numbers, got complex unary'):
-        trellis.max_sum(independent(np.ones((2, 2))).replace(unary=np.ones((2, 2), complex)))
+        recursions.max_sum(independent(np.ones((2, 2))).replace(unary=np.ones((2, 2), complex)))
 
 
 def small_graphs(sites):

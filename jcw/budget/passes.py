@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jcw.budget.dual import best_price, complete, price_cloud
 from jcw.budget.labels import Problem, Search, rounding, search
 from jcw.budget.tables import sums, tabulate
-from jcw.trellis import follow
+from jcw.recursions import follow
 
 NUM_PRICES = 16
 

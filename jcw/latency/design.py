@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jcw.graph import Graph
 from jcw.latency import prior, uncertainty
 from jcw.latency.entries import Entries
-from jcw.trellis import PRNGKey, max_sum
+from jcw.recursions import PRNGKey, max_sum
 
 Networks = Int[np.ndarray, 'networks sites']
 

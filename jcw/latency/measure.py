@@ -87,16 +87,19 @@ def failures(path: str | Path) -> dict[Widths, int]:
 
 
 def pending(
-    path: str | Path, networks: Networks, protocol: Protocol, earlier: Mapping[Widths, int] | None = None
+    path: str | Path,
+    networks: Sequence[Sequence[int]],
+    protocol: Protocol,
+    earlier: Mapping[Widths, int] | None = None,
 ) -> list[tuple[Widths, int]]:
-    """Return the networks that a file still lacks, each with the number of the attempt to make.
+    """Return the networks, in plain whole numbers, that a file still lacks, each with the attempt to make.
 
     Of those that failed, `earlier` attempts do not count.
     """
     held = {s.widths: s for s in samples.read(path).samples} if Path(path).exists() else {}
     return [
         (widths, held[widths].attempt + 1 if widths in held else 1)
-        for widths in dict.fromkeys(tuple(int(w) for w in widths) for widths in networks)
+        for widths in dict.fromkeys(map(tuple, networks))
         if widths not in held or _again(held[widths], protocol, (earlier or {}).get(widths, 0))
     ]
 
@@ -108,7 +111,7 @@ def _load(protocol: Protocol) -> dict[str, str]:
 def _checked(graph: Graph, networks: Networks) -> list[Widths]:
     if not len(networks):
         raise ValueError('no network to time')
-    return [tuple(int(w) for w in graph.to_widths(graph.to_choices(widths))) for widths in networks]
+    return [tuple(graph.to_widths(graph.to_choices(widths)).tolist()) for widths in networks]
 
 
 def _begin_or_continue(path: str | Path, header: Header) -> Header:

@@ -5,23 +5,19 @@ there, and the convolution that writes that site too, before it is masked; batch
 the graph is cut into segments at points where one activation is live, as near before each site's first mask as there
 is one. A mutated network's segments are gates: up to the first mutated site they do nothing; there the largest's
 activation enters, and from there on they compute. In the gradient, what flows back through them joins the largest's
-own where they had parted.
-
-A gate is a loop of one turn or none rather than a conditional: XLA divides the work of a loop's body between a
-processor's cores, that of a conditional's branches it does not.
+own where they had parted (`gates`).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jcw.graph import NORMALISED, Graph, Operation
-from jcw.nets import kernels, masking, training
+from jcw.nets import gates, kernels, masking, training
 from jcw.nets.axes import Variables
 from jcw.nets.training import Forms, Masks, Network
 
@@ -63,7 +59,7 @@ def _pair(
         masks = training.masks_of(graph, widths)
         first = _first_mutated(graph, entries, len(segments), widths, axis_name)
         params = [segment.own(variables['params']) for segment in segments]
-        logits, moments, mutated = _chain(segments, params, images.astype(dtype), first, masks)
+        logits, moments, mutated = gates.chain(segments, params, images.astype(dtype), first, masks)
         stats = {
             name: {'mean': m.mean, 'variance': m.variance} for seen in moments for name, m in seen.items()
         }
@@ -147,16 +143,6 @@ class _Segment(NamedTuple):
                 chosen[name] = {**chosen.get(name, {}), **mine}
         return chosen
 
-    def relevant(self, masks: Masks) -> Masks:
-        """Return the masks of the segment's own sites."""
-        ops = [self.graph.operations[half.place] for half in self.halves[self.begin : self.end]]
-        dropped = {n for half in self.halves[self.begin : self.end] for n in self.graph.drops[half.place]}
-        names = {end for op in ops for end in (op.out, op.inner)}
-        return Masks(
-            {name: mask for name, mask in masks.sites.items() if name in names},
-            {name: live for name, live in masks.live.items() if name in dropped},
-        )
-
     def __call__(
         self, params: dict[str, Any], x: jax.Array, masks: Masks
     ) -> tuple[jax.Array, dict[str, masking.Moments]]:
@@ -229,139 +215,3 @@ def _first_mutated(
     if axis_name is not None:
         mutated = jax.lax.pmax(mutated.astype(jnp.int32), axis_name) > 0
     return jnp.where(mutated, jnp.array(entries), count).min()
-
-
-def _chain(
-    stages: Sequence[_Segment],
-    params: list[dict[str, Any]],
-    images: jax.Array,
-    first: Int[Array, ''],
-    masks: Masks,
-) -> tuple[jax.Array, list[dict], jax.Array]:
-    """Return the largest network's logits, its segments' moments, and the mutated network's logits.
-
-    A mutated segment runs from `first` on; what enters the first of them is the largest's activation.
-    """
-
-    # All traced values are arguments: those that a custom gradient closes over leak under `checkpoint` or `scan`.
-    @jax.custom_vjp
-    def run(
-        params: list[dict[str, Any]], images: jax.Array, *given: Any
-    ) -> tuple[jax.Array, list, jax.Array]:
-        return forward(params, images, *given)[0]
-
-    def forward(
-        params: list[dict[str, Any]], images: jax.Array, first: jax.Array, masks: Masks
-    ) -> tuple[tuple, tuple]:
-        last = len(stages) - 1
-        x, moments, pulls, gates = images, [], [], []
-        mutated: Any = None
-        for index, (stage, own) in enumerate(zip(stages, params, strict=True)):
-            if index > 0:
-                mutated = x if mutated is None else once(_enter(first, index, last), _second, mutated, x)
-            x, pull, seen = jax.vjp(stage.largest, own, x, has_aux=True)
-            moments.append(seen)
-            pulls.append(pull)
-            if 0 < index < last:
-                mutated, gate = _gated_vjp(index, first <= index, stage, own, mutated, stage.relevant(masks))
-                gates.append(gate)
-        mutated, pull = jax.vjp(functools.partial(stages[last].mutated, masks=masks), params[last], mutated)
-        # Under `vmap` over widths JAX would sum the gradient of a result that does not depend on them twice.
-        x = x + (0 * first).astype(x.dtype)
-        return (x, moments, mutated), (first, pulls, gates, pull)
-
-    def backward(saved: tuple, gradients: tuple) -> tuple:
-        last = len(stages) - 1
-        dx, _, dmutated = gradients
-        first, pulls, gates, pull_mutated = saved
-        dparams = []
-        for index in reversed(range(len(stages))):
-            down, dx = pulls[index](dx)
-            if index == last:
-                more, dmutated = pull_mutated(dmutated)
-                down = jax.tree.map(jnp.add, down, more)
-            elif index > 0:
-                down, dmutated = _gated_pull(first <= index, gates[index - 1], down, dmutated)
-            if index > 0:
-                dx = once(_enter(first, index, last), jnp.add, dx, dmutated)
-            dparams.append(down)
-        return dparams[::-1], dx, None, None
-
-    run.defvjp(forward, backward)
-    return run(params, images, first, masks)
-
-
-def _enter(first: jax.Array, index: int, last: int) -> jax.Array:
-    """Say whether the largest network's activation enters the mutated one's at this segment."""
-    return first >= index if index == last else first == index
-
-
-def _second(_: Any, x: jax.Array) -> jax.Array:
-    return x
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Gate:
-    """What the gradient of a mutated stage needs; residuals are of any value where it did not run."""
-
-    params: Any
-    x: jax.Array
-    masks: Masks
-    residuals: list[jax.Array]
-    tree: Any = dataclasses.field(metadata={'static': True})  # of the gradient's function
-    places: tuple[int | None, ...] = dataclasses.field(metadata={'static': True})
-    """Where among the three operands each of its leaves is found; None for the next of the residuals."""
-
-
-def _gated_vjp(
-    index: int, run: Bool[Array, ''], stage: _Segment, params: Any, x: jax.Array, masks: Masks
-) -> tuple[jax.Array, _Gate]:
-    """Return a mutated stage's activations, of any value where it does not run, and what its gradient needs."""
-    kept: list[Any] = []
-
-    def with_residuals(_: Any, *operands: Any) -> tuple[jax.Array, list[jax.Array]]:
-        params, x, masks = operands
-        y, pull = jax.vjp(functools.partial(stage.mutated, masks=masks), params, x)
-        leaves, tree = jax.tree.flatten(pull)
-        known = [id(leaf) for leaf in jax.tree.leaves(operands)]
-        places = [known.index(id(leaf)) if id(leaf) in known else None for leaf in leaves]
-        kept[:] = [tree, tuple(places)]
-        return y, [leaf for leaf, place in zip(leaves, places, strict=True) if place is None]
-
-    operands = (params, x, masks)
-    start = vacant(jax.eval_shape(with_residuals, None, *operands), index)
-    y, residuals = once(run, with_residuals, start, *operands)
-    return y, _Gate(*operands, residuals, *kept)
-
-
-def _gated_pull(run: Bool[Array, ''], gate: _Gate, dparams: Any, dy: jax.Array) -> tuple[Any, jax.Array]:
-    """Add a mutated stage's gradient to that of the parameters; return it and that of the stage's input.
-
-    The input makes room for its gradient: no other memory is set aside for it.
-    """
-
-    def add(start: tuple, params: Any, masks: Masks, residuals: list[jax.Array], dy: jax.Array) -> tuple:
-        dparams, x = start
-        known, own = jax.tree.leaves((params, x, masks)), iter(residuals)
-        leaves = [next(own) if place is None else known[place] for place in gate.places]
-        more, dx = jax.tree.unflatten(gate.tree, leaves)(dy)
-        return jax.tree.map(jnp.add, dparams, more), dx
-
-    return once(run, add, (dparams, gate.x), gate.params, gate.masks, gate.residuals, dy)
-
-
-def once(run: Bool[Array, ''], function: Callable, start: Any, *operands: Any) -> Any:
-    """Return `function(start, *operands)` where `run`, else `start`; only that is computed."""
-
-    def turn(carry: tuple) -> tuple:
-        return jnp.zeros_like(run), function(carry[1], *carry[2]), carry[2]
-
-    return jax.lax.while_loop(lambda carry: carry[0], turn, (run, start, operands))[1]
-
-
-def vacant(shapes: Any, number: int) -> Any:
-    """Return arrays to be overwritten, of different values: of equal ones XLA would make one, and copies of it."""
-    leaves, tree = jax.tree.flatten(shapes)
-    filled = [jnp.full(leaf.shape, number * len(leaves) + i, leaf.dtype) for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(tree, filled)

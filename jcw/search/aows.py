@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcw import trellis
+from jcw import recursions
 from jcw.field import Field, add, present_pairs
 from jcw.graph import Graph
 from jcw.search import ows
@@ -201,8 +201,8 @@ def _single(field: Field) -> Field:
 
 @jax.jit
 def _both_marginals(field: Field) -> tuple[jax.Array, jax.Array]:
-    return trellis.marginals(field), trellis.pair_marginals(field)
+    return recursions.marginals(field), recursions.pair_marginals(field)
 
 
 def _log_partition(field: Field) -> float:
-    return float(jax.jit(trellis.log_partition)(_single(field)))
+    return float(jax.jit(recursions.log_partition)(_single(field)))

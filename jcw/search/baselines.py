@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jcw import budget as budgets
-from jcw import trellis
+from jcw import recursions
 from jcw.field import Field, evaluate
 from jcw.graph import Graph
 from jcw.search import aows, ows
@@ -70,7 +70,7 @@ def random_within(
         aows.priced(flat, each, aows.budget_price(flat, each, most * (1 + NEAR) / 2, 1.0), 1.0)
         for each, most in zip(*limits.priced(cost, budget), strict=True)
     ]
-    draw = jax.jit(jax.vmap(trellis.sample, (0, None)))
+    draw = jax.jit(jax.vmap(recursions.sample, (0, None)))
     found: dict[tuple[int, ...], None] = {}
     for batch in range(64 * len(turns)):
         keys = jax.random.split(jax.random.fold_in(key, batch), 4 * max(count, 64))

@@ -1,8 +1,7 @@
 """Measured repair: time the best candidates, correct the table near them, search again, until measurement agrees."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,52 +10,7 @@ from jcw.budget import cheapest, k_best
 from jcw.field import Field, evaluate, to_host
 from jcw.graph import Graph
 from jcw.search.limits import Limits, none
-
-Measure = Callable[
-    [Int[np.ndarray, 'networks sites']],
-    tuple[Float[np.ndarray, ' networks'], Float[np.ndarray, ' networks']],
-]
-"""From widths to measured latency, ms, and its relative standard error."""
-
-
-class Round(NamedTuple):
-    """Networks timed together."""
-
-    widths: Int[np.ndarray, 'networks sites']
-    utility: Float[
-        np.ndarray, ' networks'
-    ]  # of a corrected method: what the network was predicted to take, ms
-    predicted: Float[np.ndarray, ' networks']  # by the table as it came, ms
-    corrected: Float[np.ndarray, ' networks']  # by the table as corrected in the rounds before, ms
-    measured: Float[np.ndarray, ' networks']  # ms
-    error: Float[np.ndarray, ' networks']  # standard error of `measured`, relative
-
-
-class Repaired(NamedTuple):
-    """The network that holds the budget when measured, and how it was found.
-
-    Attributes:
-      widths: one per site; where nothing held the budget, those measured fastest.
-      utility: its utility.
-      predicted: its cost by the table as it came, ms.
-      measured: ms.
-      error: standard error of `measured`, relative.
-      budget: ms.
-      feasible: whether `measured * (1 + confidence * error) <= budget`.
-      complete: whether no better candidate was left when the rounds ended.
-      rounds: what was timed.
-    """
-
-    widths: Int[np.ndarray, ' sites']
-    utility: float
-    predicted: float
-    measured: float
-    error: float
-    budget: float
-    feasible: bool
-    complete: bool
-    rounds: tuple[Round, ...]
-
+from jcw.search.rounds import Repaired, Round, conclude, holds
 
 SPREAD = 0.1
 """Standard deviation of the table's error, relative to the budget, before anything is measured."""
@@ -139,7 +93,7 @@ class Repair:
 
     def result(self) -> Repaired:
         """Return the best network that held the budget, or the one measured fastest where none did."""
-        return _conclude(self._rounds, self._budget, self._confidence, complete=not len(self._left))
+        return conclude(self._rounds, self._budget, self._confidence, complete=not len(self._left))
 
     def _round(self, measured: np.ndarray, error: np.ndarray) -> Round:
         choices = self._left
@@ -202,43 +156,10 @@ class Corrected:
 
     def result(self) -> Repaired:
         """Return the greatest network that held the budget, or the fastest if none did."""
-        return _conclude(self._rounds, self._budget, self._confidence, complete=self._wanted is None)
+        return conclude(self._rounds, self._budget, self._confidence, complete=self._wanted is None)
 
     def _widths_at(self, limit: float) -> tuple[int, ...]:
         return tuple(self._graph.to_widths(self._at(limit)).tolist())
-
-
-@runtime_checkable
-class Method(Protocol):
-    """What is asked for widths and told their times."""
-
-    def ask(self) -> list[tuple[int, ...]]: ...
-
-    def tell(self, measured: Sequence[float] | np.ndarray, error: Sequence[float] | np.ndarray) -> None: ...
-
-    def result(self) -> Repaired: ...
-
-
-def together(methods: Mapping[str, Method], measure: Measure, max_rounds: int) -> dict[str, Repaired]:
-    """Run methods side by side: what all of them ask for in a round is timed in one call.
-
-    Args:
-      methods: by name.
-      measure: times networks; those of a round come together, so that they can be timed in turn.
-      max_rounds: at most.
-    """
-    for _ in range(max_rounds):
-        asked = {name: method.ask() for name, method in methods.items()}
-        wanted = list(dict.fromkeys(widths for each in asked.values() for widths in each))
-        if not wanted:
-            break
-        measured, error = measure(np.array(wanted, np.int32))
-        place = {widths: index for index, widths in enumerate(wanted)}
-        for name, each in asked.items():
-            if each:
-                rows = [place[widths] for widths in each]
-                methods[name].tell(np.asarray(measured)[rows], np.asarray(error)[rows])
-    return {name: method.result() for name, method in methods.items()}
 
 
 def correction(
@@ -281,7 +202,7 @@ def _candidates(
     labels = 512 if limits.costs else 4096  # with several costs, a proof of every rank takes minutes
     answer = k_best(utility, *limits.priced(corrected, limit), most, max_labels=labels)
     known = {tuple(choices) for choices in timed.tolist()}
-    holding = [r.utility[held] for r in rounds if (held := _holds(r, budget, confidence)).any()]
+    holding = [r.utility[held] for r in rounds if (held := holds(r, budget, confidence)).any()]
     least = max((float(values.max()) for values in holding), default=-np.inf)
     if not answer.feasible.any() and not holding:
         (_, *beside), (_, *budgets) = limits.priced(corrected, limit)
@@ -293,24 +214,3 @@ def _candidates(
         if feasible and value > least and tuple(choices.tolist()) not in known
     ]
     return np.array(fresh[:k], np.int32).reshape(-1, timed.shape[1])
-
-
-def _holds(timed: Round, budget: float, confidence: float) -> np.ndarray:
-    return timed.measured * (1 + confidence * timed.error) <= budget
-
-
-def _conclude(rounds: list[Round], budget: float, confidence: float, complete: bool) -> Repaired:
-    every = Round(*(np.concatenate(leaves) for leaves in zip(*rounds, strict=True)))
-    holds = _holds(every, budget, confidence)
-    best = int(np.where(holds, every.utility, -np.inf).argmax() if holds.any() else every.measured.argmin())
-    return Repaired(
-        every.widths[best],
-        float(every.utility[best]),
-        float(every.predicted[best]),
-        float(every.measured[best]),
-        float(every.error[best]),
-        float(budget),
-        bool(holds[best]),
-        complete,
-        tuple(rounds),
-    )

@@ -237,6 +237,7 @@ def test_a_fresh_environment_without_the_training_libraries_makes_the_round_trip
             '-c',
             "import importlib.util as u; print([u.find_spec(n) for n in ('flax', 'optax', 'jcw')])",
         ],
+        env={'PATH': os.environ['PATH']},  # without the caller's paths
         capture_output=True,
         text=True,
         check=True,

@@ -9,7 +9,7 @@ import pytest
 
 from jcw import zoo
 from jcw.builder import build
-from jcw.nets import segments, training
+from jcw.nets import gates, segments, training
 from tests.tiny_graph import GRAPH, RESIDUAL, random_choices, random_graph, random_images, random_variables
 
 SITES = GRAPH.num_sites
@@ -99,9 +99,7 @@ def test_a_gate_computes_what_it_returns_and_nothing_else():
     calls: list[int] = []
     for run, expected in ((True, np.sin(2.0)), (False, 7.0)):
         calls.clear()
-        value = jax.jit(
-            lambda run: segments.once(run, lambda _, x: visible(x), jnp.array(7.0), jnp.array(2.0))
-        )(run)
+        value = jax.jit(lambda run, x: gates.once(run, lambda _: visible(x), jnp.array(7.0)))(run, 2.0)
         jax.effects_barrier()
         assert (float(value), len(calls)) == (pytest.approx(expected), int(run))
 
@@ -152,14 +150,14 @@ def test_any_graph_shares_its_segments(name):
 
 def test_a_gate_keeps_one_map_besides_its_input(monkeypatch):
     variables, images = random_variables(0), random_images(1, 6)
-    maps, gated = [], segments._gated_vjp
+    maps, gated = [], gates.gated_vjp
 
-    def seen(*arguments):
-        y, gate = gated(*arguments)
-        maps.append(sum(leaf.ndim == 4 for leaf in gate.residuals))
-        return y, gate
+    def seen(run, function, number, params, x, masks):
+        y, pull = gated(run, function, number, params, x, masks)
+        maps.append(sum(leaf.ndim == 4 and leaf is not x for leaf in jax.tree.leaves(pull)))
+        return y, pull
 
-    monkeypatch.setattr(segments, '_gated_vjp', seen)
+    monkeypatch.setattr(gates, 'gated_vjp', seen)
     pair = segments.network(GRAPH, implementation='cpu').pair
     widths = jnp.tile(jnp.asarray(GRAPH.largest), (6, 1))
     jax.eval_shape(

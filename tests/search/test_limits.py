@@ -11,7 +11,8 @@ from jcw.field import Field, add, evaluate, independent
 from jcw.search import baselines, greedy, ows
 from jcw.search.limits import Limits, none
 from jcw.search.many import solve_many
-from jcw.search.repair import Repair, together
+from jcw.search.repair import Repair
+from jcw.search.rounds import together
 from tests.tiny_graph import chain
 
 LAYERS = [('conv', 16, 3, 1), *[('separable', width, 3, 1) for width in (32, 32, 48)]]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jcw.field import Field, chain_scopes, evaluate, independent
-from jcw.search.repair import Repair, correction, together
+from jcw.search.repair import Repair, correction
+from jcw.search.rounds import together
 from tests.tiny_graph import chain
 
 GRAPH = chain([('separable', 32, 3, 1)] * 4, (8, 8, 8), 5, levels=5)

@@ -53,7 +53,7 @@ class CompileAhead:
 
     def want(self, networks: Sequence[Sequence[int]]) -> None:
         """Replace the list of networks wanted next."""
-        ahead = [tuple(int(w) for w in widths) for widths in networks[: self._window]]
+        ahead = [tuple(widths) for widths in networks[: self._window]]
         with self._changed:
             known = {*self._ready, self._busy}
             self._queue = collections.deque(widths for widths in dict.fromkeys(ahead) if widths not in known)

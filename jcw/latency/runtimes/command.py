@@ -84,7 +84,7 @@ class CommandRuntime:
         self._asked = 0
 
     def open(self, widths: Sequence[int]) -> CommandProgram:
-        request: dict[str, Any] = {'widths': [int(w) for w in widths], **self._facts}
+        request: dict[str, Any] = {'widths': list(widths), **self._facts}
         if self._export is not None:
             try:
                 content = self._export(widths)

@@ -47,7 +47,7 @@ class Runtime(Protocol):
     def details(self) -> Mapping[str, str]: ...
 
     def open(self, widths: Sequence[int]) -> Program:
-        """Build and compile the network of these widths.
+        """Build and compile the network of these widths, plain whole numbers.
 
         Raises:
           RuntimeFailure: it cannot be had; the message says why.

@@ -89,7 +89,7 @@ class XlaRuntime:
         jax.clear_caches()
 
     def _load(self, widths: Sequence[int]) -> XlaProgram | None:
-        exported = None if self._ahead is None else self._ahead.take(tuple(int(w) for w in widths))
+        exported = None if self._ahead is None else self._ahead.take(tuple(widths))
         if exported is None:
             return None
         compiled = compile_exported(exported, self._options)
