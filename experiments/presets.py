@@ -8,6 +8,7 @@ from experiments.config import (
     Config,
     DataConfig,
     LatencyConfig,
+    LaunchConfig,
     RepairConfig,
     SearchConfig,
     SpaceConfig,
@@ -24,7 +25,7 @@ DIGITS = Config(
     run=Path('runs/digits'),
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
-    latency=LatencyConfig(networks=140, batch=32, attempts=1),
+    latency=LatencyConfig(networks=120, batch=32, attempts=1),
     accuracy=AccuracyConfig(trainings=9, epochs=1.0, seeds=(0, 1, 2), measure='loss'),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
@@ -34,6 +35,7 @@ DIGITS = Config(
     subnet=SubnetConfig(
         epochs=20, batch=64, learning_rate=1.0, warmup_epochs=4, label_smoothing=0, mixup=0, seeds=(0, 1, 2)
     ),
+    launch=LaunchConfig(save_every=400),
 )
 """Question: does the whole pipeline run in minutes where nothing but packages can be downloaded, and is its
 network better than uniform and greedy ones of the same measured latency? Command: `scripts/quickstart`.

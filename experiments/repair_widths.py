@@ -116,16 +116,20 @@ def best_known(
 ) -> dict[str, Any]:
     """Return the best network by the accuracy table of all that were timed and hold the budget; nothing if none does.
 
-    What was trained briefly counts by what came of it, too; the baselines' networks are among those timed.
+    What was trained counts by what came of it, too; the baselines' networks are among those timed. Where the trainings
+    were final ones, only what was trained is taken: its result is known, and the optimum of a fit flatters itself.
     """
     read = time_networks(config, graph, [], paths(config).candidates, 'Timing candidates')
     limit = budget_ms / (1 + config.repair.confidence * np.array([sample.error for sample in read.timed]))
     holding = [sample for sample, most in zip(read.timed, limit, strict=True) if sample.ms <= most]
     limits, anywhere = limits_of(config, graph), table.to_cost()
     holding = [s for s in holding if limits.shares(anywhere, np.inf, graph.to_choices([s.widths]))[0] <= 1]
+    accuracy = fit_accuracy.fit(config, dataset, graph, table)
+    if fit_accuracy.shortened(config) == config.subnet:
+        trained = set(map(tuple, graph.to_widths(accuracy.evidence.choices).tolist()))
+        holding = [sample for sample in holding if sample.widths in trained] or holding
     if not holding:
         return {}
-    accuracy = fit_accuracy.fit(config, dataset, graph, table)
     choices = graph.to_choices([sample.widths for sample in holding])
     best = holding[design.winner(accuracy, choices.astype(np.int64), np.ones(len(holding), bool))]
     return {

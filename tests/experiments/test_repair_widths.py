@@ -128,6 +128,24 @@ def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monk
     assert repair_widths.best_known(run.config, None, GRAPH, run.table, 1e-6) == {}
 
 
+@pytest.mark.parametrize(('epochs', 'taken'), [(1.0, 'trained'), (0.25, 'untrained')])
+def test_where_trainings_are_the_final_ones_only_what_was_trained_is_taken(run, monkeypatch, epochs, taken):
+    from jcw.accuracy.table import refit, untrained
+
+    choices = np.eye(12, 14, dtype=np.int64)
+    utility = choices @ np.arange(14.0)
+    fitted = refit(untrained(GRAPH.site_names, GRAPH.width_choices), choices, utility)
+    monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
+    timed = np.concatenate([choices, np.ones((1, 14), np.int64)])  # the last would be better than all
+    candidates = paths(run.config).candidates
+    measure_latency.time_networks(run.config, GRAPH, GRAPH.to_widths(timed), candidates, 'Timing candidates')
+    accuracy = dataclasses.replace(run.config.accuracy, epochs=epochs)
+    config = dataclasses.replace(run.config, accuracy=accuracy)
+    found = repair_widths.best_known(config, None, GRAPH, run.table, 100.0)
+    expected = {'trained': choices[11], 'untrained': timed[12]}[taken]
+    assert found['widths'] == GRAPH.to_widths(expected).tolist()
+
+
 def test_the_same_call_reads_the_result_back(run):
     first = repaired(run)
     calls = list(run.device.calls)
