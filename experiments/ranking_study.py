@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 
 from experiments import progress, train_subnet, train_supernet
 from experiments.config import Config, SupernetConfig
-from experiments.paths import paths
+from experiments.paths import named, paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of
 from experiments.subnet_loss import SubnetLoss
@@ -89,7 +89,7 @@ def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: np
     for number, widths in enumerate(networks.tolist()):
         values = []
         for seed in config.ranking.seeds:
-            folder = config.run / 'ranking' / 'standalone' / '-'.join(map(str, widths)) / f'seed_{seed}'
+            folder = config.run / 'ranking' / 'standalone' / named(widths) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
             _, result = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
             values.append(result['test_accuracy'])

@@ -73,14 +73,9 @@ class Builder:
 
         Without `pads` they are those of 'SAME'; without `norm` a bias takes the place of the normalisation.
         """
-        settings: dict[str, Any] = {
-            'kernel': kernel,
-            'stride': stride,
-            'activation': activation,
-            'pads': pads,
-            'norm': norm,
-        }
-        return self._append('conv', (x,), out, **settings)
+        return self._append(
+            'conv', (x,), out, kernel=kernel, stride=stride, activation=activation, pads=pads, norm=norm
+        )
 
     def depthwise(
         self,
@@ -93,14 +88,9 @@ class Builder:
         norm: bool = True,
     ) -> int:
         """Append a convolution of every channel by itself, batch normalisation and an activation."""
-        settings: dict[str, Any] = {
-            'kernel': kernel,
-            'stride': stride,
-            'activation': activation,
-            'pads': pads,
-            'norm': norm,
-        }
-        return self._append('depthwise', (x,), **settings)
+        return self._append(
+            'depthwise', (x,), kernel=kernel, stride=stride, activation=activation, pads=pads, norm=norm
+        )
 
     def add(self, x: int, y: int, *, activation: str | None = None) -> int:
         """Append the sum of two operations of one width; where a branch may be dropped, that is `y`."""

@@ -127,19 +127,6 @@ def initial(key: jax.Array, graph: Graph) -> Variables:
     return jax.tree.unflatten(tree, filled)
 
 
-def drawn_for(params: Any, graph: Graph, widths: Any) -> Any:
-    """Scale initial kernels as if drawn for a configuration, which sums fewer channels; widths may be traced."""
-
-    def scale(op: str, name: str, leaf: Any) -> Any:
-        ends = axes_of(graph)['params'][op][name][-2:]
-        if len(ends) < 2 or not isinstance(ends[0], str):
-            return leaf
-        site = graph.site_index[ends[0]]
-        return leaf * jnp.sqrt(int(graph.largest[site]) / jnp.maximum(widths[site], 1))
-
-    return {op: {name: scale(op, name, leaf) for name, leaf in own.items()} for op, own in params.items()}
-
-
 def slice_variables(variables: Variables, graph: Graph, widths: Sequence[int] | np.ndarray) -> Variables:
     """Keep the first channels of every site, and no dropped block; differentiable, and exact for `graph.fixed(widths)`.
 

@@ -1,8 +1,9 @@
 """What can happen to a file: bits flip, it is cut, emptied, removed, or filled with something else."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,3 +41,26 @@ def copies(folder: Path, where: Path, count: int) -> Iterator[Path]:
         shutil.rmtree(where, ignore_errors=True)
         shutil.copytree(folder, where)
         yield where
+
+
+def outcome(path: Path, read: Callable[[Path], Any], same: Callable[[Any], bool]) -> str:
+    """Read a damaged file: it is refused by its name, or what was read is the same."""
+    try:
+        found = read(path)
+    except ValueError as error:
+        return 'refused' if str(path) in str(error) else f'no name: {error}'
+    assert same(found)
+    return 'the same'
+
+
+def attack(
+    path: Path, count: int, read: Callable[[Path], Any], same: Callable[[Any], bool]
+) -> dict[str, int]:
+    """Damage a file again and again; return how often reading it ended in which way."""
+    content, rng, outcomes = path.read_bytes(), np.random.default_rng(0), {}
+    for turn in range(count):
+        path.write_bytes(flipped(content, rng) if turn % 2 else damaged(content, rng))
+        told = outcome(path, read, same)
+        outcomes[told] = outcomes.get(told, 0) + 1
+    print(f'{count} attacks on {path.name}: {outcomes}')
+    return outcomes

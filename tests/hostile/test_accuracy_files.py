@@ -37,29 +37,15 @@ def fitted():
     return table.refit(table.untrained(SITES, WIDTHS), choices, known.train(rng, choices))
 
 
-def outcome(path, read, same) -> str:
-    try:
-        found = read(path)
-    except ValueError as error:
-        return 'refused' if str(path) in str(error) else f'no name: {error}'
-    assert same(found)
-    return 'the same'
-
-
 @pytest.mark.parametrize('count', [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_damage_to_samples_changes_one(sampled, count):
-    content, rng, outcomes = sampled.read_bytes(), np.random.default_rng(0), {}
     whole = samples.read(sampled)
 
     def same(found: samples.Samples) -> bool:
         """A file that was cut, or lost whole lines, holds fewer samples; those that it holds are as written."""
         return found.header == whole.header and {*map(repr, found.samples)} <= {*map(repr, whole.samples)}
 
-    for turn in range(count):
-        sampled.write_bytes(attacks.flipped(content, rng) if turn % 2 else attacks.damaged(content, rng))
-        told = outcome(sampled, samples.read, same)
-        outcomes[told] = outcomes.get(told, 0) + 1
-    print(f'{count} attacks on accuracy samples: {outcomes}')
+    outcomes = attacks.attack(sampled, count, samples.read, same)
     assert set(outcomes) <= {'refused', 'the same'}
     assert outcomes['refused'] > 0.7 * count
 
@@ -68,18 +54,13 @@ def test_no_damage_to_samples_changes_one(sampled, count):
 def test_no_damage_to_a_table_changes_a_prediction(fitted, tmp_path, count):
     path = tmp_path / 'table.json'
     fitted.save(path)
-    content, rng, outcomes = path.read_bytes(), np.random.default_rng(0), {}
     networks = truth(0).random(np.random.default_rng(1), 20)
     expected = table.AccuracyTable.load(path).predict(networks)
 
     def same(found: table.AccuracyTable) -> bool:
         return all(map(np.array_equal, found.predict(networks), expected))
 
-    for turn in range(count):
-        path.write_bytes(attacks.flipped(content, rng) if turn % 2 else attacks.damaged(content, rng))
-        told = outcome(path, table.AccuracyTable.load, same)
-        outcomes[told] = outcomes.get(told, 0) + 1
-    print(f'{count} attacks on an accuracy table: {outcomes}')
+    outcomes = attacks.attack(path, count, table.AccuracyTable.load, same)
     assert set(outcomes) <= {'refused', 'the same'}
     assert outcomes['refused'] > 0.9 * count
 
@@ -94,7 +75,7 @@ def test_lines_that_sum_right_and_are_nonsense_never_escape_as_another_error(sam
         changed = {**record, name: NONSENSE[rng.integers(len(NONSENSE))]}
         lines[line] = samples._line(changed).encode()
         sampled.write_bytes(b''.join(lines))
-        told = outcome(sampled, samples.read, lambda found: all(map(possible, found.samples)))
+        told = attacks.outcome(sampled, samples.read, lambda found: all(map(possible, found.samples)))
         outcomes[told] = outcomes.get(told, 0) + 1
     print(f'500 accuracy {"lines" if line else "headers"} of nonsense that sum right: {outcomes}')
     assert set(outcomes) <= {'refused', 'the same'}  # the same: such as another seed, or name of a data set
@@ -120,7 +101,7 @@ def test_tables_that_sum_right_and_state_nonsense_never_escape_as_another_error(
         at = changed[outer[0]] if outer else changed
         at[last] = NONSENSE[rng.integers(len(NONSENSE))]
         path.write_text(json.dumps({**changed, 'checksum': storage.checksum(changed)}))
-        told = outcome(path, table.AccuracyTable.load, lambda found: np.isfinite(found.base))
+        told = attacks.outcome(path, table.AccuracyTable.load, lambda found: np.isfinite(found.base))
         outcomes[told] = outcomes.get(told, 0) + 1
     print(f'300 accuracy tables of nonsense that sum right: {outcomes}')
     assert set(outcomes) <= {'refused', 'the same'}  # the same: such as effects, which are for the reader
@@ -132,8 +113,8 @@ def test_tables_that_sum_right_and_state_nonsense_never_escape_as_another_error(
 )
 def test_text_that_breaks_a_reader_is_a_value_error(sampled, tmp_path, text):
     sampled.write_bytes(text.encode() + b'\n')
-    assert outcome(sampled, samples.read, lambda _: False) == 'refused'
-    assert outcome(sampled, table.AccuracyTable.load, lambda _: False) == 'refused'
+    assert attacks.outcome(sampled, samples.read, lambda _: False) == 'refused'
+    assert attacks.outcome(sampled, table.AccuracyTable.load, lambda _: False) == 'refused'
 
 
 @pytest.mark.parametrize(

@@ -22,25 +22,6 @@ def table(sampled) -> LatencyTable:
     return fit_samples(samples.read(sampled))[0]
 
 
-def outcome(path, read, same) -> str:
-    try:
-        found = read(path)
-    except ValueError as error:
-        return 'refused' if str(path) in str(error) else f'no name: {error}'
-    assert same(found)
-    return 'the same'
-
-
-def attack(path, count, read, same) -> dict[str, int]:
-    content, rng, outcomes = path.read_bytes(), np.random.default_rng(0), {}
-    for turn in range(count):
-        path.write_bytes(attacks.flipped(content, rng) if turn % 2 else attacks.damaged(content, rng))
-        told = outcome(path, read, same)
-        outcomes[told] = outcomes.get(told, 0) + 1
-    print(f'{count} attacks on {path.name}: {outcomes}')
-    return outcomes
-
-
 @pytest.mark.parametrize('count', [60, pytest.param(1500, marks=pytest.mark.slow)])
 def test_no_damage_to_a_table_changes_a_prediction(table, tmp_path, count):
     table.save(tmp_path / 'table.json')
@@ -52,7 +33,7 @@ def test_no_damage_to_a_table_changes_a_prediction(table, tmp_path, count):
             found.predict_std(widths), expected[1]
         )
 
-    outcomes = attack(tmp_path / 'table.json', count, LatencyTable.load, same)
+    outcomes = attacks.attack(tmp_path / 'table.json', count, LatencyTable.load, same)
     assert set(outcomes) <= {'refused', 'the same'}
     assert outcomes['refused'] > 0.9 * count
 
@@ -70,7 +51,7 @@ def test_no_damage_to_samples_changes_one(sampled, tmp_path, count):
             repr(written[sample.widths]) == repr(sample) for sample in found.samples
         )
 
-    outcomes = attack(path, count, samples.read, same)
+    outcomes = attacks.attack(path, count, samples.read, same)
     assert set(outcomes) <= {'refused', 'the same'}
     assert outcomes['refused'] > 0.6 * count
 
@@ -157,7 +138,7 @@ def test_lines_that_sum_right_and_are_no_samples_never_escape_as_another_error(s
         name = list(record)[rng.integers(len(record))]
         changed = {**record, name: nonsense[rng.integers(len(nonsense))]}
         path.write_bytes(header + lines.write(changed))
-        told = outcome(path, samples.read, lambda found: True)
+        told = attacks.outcome(path, samples.read, lambda found: True)
         outcomes[told] = outcomes.get(told, 0) + 1
     print(f'500 lines of nonsense that sum right: {outcomes}')
     assert set(outcomes) == {
