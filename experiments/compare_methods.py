@@ -1,7 +1,7 @@
 """Compare joint search with greedy slimming and other baselines: every method's networks, trained alike and timed.
 
 For each budget every method chooses widths, corrected by timing until the measured latency holds the budget; each
-network so found is trained from scratch by one recipe with several seeds, in random order, and timed once more.
+network so found is trained from scratch by one recipe with several seeds and timed once more.
 Different methods that find the same widths share their trainings.
 Everything is kept in the run folder, and the same command goes on where it was; started several times at once, the
 processes share the trainings among them.
@@ -30,7 +30,6 @@ from experiments import (
     train_supernet,
 )
 from experiments.budget import at_budget, budget_ms, load_table
-from experiments.comparison import Widths
 from experiments.config import Config
 from experiments.limits import limits_of, stated
 from experiments.locks import alone, if_free
@@ -38,10 +37,10 @@ from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
-from experiments.training import forget_programs, load_data
+from experiments.training import load_data, one_ahead
 from jcw import data
 from jcw.field import Field
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines
 
@@ -66,7 +65,7 @@ def main(config: Config) -> None:
         progress.console.print('Other processes still train the rest; call again for the table.')
         return
     with alone(config.run / 'preparing.lock'):
-        times = train_subnet.measured(config, setting.graph, [list(widths) for widths in networks])
+        times = train_subnet.measured(config, setting.graph, networks)
     rows = comparison.table_of(setting.table, chosen, accuracies, times)
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
@@ -157,7 +156,13 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},
             )
-            save_json(path, {name: repair_widths.held_of(each)._asdict() for name, each in held.items()})
+            methods = {name: repair_widths.held_of(each)._asdict() for name, each in held.items()}
+            if 'joint' in methods and config.accuracy.trainings:
+                dataset, graph, table = setting.dataset, setting.graph, setting.table
+                methods['joint'] |= repair_widths.best_known(
+                    config, dataset, graph, table, budget_ms(config, table)
+                )
+            save_json(path, methods)
     methods = read_json(path)
     for name, method in methods.items():
         if not method['holds']:
@@ -256,28 +261,33 @@ BASELINES = {
 
 def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[float]] | None:
     """Train every network with every seed; None where another process is still at one of them."""
-    seeds = [setting.config.seed + seed for seed in setting.config.compare.seeds]
-    jobs = [(widths, seed) for widths in networks for seed in seeds]
-    order = np.random.default_rng(setting.config.seed).permutation(len(jobs))
-    for place, index in enumerate(order):
-        widths, seed = jobs[index]
-        folder = paths(setting.config).trained(widths, seed)
-        if (folder / 'result.json').exists():
-            varied = dataclasses.replace(setting.config, seed=seed)
-            train_subnet.claim_for(varied, setting.graph, list(widths), folder)
-            continue
-        with if_free(folder / 'taken.lock') as free:
-            if free:
-                title = f'Network {place + 1} of {len(jobs)}'
-                train_subnet.train(
-                    setting.config, setting.dataset, setting.graph, list(widths), folder, title, seed
-                )
-                forget_programs()
-    results = [paths(setting.config).trained(*job) / 'result.json' for job in jobs]
-    if not all(path.exists() for path in results):
+    config, dataset, graph = setting.config, setting.dataset, setting.graph
+    seeds = [config.seed + seed for seed in config.compare.seeds]
+
+    def result(widths: Widths, seed: int) -> Path:
+        return paths(config).trained(widths, seed) / 'result.json'
+
+    def missing(widths: Widths) -> list[int]:
+        return [seed for seed in seeds if not result(widths, seed).exists()]
+
+    for widths in networks:
+        for seed in {*seeds} - {*missing(widths)}:
+            varied = dataclasses.replace(config, seed=seed)
+            train_subnet.claim_for(varied, graph, widths, result(widths, seed).parent)
+    order = [networks[i] for i in np.random.default_rng(config.seed).permutation(len(networks))]
+    left = [widths for widths in order if missing(widths)]
+    for widths in one_ahead(left, functools.partial(train_subnet.make_ready, config, dataset, graph)):
+        title = f'Network {left.index(widths) + 1} of {len(left)}'
+        for seed in missing(widths):
+            folder = result(widths, seed).parent
+            with if_free(folder / 'taken.lock') as free:
+                if free:
+                    train_subnet.train(config, dataset, graph, widths, folder, title, seed)
+    if any(missing(widths) for widths in networks):
         return None
-    accuracy = [read_json(path)['test_accuracy'] for path in results]
-    return {widths: accuracy[i * len(seeds) : (i + 1) * len(seeds)] for i, widths in enumerate(networks)}
+    return {
+        widths: [read_json(result(widths, seed))['test_accuracy'] for seed in seeds] for widths in networks
+    }
 
 
 if __name__ == '__main__':

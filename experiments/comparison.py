@@ -7,10 +7,9 @@ import numpy as np
 
 from experiments import plots
 from experiments.run_folder import read_lines
+from jcw.graph import Widths
 from jcw.latency.samples import Sample
 from jcw.latency.table import LatencyTable, flops_table
-
-Widths = tuple[int, ...]
 
 
 def table_of(

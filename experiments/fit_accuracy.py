@@ -26,19 +26,16 @@ from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
-from experiments.training import forget_programs, load_data
+from experiments.training import load_data, one_ahead
 from jcw import data
 from jcw.accuracy import design, prior, report, samples
 from jcw.accuracy.table import UNITS, AccuracyTable, untrained
 from jcw.field import Field, add, evaluate, independent
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines, ows, stats
 from jcw.search.repair import SPREAD, correction
 from jcw.train.loop import Diverged
-
-PROGRAMS = 16
-"""Networks trained before their programs are let go of."""
 
 
 class Tables(NamedTuple):
@@ -98,9 +95,14 @@ def _rounds(
 
 
 class Trainings:
-    """Short trainings on file, shared by all budgets of a run: a network is trained once."""
+    """Short trainings on file, shared by all budgets of a run: a network is trained once.
 
-    def __init__(self, config: Config, dataset: data.Dataset, graph: Graph) -> None:
+    What random search has trained is in a file of its own: no evidence for joint search, to which it is compared.
+    """
+
+    def __init__(
+        self, config: Config, dataset: data.Dataset, graph: Graph, file: str = 'samples.jsonl'
+    ) -> None:
         settings = config.accuracy
         self.unit = UNITS[settings.measure == 'loss']
         self.supernet = train(config, dataset, graph)
@@ -113,22 +115,25 @@ class Trainings:
         }
         recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
         self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
-        self._path = paths(config).accuracy.parent / 'samples.jsonl'
+        self._path = paths(config).accuracy.parent / file
 
     def __call__(self, networks: np.ndarray) -> samples.Samples:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with spent.on(self._run.run, 'short trainings'), exclusive(self._path.parent, 'training'):
             held = {(each.widths, each.seed) for each in samples.resume(self._path, self._header).samples}
-            for count, row in enumerate(self._graph.to_widths(networks).tolist(), 1):
-                for seed in self._run.accuracy.seeds:
-                    if (tuple(row), seed) not in held:
-                        samples.append(self._path, self._trained(row, seed, f'{count} of {len(networks)}'))
-                if count % PROGRAMS == 0:
-                    forget_programs()
+            rows, seeds = self._graph.networks(networks), self._run.accuracy.seeds
+            missing = {row: [seed for seed in seeds if (row, seed) not in held] for row in rows}
+            for row in one_ahead([row for row in rows if missing[row]], self._make_ready):
+                for seed in missing[row]:
+                    place = f'{rows.index(row) + 1} of {len(rows)}'
+                    samples.append(self._path, self._trained(row, seed, place))
         return samples.read(self._path)
 
-    def _trained(self, widths: list[int], seed: int, place: str) -> samples.Sample:
+    def _make_ready(self, widths: Widths) -> None:
+        train_subnet.make_ready(self._short, self._dataset, self._graph, widths)
+
+    def _trained(self, widths: Widths, seed: int, place: str) -> samples.Sample:
         """Train a network, by the same steps as a final one and in its folder where the recipe is the same."""
         config, own, began = self._short, self._short.seed + seed, time.monotonic()
         whole = config.subnet == self._run.subnet
@@ -137,9 +142,9 @@ class Trainings:
         try:
             _, found = train_subnet.train(config, self._dataset, self._graph, widths, folder, title, own)
         except Diverged as error:
-            return samples.Sample(tuple(widths), seed, failure=str(error))
+            return samples.Sample(widths, seed, failure=str(error))
         accuracy, loss = 100 * found['validation_accuracy'], found['validation_loss']
-        return samples.Sample(tuple(widths), seed, accuracy, loss, time.monotonic() - began)
+        return samples.Sample(widths, seed, accuracy, loss, time.monotonic() - began)
 
 
 def best_of_random(
@@ -155,12 +160,12 @@ def best_of_random(
     drawn = baselines.random_within(key, graph, table.to_cost(), limit, count, limits)
     if not len(drawn):
         raise ValueError(f'no configuration found just within {limit:.4g} ms')
-    trainings = Trainings(config, dataset, graph)
+    trainings = Trainings(config, dataset, graph, 'random_samples.jsonl')
     known = trainings(drawn)
-    utility: dict[tuple[int, ...], list[float]] = {}
+    utility: dict[Widths, list[float]] = {}
     for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True):
         utility.setdefault(sample.widths, []).append(float(value))
-    values = [np.mean(utility.get(tuple(widths), [-np.inf])) for widths in graph.to_widths(drawn).tolist()]
+    values = [np.mean(utility.get(widths, [-np.inf])) for widths in graph.networks(drawn)]
     return drawn[int(np.argmax(values))]
 
 
@@ -185,14 +190,14 @@ def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> Acc
 def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.ndarray) -> Field:
     """Return the latency field, corrected where networks were timed."""
     cost = table.to_cost()
-    widths = graph.to_widths(networks)
+    widths = graph.networks(networks)
     timed = time_networks(config, graph, widths, paths(config).candidates, 'Timing what was trained')
     times = {sample.widths: sample for sample in timed.timed}
-    rows = [row for row, own in enumerate(widths.tolist()) if tuple(own) in times]
+    rows = [row for row, own in enumerate(widths) if own in times]
     if not rows:
         return cost
-    ms = np.array([times[tuple(widths[row].tolist())].ms for row in rows])
-    error = np.array([times[tuple(widths[row].tolist())].error for row in rows])
+    ms = np.array([times[widths[row]].ms for row in rows])
+    error = np.array([times[widths[row]].error for row in rows])
     chosen = networks[rows].astype(np.int32)
     residual = ms - evaluate(cost, chosen)
     shift = correction(chosen, residual, ms * error, SPREAD * float(ms.mean()), cost.unary.shape)

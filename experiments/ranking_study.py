@@ -6,6 +6,7 @@ networks trained alone. The numbers are Spearman's rank correlations with 95 % b
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,10 +19,10 @@ from experiments.paths import named, paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of
 from experiments.subnet_loss import SubnetLoss
-from experiments.training import forget_programs, load_data
+from experiments.training import forget_programs, load_data, one_ahead
 from jcw import data
 from jcw.field import Field
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency.table import flops_table
 from jcw.search import ows, stats
 
@@ -70,7 +71,7 @@ def main(config: Config) -> None:
         (rng.random((config.ranking.random, graph.num_sites)) * graph.num_choices).astype(np.int32)
     )
     widths = graph.to_widths(drawn)
-    accuracy = standalone(config, dataset, graph, widths[: config.ranking.standalone])
+    accuracy = standalone(config, dataset, graph, graph.networks(drawn[: config.ranking.standalone]))
     flops = np.array([float(flops_table(graph).predict(w)) for w in widths])
     rows = []
     for name, vary in VARIATIONS.items():
@@ -83,17 +84,17 @@ def main(config: Config) -> None:
     progress.console.print(markdown(rows), highlight=False)
 
 
-def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: np.ndarray) -> np.ndarray:
+def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: list[Widths]) -> np.ndarray:
     """Train networks alone; return their mean test accuracy over seeds."""
     means = []
-    for number, widths in enumerate(networks.tolist()):
+    make_ready = functools.partial(train_subnet.make_ready, config, dataset, graph)
+    for number, widths in enumerate(one_ahead(networks, make_ready)):
         values = []
         for seed in config.ranking.seeds:
             folder = config.run / 'ranking' / 'standalone' / named(widths) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
             _, result = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
             values.append(result['test_accuracy'])
-            forget_programs()
         means.append(np.mean(values))
     return np.array(means)
 

@@ -19,7 +19,7 @@ from experiments.limits import describe as describe_limits
 from experiments.limits import limits_of
 from experiments.measure_latency import time_networks
 from experiments.paths import paths
-from experiments.run_folder import Usage, claim, read_json, save_json
+from experiments.run_folder import Usage, claim, read_found, save_json
 from experiments.search_widths import search, utility_of
 from experiments.space import graph_of
 from experiments.train_supernet import train
@@ -74,7 +74,7 @@ def repair(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         save_json(
             where.found, {**found, 'methods': methods, 'rounds': rounds, 'confidence': settings.confidence}
         )
-    return read_json(where.found)
+    return read_found(where.found)
 
 
 def hold(
@@ -126,7 +126,7 @@ def best_known(
     holding = [s for s in holding if limits.shares(anywhere, np.inf, graph.to_choices([s.widths]))[0] <= 1]
     accuracy = fit_accuracy.fit(config, dataset, graph, table)
     if fit_accuracy.shortened(config) == config.subnet:
-        trained = set(map(tuple, graph.to_widths(accuracy.evidence.choices).tolist()))
+        trained = {*graph.networks(accuracy.evidence.choices)}
         holding = [sample for sample in holding if sample.widths in trained] or holding
     if not holding:
         return {}
@@ -150,14 +150,15 @@ def timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[np.ndarra
     path = paths(config).candidates
     read = time_networks(config, graph, networks, path, 'Timing candidates')
     times = {sample.widths: sample for sample in read.timed}
-    for widths in map(tuple, networks.tolist()):
+    asked = [*map(tuple, networks.tolist())]
+    for widths in asked:
         if widths not in times:
             reasons = [sample.failure for sample in read.samples if sample.widths == widths]
             raise Usage(
                 f'network {list(widths)} could not be timed: {"; ".join(reasons)}; '
                 f'remove its lines from {path} to try again'
             )
-    rows = [times[widths] for widths in map(tuple, networks.tolist())]
+    rows = [times[widths] for widths in asked]
     return np.array([row.ms for row in rows]), np.array([row.error for row in rows])
 
 

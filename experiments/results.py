@@ -19,7 +19,10 @@ def results_of(
     """Train every network found, and the base network where that is asked for; return what is known of each."""
     methods = found(config)['methods']
     if config.report.base:
-        methods = {**methods, 'base': {'widths': graph.base.tolist(), 'ms': float(table.predict(graph.base))}}
+        methods = {
+            **methods,
+            'base': {'widths': (*graph.base.tolist(),), 'ms': float(table.predict(graph.base))},
+        }
     results = {}
     for name, method in timed(config, graph, methods).items():
         with spent.on(config.run, 'training the results'):

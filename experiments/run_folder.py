@@ -110,6 +110,18 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_found(path: Path) -> dict[str, Any]:
+    """Read what a search found; the network of every method as networks are named, by a tuple of widths.
+
+    Raises:
+      Usage: it is damaged.
+    """
+    found = read_json(path)
+    for method in found['methods'].values():
+        method['widths'] = tuple(method['widths'])
+    return found
+
+
 def read_summed(path: Path) -> Any:
     """Read JSON, and compare an object's checksum.
 

@@ -13,7 +13,7 @@ from experiments.budget import budget_ms, describe, load_table
 from experiments.config import Config
 from experiments.limits import counted, limits_of, stated
 from experiments.paths import paths
-from experiments.run_folder import Usage, claim, read_json, save_json
+from experiments.run_folder import Usage, claim, read_found, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
@@ -55,7 +55,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         seed=config.seed,
     )
     if path.exists():
-        result = read_json(path)
+        result = read_found(path)
         refuse_other_table(path.parent, result['base_ms'], float(table.predict(graph.base)))
         return result
     limits, cost = limits_of(config, graph), table.to_cost()
@@ -91,7 +91,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
     }
     save_json(path, result)
     pictures.save(config, 'frontier.png', pictures.frontier(read_json(path)))
-    return read_json(path)
+    return read_found(path)
 
 
 def refuse_other_table(folder: Path, then_ms: float, now_ms: float) -> None:

@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from experiments import launch, progress
 from experiments.config import Config, DataConfig, SubnetConfig
 from experiments.locks import exclusive
 from experiments.paths import paths
-from experiments.run_folder import Usage, claim, read_json, save_json
+from experiments.run_folder import Usage, claim, read_found, read_json, save_json
 from experiments.space import settings_of
 from experiments.start import trained_network
 from experiments.train_supernet import train as read_supernet
@@ -25,7 +26,7 @@ from experiments.training import (
     steps_per_epoch,
 )
 from jcw import data
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency import samples
 from jcw.nets.axes import Variables, slice_variables
 from jcw.nets.training import Network, network
@@ -38,7 +39,7 @@ def train(
     config: Config,
     dataset: data.Dataset,
     graph: Graph,
-    widths: list[int],
+    widths: Widths,
     folder: Path,
     title: str,
     seed: int | None = None,
@@ -52,7 +53,7 @@ def train(
     if settings.from_start and settings.from_supernet:
         raise Usage('subnet.from_start and subnet.from_supernet: one of them, or neither')
     config = config if seed is None else dataclasses.replace(config, seed=seed)
-    program = program_of(config, dataset, graph, tuple(widths))
+    program = program_of(config, dataset, graph, widths)
     net, optimiser, num_steps = program.net, program.optimiser, program.num_steps
     claim_for(config, graph, widths, folder)
     if settings.from_supernet:
@@ -85,12 +86,16 @@ def train(
     return _final(config, dataset, net, state), read_json(folder / 'result.json')
 
 
-def claim_for(config: Config, graph: Graph, widths: list[int], folder: Path) -> None:
+def claim_for(config: Config, graph: Graph, widths: Widths, folder: Path) -> None:
     """Make the folder of a network's training, or see that it was made under the same settings."""
     recipe = dataclasses.replace(config.subnet, seeds=(0,))  # of which this is one, its own stated beside it
     space = settings_of(config, graph)
     start = {'start': trained_network(config, graph).digest} if config.subnet.from_start else {}
     claim(folder, data=config.data, space=space, subnet=recipe, widths=widths, seed=config.seed, **start)
+
+
+EVALUATED = 250
+"""Images evaluated at a time, by one program for all sets."""
 
 
 class Program(NamedTuple):
@@ -100,10 +105,10 @@ class Program(NamedTuple):
     optimiser: optax.GradientTransformation
     num_steps: int
     step: Callable[..., Any]  # on all devices
-    evaluate: Callable[..., steps.Evaluation]
+    evaluate: Callable[..., steps.Evaluation]  # of `EVALUATED` images, the first few of which count
 
 
-def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: tuple[int, ...]) -> Program:
+def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> Program:
     """Return the program of a configuration, that of the last call where nothing it depends on has changed."""
     about = config.subnet, config.data, len(dataset.train), dataset.mean, dataset.std
     return _program(graph, widths, *about)
@@ -112,7 +117,7 @@ def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: tupl
 @functools.lru_cache(maxsize=4)
 def _program(
     graph: Graph,
-    widths: tuple[int, ...],
+    widths: Widths,
     settings: SubnetConfig,
     images: DataConfig,
     examples: int,
@@ -131,8 +136,19 @@ def _program(
         batch_args=(False, False, True, True),
         batch_outputs=(False, False),
     )
-    evaluate = jax.jit(lambda v, images, labels: steps.evaluate(net, v, None, images, labels, mean, std))
+    evaluate = jax.jit(
+        lambda v, images, labels, count: steps.evaluate(net, v, None, images, labels, mean, std, count=count)
+    )
     return Program(net, optimiser, num_steps, step, evaluate)
+
+
+def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> None:
+    """Compile what trains and tests networks of these widths, by using each once."""
+    program = program_of(config, dataset, graph, widths)
+    state = init_state(jax.random.key(0), program.net, program.optimiser)
+    images, labels = dataset.train.take(slice(config.subnet.batch))
+    state, _ = program.step(state, jax.random.key(0), images, labels)
+    _evaluate(program, jax.device_get(state.variables), dataset.validation)
 
 
 def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[..., Any]:
@@ -167,16 +183,22 @@ def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], fl
 
 
 def _evaluate(program: Program, variables: Variables, source: data.Source) -> dict[str, float]:
-    parts = [(len(part), program.evaluate(variables, *part)) for part in data.in_chunks(source)]
+    parts = []
+    for part in data.in_chunks(source, EVALUATED):
+        count, images, labels = len(part), *(_filled(array) for array in part)
+        parts.append((count, program.evaluate(variables, images, labels, np.int32(count))))
     return {
         name: sum(count * float(getattr(found, name)) for count, found in parts) / len(source)
         for name in ('accuracy', 'loss')
     }
 
 
-def measured(
-    config: Config, graph: Graph, networks: list[list[int]]
-) -> dict[tuple[int, ...], samples.Sample]:
+def _filled(array: np.ndarray) -> np.ndarray:
+    """Return rows with zeros after them, as many as are evaluated at a time."""
+    return np.concatenate([array, np.zeros((EVALUATED - len(array), *array.shape[1:]), array.dtype)])
+
+
+def measured(config: Config, graph: Graph, networks: Sequence[Widths]) -> dict[Widths, samples.Sample]:
     """Time finished networks on the device; those already timed are read back.
 
     Raises:
@@ -188,8 +210,8 @@ def measured(
     read = time_networks(config, graph, networks, path, 'Timing the results')
     times = {sample.widths: sample for sample in read.timed}
     for widths in networks:
-        if tuple(widths) not in times:
-            reasons = '; '.join(sample.failure for sample in read.samples if sample.widths == tuple(widths))
+        if widths not in times:
+            reasons = '; '.join(sample.failure for sample in read.samples if sample.widths == widths)
             raise Usage(f'network {list(widths)} could not be timed: {reasons}')
     return times
 
@@ -200,7 +222,7 @@ def timed(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> d
     if not missing:
         return methods
     times = measured(config, graph, [method['widths'] for method in missing.values()])
-    samples_of = {name: times[tuple(method['widths'])] for name, method in missing.items()}
+    samples_of = {name: times[method['widths']] for name, method in missing.items()}
     return methods | {
         name: {**method, 'measured_ms': samples_of[name].ms, 'measured_error': samples_of[name].error}
         for name, method in missing.items()
@@ -213,11 +235,11 @@ def found(config: Config) -> dict[str, Any]:
     if not path.exists():
         stage = 'repair_widths' if config.repair.rounds else 'search_widths'
         raise Usage(f'{path} is missing: run experiments.{stage} first')
-    return read_json(path)
+    return read_found(path)
 
 
 def train_seeds(
-    config: Config, dataset: data.Dataset, graph: Graph, widths: list[int], name: str
+    config: Config, dataset: data.Dataset, graph: Graph, widths: Widths, name: str
 ) -> list[dict[str, Any]]:
     """Train a method's network with every seed; the first is the one that is exported."""
     results = []

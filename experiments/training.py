@@ -1,6 +1,8 @@
 """What the training of the supernet and that of a found network share: images, optimiser, calibration."""
 
 import gc
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +17,10 @@ from jcw.train import optim
 from jcw.train.checkpoint import Checkpoints
 
 Carry = TypeVar('Carry')
+Each = TypeVar('Each')
+
+PROGRAMS = 16
+"""Networks trained before their programs are let go of."""
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -89,10 +95,28 @@ def read_back(folder: Path, like: Carry, num_steps: int) -> Carry:
     return carry
 
 
+def one_ahead(networks: Sequence[Each], make_ready: Callable[[Each], None]) -> Iterator[Each]:
+    """Yield networks in their order; while one is worked on, another thread makes the next one ready.
+
+    For processes that train many networks one after another, where compiling a small one takes as long as training it.
+    Programs are let go of every `PROGRAMS` networks. What goes wrong on the way shows when the network itself is used.
+    Several processes of one run must do the same things in the same order, so there nothing is made ready.
+    """
+    alone = jax.process_count() == 1
+    coming: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool:
+        for place, network in enumerate(networks):
+            wait(coming)
+            if place and place % PROGRAMS == 0:
+                forget_programs()
+            coming = [pool.submit(make_ready, each) for each in networks[place + 1 : place + 2] if alone]
+            yield network
+
+
 def forget_programs() -> None:
     """Let go of all compiled programs; what is needed again is compiled again.
 
-    For processes that train many networks one after another: a program takes hundreds of pieces of memory, of which a
+    A program takes hundreds of pieces of memory, of which a
     process may have only so many (65,530 where Linux is left as it comes).
     """
     jax.clear_caches()

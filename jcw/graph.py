@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcw.graph_checks import check
-from jcw.operations import NORMALISED, Operation, Site, Width, dropped_by
+from jcw.operations import NORMALISED, Operation, Site, Width, Widths, dropped_by
 from jcw.trellis import trellis
 from jcw.windows import Pads, pads_of, size_after
 
-__all__ = ['NORMALISED', 'Graph', 'Operation', 'Site', 'Width']
+__all__ = ['NORMALISED', 'Graph', 'Operation', 'Site', 'Width', 'Widths']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,10 @@ class Graph:
                 f'got {choices.tolist()}'
             )
         return self.width_table[np.arange(self.num_sites), choices]
+
+    def networks(self, choices: Any) -> list[Widths]:
+        """Return the networks of rows of choices, [networks sites]: their widths, as they are named and remembered."""
+        return [tuple(row) for row in self.to_widths(np.asarray(choices)).tolist()]
 
     def to_choices(self, widths: Any) -> np.ndarray:
         """Look up the choices of widths, [... sites] -> int32 [... sites].

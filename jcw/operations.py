@@ -14,6 +14,8 @@ OPENINGS = ('hard_sigmoid', 'sigmoid')  # what a gate multiplies by
 
 Width = str | int
 """A site's name, or a number of channels that is not searched."""
+Widths = tuple[int, ...]
+"""A channel configuration: one width for every site, in their order."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jcw import records
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency import samples
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Header, Sample
@@ -18,7 +18,6 @@ from jcw.latency.timing import Conveyor, Protocol, time_reference
 
 __all__ = ['Protocol', 'failures', 'measure', 'pending']
 
-Widths = tuple[int, ...]
 Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks sites']
 DIED = 'the process died or hung while timing it'
 FAULTS = 2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency.location import Visits
 
 UNIT = 'ms per call'
@@ -100,7 +100,7 @@ class Sample:
       failure: empty, or what went wrong.
     """
 
-    widths: tuple[int, ...]
+    widths: Widths
     ms: float = float('nan')
     error: float = float('nan')
     calls_ms: Visits = ()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jcw.graph import Widths
 from jcw.latency.location import locate
 from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Sample
@@ -90,7 +91,7 @@ class Conveyor:
     protocol: Protocol
     timings: list['_Timing'] = dataclasses.field(default_factory=list)
 
-    def put(self, widths: tuple[int, ...], attempt: int) -> None:
+    def put(self, widths: Widths, attempt: int) -> None:
         """Open a network; where that fails, it comes off with the reason."""
         timing = _Timing(widths, attempt)
         self.timings.append(timing)
@@ -129,7 +130,7 @@ class Conveyor:
 class _Timing:
     """One network while it is timed."""
 
-    widths: tuple[int, ...]
+    widths: Widths
     attempt: int
     program: Program | None = None
     calls_ms: list[list[float]] = dataclasses.field(default_factory=list)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from jcw.budget import cheapest, k_best
 from jcw.field import Field, evaluate, to_host
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.search.limits import Limits, none
 from jcw.search.rounds import Repaired, Round, conclude, holds
 
@@ -130,7 +130,7 @@ class Corrected:
     ) -> None:
         self._graph, self._at, self._cost = graph, at, to_host(cost)
         self._budget, self._confidence = budget, confidence
-        self._wanted: tuple[int, ...] | None = self._widths_at(budget)
+        self._wanted: Widths | None = self._widths_at(budget)
         self._rounds: list[Round] = []
 
     def ask(self) -> list[tuple[int, ...]]:
@@ -158,7 +158,7 @@ class Corrected:
         """Return the greatest network that held the budget, or the fastest if none did."""
         return conclude(self._rounds, self._budget, self._confidence, complete=self._wanted is None)
 
-    def _widths_at(self, limit: float) -> tuple[int, ...]:
+    def _widths_at(self, limit: float) -> Widths:
         return tuple(self._graph.to_widths(self._at(limit)).tolist())
 
 

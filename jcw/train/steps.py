@@ -240,12 +240,14 @@ def evaluate(
     mean: Sequence[float],
     std: Sequence[float],
     batch: int = 250,
+    count: Int[Array, ''] | None = None,
 ) -> Evaluation:
-    """Return mean loss and accuracy, computed `batch` examples at a time."""
-    count = len(labels)
-    batch = min(batch, count)
-    chunks = -(-count // batch)
-    padding = chunks * batch - count
+    """Return mean loss and accuracy of the first `count` examples, by default of all, `batch` of them at a time."""
+    rows = len(labels)
+    count = jnp.asarray(rows if count is None else count)
+    batch = min(batch, rows)
+    chunks = -(-rows // batch)
+    padding = chunks * batch - rows
     split = functools.partial(_split_padded, chunks=chunks, padding=padding)
 
     def add(totals: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
@@ -254,7 +256,7 @@ def evaluate(
         loss = losses.cross_entropy(logits, losses.smooth_targets(y, logits.shape[-1]))
         return totals + jnp.stack([(weight * loss).sum(), (weight * losses.correct(logits, y)).sum()]), None
 
-    chunked = (split(images), split(labels), split(jnp.ones(count)))
+    chunked = (split(images), split(labels), split((jnp.arange(rows) < count).astype(jnp.float32)))
     totals, _ = jax.lax.scan(add, jnp.zeros(2), chunked)
     return Evaluation(totals[0] / count, totals[1] / count)
 

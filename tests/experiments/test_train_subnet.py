@@ -21,7 +21,7 @@ from tests.tiny_graph import chain
 GRAPH = chain(
     [('conv', 8, 3, 2), ('separable', 8, 3, 2)], (8, 8, 1), 10, min_multiplier=0.5, levels=3, divisor=4
 )
-WIDTHS = [4, 8]
+WIDTHS = (4, 8)
 SUPERNET = dataclasses.replace(DIGITS.supernet, epochs=0.1, batch=128, warmup_epochs=0)
 SHORT = SubnetConfig(epochs=0.05, batch=128, warmup_epochs=0, label_smoothing=0, mixup=0)
 

@@ -1,9 +1,16 @@
 """What the trainings share."""
 
+import dataclasses
+import threading
+
 import jax
 import jax.numpy as jnp
 
-from experiments import training
+from experiments import train_subnet, training
+from experiments.config import SubnetConfig
+from experiments.presets import DIGITS
+from tests.compiled import compilations
+from tests.tiny_graph import chain
 
 
 def test_forgotten_programs_are_let_go():
@@ -21,3 +28,42 @@ def test_forgotten_programs_are_let_go():
     assert loaded() == before + 8
     training.forget_programs()
     assert loaded() == before
+
+
+def test_while_a_network_is_worked_on_the_next_is_made_ready():
+    ready: list[str] = []
+    started = {name: threading.Event() for name in 'abc'}
+
+    def make_ready(name: str) -> None:
+        started[name].set()
+        ready.append(name)
+
+    for name, following in zip(training.one_ahead('abc', make_ready), 'bc ', strict=True):
+        assert name not in ready[:-1]
+        if following != ' ':
+            assert started[following].wait(10)  # while `name` is still worked on
+    assert ready == ['b', 'c']
+
+
+def test_what_cannot_be_made_ready_fails_when_it_is_used():
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    assert list(training.one_ahead(['a', 'b'], refuse)) == ['a', 'b']
+
+
+def test_a_network_made_ready_compiles_nothing_when_it_is_trained(tmp_path):
+    recipe = SubnetConfig(epochs=0.1, batch=64, warmup_epochs=0)
+    config = dataclasses.replace(DIGITS, run=tmp_path, subnet=recipe)
+    dataset = training.load_data(config)
+    graph = chain([('conv', 8, 3, 2), ('separable', 8, 3, 2)], (8, 8, 1), 10, levels=3, divisor=4)
+
+    def compiled(*widths: int) -> int:
+        with compilations() as found:
+            train_subnet.train(config, dataset, graph, widths, tmp_path / str(widths), 'Training')
+        return len(found)
+
+    compiled(8, 8)  # and whatever is needed once
+    cold = compiled(8, 12)
+    train_subnet.make_ready(config, dataset, graph, (12, 8))
+    assert compiled(12, 8) == 0 < cold

@@ -1,6 +1,5 @@
 """The training steps: the update they make, on one device, on four, and in parts; recalibration and evaluation."""
 
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jcw.train import losses, mutation, parallel, sandwich, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import start_from
 from tests import tiny_graph
+from tests.compiled import compilations
 from tests.tiny_graph import RESIDUAL
 from tests.train.tiny_run import BATCH, GRAPH, RECIPE, build_step, examples
 
@@ -43,22 +43,6 @@ def trained_variables():
 def close(a, b, tolerance=2e-5):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
-
-
-@contextmanager
-def compilations():
-    """Yield a list that grows with every program compiled."""
-    found = []
-
-    def listener(name, seconds, **_):
-        if 'backend_compile' in name:
-            found.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
 
 
 class Spread(NamedTuple):

@@ -21,7 +21,8 @@ import jax
 from jax import export
 from jax.experimental.compilation_cache import compilation_cache
 
-Widths = tuple[int, ...]
+from jcw.graph import Widths
+
 Build = Callable[[Sequence[int]], tuple[Callable[..., Any], tuple[Any, ...]]]
 Options = Mapping[str, Any]
 
