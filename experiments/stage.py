@@ -1,6 +1,7 @@
 """Run a stage: its settings are kept, what the user did wrong is said in a line, and what it took is noted."""
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -41,6 +42,7 @@ def run_stage(
       keep_freed: whether the process keeps the memory it has freed, which training on a CPU wants.
     """
     new = False
+    logging.getLogger('absl').setLevel(logging.ERROR)  # what tensorflow-datasets would rather have installed
     try:
         if not distributed and (config.launch.distributed or config.launch.coordinator):
             raise Usage('this stage runs in one process: several train the supernet or a found network')

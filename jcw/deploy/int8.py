@@ -4,6 +4,8 @@ Images come in as bytes, as everywhere; logits go out as int8, `logit = scale * 
 states both (`jcw.deploy.tflite.ends`). Nothing in between is float.
 """
 
+import contextlib
+import io
 import warnings
 from typing import Any
 
@@ -65,8 +67,9 @@ def litert_int8(model: bytes, images: Any) -> bytes:
             f'calibration needs uint8 images {list(taken.shape[1:])}, got {images.dtype} {list(images.shape)}'
         )
     wide = _without_cast(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the packages' own, which are not the caller's to mend
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        # The packages' own warnings are not the caller's to mend; large models get a bar whatever is asked for.
+        warnings.simplefilter('ignore')
         made = quantizer.Quantizer(wide)
         made.load_quantization_recipe(recipe.static_wi8_ai8())
         ranges = _ranges(wide, images)

@@ -2,8 +2,8 @@
 
 Each exists as a native convolution, which accelerators and exporters want, and in a form that XLA runs many times
 faster on CPUs: a depthwise convolution as shifted multiply-adds, a 1x1 one as a matrix product, a larger one of few
-input channels, a stem, as a matrix product over gathered patches. Of other larger ones only the kernel's gradient is
-another there, and only on large maps.
+input channels, a stem, as a matrix product over gathered patches. Of other larger ones only the gradients are others
+there: XLA's own take up to two hundred times as long inside loops, which gates are.
 
 Arrays are NHWC; padding is 'SAME' unless pads are given.
 """
@@ -28,7 +28,6 @@ Images = Float[Array, 'batch height width channels']
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
 KERNEL_SUM_BYTES = 2**17  # of running sums for a depthwise kernel: well within a core's second-level cache
 PATCH_BYTES = 2**20  # of patches gathered at a time for a larger kernel's gradient
-LARGE_MAP = 256  # positions from which that is faster than XLA's own gradient
 MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
 LONG_FOLD = 8  # steps from which a second loop earns its compilation
 UNPADDED: Pads = ((0, 0), (0, 0))
@@ -142,12 +141,15 @@ def _choose(cpu: Callable, native: Callable, implementation: str) -> Callable:
     return cpu if implementation == 'cpu' else native
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
+def _convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1, dilation: int = 1
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         pads,
+        lhs_dilation=(dilation, dilation),
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=groups,
     )
@@ -185,11 +187,15 @@ def _spatial_forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -
 
 
 def _spatial_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Give XLA's own gradients, but not that of the kernel on large maps, which takes 1.6 to 7 times as long."""
+    """Convolve the dilated gradient with the flipped kernel; gather patches for the kernel's own.
+
+    XLA makes the first of its transposed convolution as well, but outside of loops alone. Its gradient of the kernel
+    takes 1.6 to 7 times as long on large maps even there.
+    """
     x, kernel = residuals
-    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, pads), x)(g)
-    if g.shape[1] * g.shape[2] < LARGE_MAP:
-        return dx, *jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, pads), kernel)(g)
+    around = [(low, high) for low, high, _ in _dilation(x, g, kernel.shape[0], stride, pads)]
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    dx = _convolve(g, flipped, 1, (around[0], around[1]), dilation=stride)
     return dx, _patch_products(x, g, kernel, stride, pads)
 
 
@@ -261,16 +267,22 @@ def _shifted_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -
 
 def _input_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """Convolve the dilated gradient with the flipped kernel, again by shifts."""
-    size, around = kernel.shape[0], []
-    for axis, (before, _) in zip((1, 2), pads, strict=True):
-        dilated = (g.shape[axis] - 1) * stride + 1
-        low = size - 1 - before
-        around.append((low, x.shape[axis] + size - 1 - low - dilated, stride - 1))
+    size = kernel.shape[0]
+    around = _dilation(x, g, size, stride, pads)
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *around, (0, 0, 0)])
     last, after = size - 1, (x.shape[1], x.shape[2])  # the kernel is flipped
     taps = live_taps(x, size, stride, pads)
     terms = [window(padded, after, last - i, last - j, 1) * kernel[i, j] for i, j in taps]
     return functools.reduce(jnp.add, terms)
+
+
+def _dilation(x: jax.Array, g: jax.Array, size: int, stride: int, pads: Pads) -> list[tuple[int, int, int]]:
+    """Return zeros before, after and between rows, and columns, of a gradient, for the flipped kernel to pass over."""
+    found = []
+    for axis, (before, _) in zip((1, 2), pads, strict=True):
+        dilated, low = (g.shape[axis] - 1) * stride + 1, size - 1 - before
+        found.append((low, x.shape[axis] + size - 1 - low - dilated, stride - 1))
+    return found
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:

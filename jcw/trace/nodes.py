@@ -9,6 +9,9 @@ from jcw.trace.elementwise import REFUSED
 from jcw.trace.expressions import Affine, Expression, activation_of
 from jcw.windows import Pads
 
+RISING = ('relu', 'relu6')
+"""Activations that never fall."""
+
 
 @dataclasses.dataclass(eq=False)
 class Node:
@@ -116,6 +119,14 @@ class Nodes:
     ) -> Expression:
         if activation is None and affine.changes_nothing:
             return Expression(node=read)
+        if read.kind == 'max_pool' and activation in RISING and affine.changes_nothing:
+            # The greatest of activated numbers is the greatest number, activated: so what the pool reads does it.
+            before = self._pointwise(
+                read.reads[0], affine, activation, dataclasses.replace(expression, seen=None)
+            )
+            pool = dataclasses.replace(read, reads=(before.node,), number=len(self.all), seen=expression.seen)
+            self.all.append(pool)
+            return Expression(node=pool)
         node = self.append(
             'pointwise',
             read,

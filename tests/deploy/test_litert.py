@@ -140,6 +140,13 @@ def test_int8_holds_whole_numbers_alone_whatever_the_operations(seed):
     assert np.corrcoef(logits.ravel(), np.asarray(exact).ravel())[0, 1] > 0.9
 
 
+def test_quantising_prints_nothing_however_large_the_network(capsys):
+    graph = build(zoo.mobilenet_v2, (32, 32, 3), 10, base_multiplier=0.25)
+    images = random_bytes(graph, 2)
+    deploy.litert_int8(deploy.litert_model(graph, graph.smallest), images)
+    assert capsys.readouterr() == ('', '')
+
+
 def test_dead_channels_do_not_break_the_int_form():
     """A range from 0 to 0 has no scale."""
     graph = random_graph(0)

@@ -1,6 +1,7 @@
 """The forms for the CPU against native convolutions, values and gradients."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,17 @@ def test_a_max_pool_takes_the_greatest_of_every_window(batch, height, width, cha
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
     expected = windows[:, ::stride, ::stride].max((-1, -2))
     np.testing.assert_array_equal(kernels.max_pool(jnp.asarray(x), size, stride), expected)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_convolutions_in_gradients_are_of_the_kind_that_is_fast_in_loops(stride):
+    """XLA:CPU runs others an entry at a time there: with channels elsewhere than last, or over whole maps."""
+    x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+    loss = lambda *args: kernels.conv(*args, stride, 'cpu').sum()  # noqa: E731
+    text = str(jax.make_jaxpr(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel))
+    plain = str(jax.make_jaxpr(lambda x, kernel: kernels.conv(x, kernel, stride, 'native'))(x, kernel))
+    (spec,) = re.findall('dimension_numbers=Conv.*', plain)
+    assert re.findall('dimension_numbers=Conv.*', text) == [spec, spec]
 
 
 def test_the_platform_decides_where_nothing_is_said():
