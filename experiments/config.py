@@ -108,7 +108,7 @@ class SupernetConfig:
     adaptive_warmup: float = 0.4
     """With `adaptive`: fraction of the run with even draws."""
     hottest: float = 2.0
-    """With `adaptive`: temperature after that, in units of the field's spread."""
+    """With `adaptive`: temperature after that, in units of the field's effects."""
     coldest: float = 0.2
     """With `adaptive`: temperature at the end."""
     floor: float = 0.1

@@ -30,11 +30,11 @@ from experiments.training import load_data, one_ahead
 from jcw import data
 from jcw.accuracy import design, prior, report, samples
 from jcw.accuracy.table import UNITS, AccuracyTable, untrained
-from jcw.field import Field, add, evaluate, independent
+from jcw.field import Field, add, independent, scores
 from jcw.graph import Graph, Widths
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines, ows, stats
-from jcw.search.repair import SPREAD, correction
+from jcw.search.repair import TABLE_ERROR, correction
 from jcw.train.loop import Diverged
 
 
@@ -199,8 +199,8 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.n
     ms = np.array([times[widths[row]].ms for row in rows])
     error = np.array([times[widths[row]].error for row in rows])
     chosen = networks[rows].astype(np.int32)
-    residual = ms - evaluate(cost, chosen)
-    shift = correction(chosen, residual, ms * error, SPREAD * float(ms.mean()), cost.unary.shape)
+    residual = ms - scores(cost, chosen)
+    shift = correction(chosen, residual, ms * error, TABLE_ERROR * float(ms.mean()), cost.unary.shape)
     return cost.replace(unary=cost.unary + shift)
 
 

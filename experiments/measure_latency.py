@@ -22,7 +22,7 @@ from experiments.timing_process import Request
 from experiments.training import load_data
 from jcw.graph import Graph
 from jcw.latency import design, drift, samples, supervise
-from jcw.latency.measure import Protocol, failures, pending
+from jcw.latency.measure import TimingPlan, failures, pending
 
 TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float32', 'int8')}
 """Types that a runtime computes in."""
@@ -91,7 +91,7 @@ def time_networks(
             samples.create(path, samples.read(first).header)
         held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
         failed = failures(path)
-        if pending(path, wanted, Protocol(attempts=config.latency.attempts), failed):
+        if pending(path, wanted, TimingPlan(attempts=config.latency.attempts), failed):
             request = _request(config, graph, wanted, path, failed)
             with spent.on(config.run, 'timing networks'):
                 _run(config, request, path, title, held & {*map(tuple, wanted)})
@@ -153,7 +153,7 @@ def _silence_s(settings: LatencyConfig) -> float:
     """Return how long the timing process may take for a network; a command's answers have a limit of their own."""
     if settings.runtime != 'command':
         return SILENCE_S
-    plain = Protocol()
+    plain = TimingPlan()
     calls = 3 * plain.window * (settings.calls or plain.calls) * (settings.visits or plain.max_visits)
     return SILENCE_S + calls * settings.time_limit
 

@@ -140,7 +140,7 @@ def _runtime(request: Request, request_file: str):
 
 def _time_or_say_why_not(request: Request, request_file: str) -> None:
     """Time the networks; what another start would not cure is said in a line instead of raised."""
-    from jcw.latency.runtimes.protocol import RuntimeFailure
+    from jcw.latency.runtimes.interface import RuntimeFailure
 
     try:
         _time(request, request_file)
@@ -167,7 +167,7 @@ def _time(request: Request, request_file: str) -> None:
             request.path,
             batch=request.batch,
             dtype=request.dtype,
-            protocol=_protocol(request),
+            plan=_plan(request),
             earlier={tuple(widths): attempts for widths, attempts in request.failed},
         ):
             line = {
@@ -181,16 +181,16 @@ def _time(request: Request, request_file: str) -> None:
         runtime.close()
 
 
-def _protocol(request: Request):
+def _plan(request: Request):
     """A user's own program warms up as it sees fit; each of its answers counts."""
-    from jcw.latency.measure import Protocol
+    from jcw.latency.measure import TimingPlan
 
     own: dict[str, int] = {'warmup': 0} if request.runtime == 'command' else {}
     if request.calls is not None:
         own['calls'] = request.calls
     if request.visits is not None:
-        own |= {'min_visits': min(Protocol.min_visits, request.visits), 'max_visits': request.visits}
-    return Protocol(attempts=request.attempts, load_s=request.load_seconds, **own)
+        own |= {'min_visits': min(TimingPlan.min_visits, request.visits), 'max_visits': request.visits}
+    return TimingPlan(attempts=request.attempts, load_s=request.load_seconds, **own)
 
 
 if __name__ == '__main__':

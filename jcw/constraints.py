@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float, Int
 
 from jcw.field import Field, Scopes, check_scopes, ends, independent, present_pairs
 
-Widths = Int[np.ndarray, 'sites choices']
+WidthTable = Int[np.ndarray, 'sites choices']
 NumChoices = Int[np.ndarray, ' _']
 
 
-def multiples_of(widths: Widths, num_choices: NumChoices, divisor: int) -> Field:
+def multiples_of(widths: WidthTable, num_choices: NumChoices, divisor: int) -> Field:
     """Allow only widths that are multiples of `divisor`, such as 8, 16 or 32; 0 is one.
 
     Raises:
@@ -26,7 +26,7 @@ def multiples_of(widths: Widths, num_choices: NumChoices, divisor: int) -> Field
     return _allow(widths, num_choices, widths % divisor == 0, f'a multiple of {divisor}')
 
 
-def at_least(widths: Widths, num_choices: NumChoices, least: int | Int[np.ndarray, '...']) -> Field:
+def at_least(widths: WidthTable, num_choices: NumChoices, least: int | Int[np.ndarray, '...']) -> Field:
     """Allow only widths of `least` channels or more, one number for all sites or one each.
 
     Raises:
@@ -37,7 +37,7 @@ def at_least(widths: Widths, num_choices: NumChoices, least: int | Int[np.ndarra
     return _allow(widths, num_choices, widths >= np.reshape(least, (-1, 1)), f'at least {least}')
 
 
-def fixed(widths: Widths, num_choices: NumChoices, sites: Mapping[int, int]) -> Field:
+def fixed(widths: WidthTable, num_choices: NumChoices, sites: Mapping[int, int]) -> Field:
     """Give each site in `sites` the width stated there.
 
     Raises:
@@ -65,7 +65,7 @@ def whole_blocks(present: Bool[np.ndarray, 'sites choices'], blocks: Iterable[tu
     return Field(np.where(present, 0.0, -np.inf), _potential(allowed), scopes)
 
 
-def non_decreasing(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
+def non_decreasing(widths: WidthTable, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
     """Allow the second site of no pair to be narrower than the first.
 
     Raises:
@@ -74,7 +74,7 @@ def non_decreasing(widths: Widths, num_choices: NumChoices, pairs: Iterable[tupl
     return _allow_pairs(widths, num_choices, pairs, np.less_equal, 'in this order')
 
 
-def tied(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
+def tied(widths: WidthTable, num_choices: NumChoices, pairs: Iterable[tuple[int, int]]) -> Field:
     """Give both sites of each pair the same width.
 
     Raises:
@@ -83,7 +83,7 @@ def tied(widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int
     return _allow_pairs(widths, num_choices, pairs, np.equal, 'in common')
 
 
-def _allow(widths: Widths, num_choices: NumChoices, allowed: Bool[np.ndarray, '...'], what: str) -> Field:
+def _allow(widths: WidthTable, num_choices: NumChoices, allowed: Bool[np.ndarray, '...'], what: str) -> Field:
     present = _present(widths, num_choices)
     none = ~(allowed & present).any(1)
     if none.any():
@@ -93,7 +93,7 @@ def _allow(widths: Widths, num_choices: NumChoices, allowed: Bool[np.ndarray, '.
 
 
 def _allow_pairs(
-    widths: Widths, num_choices: NumChoices, pairs: Iterable[tuple[int, int]], rule: np.ufunc, what: str
+    widths: WidthTable, num_choices: NumChoices, pairs: Iterable[tuple[int, int]], rule: np.ufunc, what: str
 ) -> Field:
     scopes: Scopes = tuple((int(i), int(j)) for i, j in pairs)
     check_scopes(scopes, len(widths))
@@ -107,7 +107,7 @@ def _allow_pairs(
     return Field(np.zeros(widths.shape), _potential(allowed | ~present), scopes)
 
 
-def _present(widths: Widths, num_choices: NumChoices) -> Bool[np.ndarray, 'sites choices']:
+def _present(widths: WidthTable, num_choices: NumChoices) -> Bool[np.ndarray, 'sites choices']:
     if np.shape(num_choices) != widths.shape[:1]:
         raise ValueError(
             f'need the number of choices of {len(widths)} sites, got shape {np.shape(num_choices)}'

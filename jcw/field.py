@@ -121,7 +121,7 @@ def score(field: Field, choices: Choices) -> Float[Array, '']:
     return total + tables[np.arange(len(tables)), choices[first], choices[second]].sum()
 
 
-def evaluate(
+def scores(
     field: Field, choices: Int[np.ndarray, 'configurations sites']
 ) -> Float[np.ndarray, ' configurations']:
     """Sum the potentials of configurations on the host, in the field's own precision."""

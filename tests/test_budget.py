@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jcw import budget
-from jcw.field import evaluate, independent
+from jcw.field import independent, scores
 from jcw.recursions import max_sum
 from tests.solver_oracle import (
     RESIDUAL,
@@ -38,14 +38,14 @@ def problem(seed, sites=4, choices=3, scopes=None, **kwargs):
 
 
 def cost_of(cost, solution):
-    return evaluate(cost, solution.choices[None])[0]
+    return scores(cost, solution.choices[None])[0]
 
 
 def assert_optimal(solution, utility, cost, limit, best):
     assert solution.feasible
     assert cost_of(cost, solution) <= limit
     np.testing.assert_allclose(solution.utility, best, rtol=0, atol=ROUNDING)
-    np.testing.assert_allclose(evaluate(utility, solution.choices[None])[0], best, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(scores(utility, solution.choices[None])[0], best, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(solution.upper_bound, solution.utility, rtol=0, atol=ROUNDING)
 
 
@@ -70,9 +70,9 @@ def test_solve_agrees_with_highs_on_hundreds_of_problems(first):
     for seed in range(first, first + 50):
         utility, cost, limit = problem(seed, 5, 4, pairs=seed % 3 > 0)
         choices = best_by_highs(utility, [cost], [limit])
-        assert evaluate(cost, choices[None])[0] <= limit  # or HiGHS used its tolerance
+        assert scores(cost, choices[None])[0] <= limit  # or HiGHS used its tolerance
         assert_optimal(
-            budget.solve(utility, cost, limit), utility, cost, limit, evaluate(utility, choices[None])[0]
+            budget.solve(utility, cost, limit), utility, cost, limit, scores(utility, choices[None])[0]
         )
 
 
@@ -85,8 +85,8 @@ def test_solve_agrees_with_highs_on_random_graphs_of_different_scopes(graph):
         _, cost, limit = problem(seed, 6, 3, scopes)
         utility = random_field(rng, 6, 3, parts)
         choices = best_by_highs(utility, [cost], [limit])
-        assert evaluate(cost, choices[None])[0] <= limit
-        best = evaluate(utility, choices[None])[0]
+        assert scores(cost, choices[None])[0] <= limit
+        best = scores(utility, choices[None])[0]
         assert_optimal(budget.solve(utility, cost, limit), utility, cost, limit, best)
 
 
@@ -95,9 +95,9 @@ def test_solve_agrees_with_highs_at_the_size_of_a_network():
     for seed in range(10):
         utility, cost, limit = problem(seed, 14, 14, pairs=False)
         choices = best_by_highs(utility, [cost], [limit])
-        assert evaluate(cost, choices[None])[0] <= limit
+        assert scores(cost, choices[None])[0] <= limit
         assert_optimal(
-            budget.solve(utility, cost, limit), utility, cost, limit, evaluate(utility, choices[None])[0]
+            budget.solve(utility, cost, limit), utility, cost, limit, scores(utility, choices[None])[0]
         )
 
 
@@ -241,7 +241,7 @@ def test_three_costs_agree_with_highs():
         utility, *costs = (random_field(rng, 4, 3) for _ in range(4))
         limits = [np.quantile(table(cost)[1], 0.5) for cost in costs]
         choices = best_by_highs(utility, costs, limits)
-        best = evaluate(utility, choices[None])[0]
+        best = scores(utility, choices[None])[0]
         assert_optimal(budget.solve(utility, costs, limits), utility, costs[2], limits[2], best)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jcw import budget
-from jcw.field import evaluate, independent
+from jcw.field import independent, scores
 from tests.solver_oracle import RESIDUAL, TREE, best_by_table, random_field, table
 
 ROUNDING = 1e-11
@@ -27,8 +27,8 @@ def test_every_point_of_the_frontier_is_the_best_of_the_table(integers, scopes):
         expected = best_by_table(utility, [cost], [limit * (1 + 1e-12)])[0]
         np.testing.assert_allclose(best, expected, atol=ROUNDING)
     np.testing.assert_allclose(curve.upper_bound, curve.utility, atol=ROUNDING)
-    np.testing.assert_allclose(evaluate(utility, curve.choices), curve.utility, atol=ROUNDING)
-    assert (evaluate(cost, curve.choices) <= budgets).all()
+    np.testing.assert_allclose(scores(utility, curve.choices), curve.utility, atol=ROUNDING)
+    assert (scores(cost, curve.choices) <= budgets).all()
     assert (np.diff(curve.utility) >= 0).all()
 
 
@@ -69,7 +69,7 @@ def test_an_explanation_adds_up_and_its_next_change_is_the_best_single_one():
             if mine.any():
                 changed = solution.choices.copy()
                 changed[site] = why.next_choice[site]
-                moved = [evaluate(field, changed[None])[0] for field in (utility, cost)]
+                moved = [scores(field, changed[None])[0] for field in (utility, cost)]
                 np.testing.assert_allclose(moved[0] - solution.utility, expected, atol=ROUNDING)
                 np.testing.assert_allclose(moved[1] - solution.cost, why.next_cost[site], atol=ROUNDING)
             else:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jcw import budget, constraints
-from jcw.field import Field, add, chain_scopes, evaluate, independent
+from jcw.field import Field, add, chain_scopes, independent, scores
 
 WIDTHS = np.array([[8, 16, 24, 0], [0, 16, 24, 32], [16, 24, 32, 48]])  # the second site may be dropped
 SIZES = np.array([3, 4, 4])
@@ -17,7 +17,7 @@ PRESENT = independent(np.where(LIVE, 0.0, -np.inf))
 def allowed_by(constraint):
     """List the widths of all configurations that are left."""
     every = np.array(list(itertools.product(range(4), repeat=3)))
-    left = every[np.isfinite(evaluate(add(PRESENT, constraint), every))]
+    left = every[np.isfinite(scores(add(PRESENT, constraint), every))]
     return [tuple(row) for row in WIDTHS[np.arange(3), left].tolist()]
 
 

@@ -17,7 +17,7 @@ def drawn(scopes, seed=0):
 def test_score_and_evaluate_agree_with_the_table(scopes):
     field = drawn(scopes)
     configurations, scores = table(field)
-    np.testing.assert_allclose(fields.evaluate(field, configurations), scores)
+    np.testing.assert_allclose(fields.scores(field, configurations), scores)
     np.testing.assert_allclose(jax.vmap(lambda x: fields.score(field, x))(configurations), scores, rtol=1e-6)
 
 

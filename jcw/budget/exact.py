@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jcw.budget.checks import check_budget, check_labels, check_shapes, check_values
 from jcw.budget.passes import run_pass, solve_in_one_pass
-from jcw.field import Field, evaluate, to_host
+from jcw.field import Field, scores, to_host
 
 Budget = ArrayLike | Sequence[Any]
 
@@ -166,8 +166,8 @@ def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int,
 
 def _choose(utility, costs, limits, pool, cheapest, bound, wanted) -> Solution:
     """Evaluate all candidates in float64 and take the best within each budget, or `wanted` within one."""
-    utilities = evaluate(utility, pool)
-    spent = np.stack([evaluate(cost, pool) for cost in costs], -1)
+    utilities = scores(utility, pool)
+    spent = np.stack([scores(cost, pool) for cost in costs], -1)
     spent = np.where(np.isneginf(utilities)[:, None], np.inf, spent)
     order = np.lexsort((spent.sum(-1), -utilities))  # of equals, the first is the cheapest
     pool, utilities, spent = pool[order], utilities[order], spent[order]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from jcw.budget.checks import check_shapes
 from jcw.budget.dual import best_price
 from jcw.budget.tables import tabulate
-from jcw.field import Field, evaluate, to_host
+from jcw.field import Field, scores, to_host
 
 
 class Explanation(NamedTuple):
@@ -72,7 +72,7 @@ def explain(
         rate = change / dearer
     affordable = (spent.sum() + dearer <= budget) & (change > -np.inf)
     for other, limit in zip(map(to_host, beside), most, strict=True):
-        affordable &= evaluate(other, choices[None]) + _changes(other, choices, np.inf) <= limit
+        affordable &= scores(other, choices[None]) + _changes(other, choices, np.inf) <= limit
     affordable[np.arange(len(choices)), choices] = False
     value = np.where(affordable, change, -np.inf)
     following = value.argmax(1)
@@ -105,8 +105,8 @@ def _changes(
     sites, options = np.arange(len(choices)), np.arange(field.unary.shape[1])
     neighbours = np.broadcast_to(choices, (len(sites), len(options), len(choices))).copy()
     neighbours[sites, :, sites] = options
-    values = evaluate(field, neighbours.reshape(-1, len(choices))).reshape(len(sites), len(options))
-    return np.where(np.isfinite(values), values, absent) - evaluate(field, choices[None])
+    values = scores(field, neighbours.reshape(-1, len(choices))).reshape(len(sites), len(options))
+    return np.where(np.isfinite(values), values, absent) - scores(field, choices[None])
 
 
 def _price(utility: Field, cost: Field, budget: float) -> float:

@@ -12,11 +12,11 @@ from jaxtyping import Int
 from jcw import records
 from jcw.graph import Graph, Widths
 from jcw.latency import samples
-from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
+from jcw.latency.runtimes.interface import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Header, Sample
-from jcw.latency.timing import Conveyor, Protocol, time_reference
+from jcw.latency.timing import Conveyor, TimingPlan, time_reference
 
-__all__ = ['Protocol', 'failures', 'measure', 'pending']
+__all__ = ['TimingPlan', 'failures', 'measure', 'pending']
 
 Networks = Sequence[Sequence[int]] | Int[np.ndarray, 'networks sites']
 DIED = 'the process died or hung while timing it'
@@ -33,12 +33,12 @@ def measure(
     batch: int,
     dtype: str = 'float32',
     reference: Sequence[int] | Int[np.ndarray, ' sites'] | None = None,
-    protocol: Protocol = Protocol(),  # noqa: B008, frozen
+    plan: TimingPlan = TimingPlan(),  # noqa: B008, frozen
     earlier: Mapping[Widths, int] | None = None,
 ) -> Iterator[Sample]:
     """Time the networks that the file does not hold yet, yielding each sample once it is on disk.
 
-    Networks that fail, or whose error stays large, are timed again after the others, `protocol.attempts`
+    Networks that fail, or whose error stays large, are timed again after the others, `plan.attempts`
     times at most.
 
     Args:
@@ -49,7 +49,7 @@ def measure(
       batch: images per call, as the runtime was built for.
       dtype: of the networks, as the runtime was built for.
       reference: widths of the network timed beside every sample; by default the graph's base.
-      protocol: how to time.
+      plan: how to time.
       earlier: attempts at some networks that do not count: `failures` of the file, for them to be tried again.
 
     Raises:
@@ -59,7 +59,7 @@ def measure(
     networks = _checked(graph, networks)
     widths = _checked(graph, np.array([graph.base if reference is None else reference], np.int32))[0]
     runtime.prefetch(networks)
-    anchor, reference_ms = _opened(runtime, widths, protocol)
+    anchor, reference_ms = _opened(runtime, widths, plan)
     try:
         header = Header(
             graph=graph,
@@ -69,12 +69,12 @@ def measure(
             batch=batch,
             reference=widths,
             reference_ms=reference_ms,
-            warmup=protocol.warmup,
+            warmup=plan.warmup,
             versions=dict(runtime.versions),
-            details={**runtime.details, **_load(protocol)},
+            details={**runtime.details, **_load(plan)},
         )
         header = _begin_or_continue(path, header)
-        yield from _measure(runtime, anchor, networks, Path(path), header, protocol, earlier)
+        yield from _measure(runtime, anchor, networks, Path(path), header, plan, earlier)
     finally:
         anchor.close()
 
@@ -88,7 +88,7 @@ def failures(path: str | Path) -> dict[Widths, int]:
 def pending(
     path: str | Path,
     networks: Sequence[Sequence[int]],
-    protocol: Protocol,
+    plan: TimingPlan,
     earlier: Mapping[Widths, int] | None = None,
 ) -> list[tuple[Widths, int]]:
     """Return the networks, in plain whole numbers, that a file still lacks, each with the attempt to make.
@@ -99,12 +99,12 @@ def pending(
     return [
         (widths, held[widths].attempt + 1 if widths in held else 1)
         for widths in dict.fromkeys(map(tuple, networks))
-        if widths not in held or _again(held[widths], protocol, (earlier or {}).get(widths, 0))
+        if widths not in held or _again(held[widths], plan, (earlier or {}).get(widths, 0))
     ]
 
 
-def _load(protocol: Protocol) -> dict[str, str]:
-    return {'load': f'{protocol.load_s:g} s before timing'} if protocol.load_s else {}
+def _load(plan: TimingPlan) -> dict[str, str]:
+    return {'load': f'{plan.load_s:g} s before timing'} if plan.load_s else {}
 
 
 def _checked(graph: Graph, networks: Networks) -> list[Widths]:
@@ -115,7 +115,7 @@ def _checked(graph: Graph, networks: Networks) -> list[Widths]:
 
 def _begin_or_continue(path: str | Path, header: Header) -> Header:
     """Write the header, or return the one that the file was begun with."""
-    if not Path(path).exists() or not samples.repair(path):
+    if not Path(path).exists() or not samples.keep_whole_lines(path):
         samples.create(path, header)
         return header
     begun = samples.read(path).header
@@ -126,13 +126,13 @@ def _begin_or_continue(path: str | Path, header: Header) -> Header:
     return begun
 
 
-def _opened(runtime: Runtime, widths: Widths, protocol: Protocol) -> tuple[Program, float]:
+def _opened(runtime: Runtime, widths: Widths, plan: TimingPlan) -> tuple[Program, float]:
     """Open the reference and time it alone, ms; a first fault is put up with."""
-    for left in reversed(range(max(protocol.attempts, FAULTS))):
+    for left in reversed(range(max(plan.attempts, FAULTS))):
         try:
             anchor = runtime.open(widths)
             try:
-                return anchor, time_reference(anchor, protocol)
+                return anchor, time_reference(anchor, plan)
             except BaseException:
                 anchor.close()
                 raise
@@ -148,16 +148,16 @@ def _measure(
     networks: list[Widths],
     path: Path,
     header: Header,
-    protocol: Protocol,
+    plan: TimingPlan,
     earlier: Mapping[Widths, int] | None,
 ) -> Iterator[Sample]:
     suspects = _in_flight(path)
     if len(suspects) == 1:
         (guilty,) = suspects
         yield _append(path, Sample(guilty, attempt=_attempts(path, guilty) + 1, failure=DIED))
-    line = Conveyor(runtime, anchor, header.reference_ms, protocol)
+    line = Conveyor(runtime, anchor, header.reference_ms, plan)
     try:
-        while wanted := collections.deque(pending(path, networks, protocol, earlier)):
+        while wanted := collections.deque(pending(path, networks, plan, earlier)):
             while wanted or line.timings:
                 if wanted and _room(line, wanted[0][0], suspects):
                     runtime.prefetch([widths for widths, _ in wanted])
@@ -174,7 +174,7 @@ def _measure(
 def _room(line: Conveyor, widths: Widths, suspects: set[Widths]) -> bool:
     """Whether a network may be put on; after a crash those suspected of it go alone."""
     alone = suspects & {widths, *(timing.widths for timing in line.timings)}
-    return len(line.timings) < (1 if alone else line.protocol.window)
+    return len(line.timings) < (1 if alone else line.plan.window)
 
 
 def _append(path: Path, sample: Sample) -> Sample:
@@ -182,9 +182,9 @@ def _append(path: Path, sample: Sample) -> Sample:
     return sample
 
 
-def _again(sample: Sample, protocol: Protocol, earlier: int) -> bool:
-    doubtful = bool(sample.failure) or sample.error > protocol.doubt
-    return doubtful and sample.attempt - earlier < protocol.attempts
+def _again(sample: Sample, plan: TimingPlan, earlier: int) -> bool:
+    doubtful = bool(sample.failure) or sample.error > plan.doubt
+    return doubtful and sample.attempt - earlier < plan.attempts
 
 
 def _attempts(path: Path, widths: Widths) -> int:

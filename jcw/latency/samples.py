@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw import records
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency import lines
 from jcw.latency.location import Visits, locate
 from jcw.latency.sample import Header, Sample, is_time
@@ -66,7 +66,7 @@ def append(path: str | Path, sample: Sample) -> None:
         os.fsync(file.fileno())
 
 
-def repair(path: str | Path) -> bool:
+def keep_whole_lines(path: str | Path) -> bool:
     """Cut off what an interrupted writer left of its last line; return whether a line is left.
 
     A header that was cut off goes with its file. What does not begin like one is not ours, and stays.
@@ -106,7 +106,7 @@ def read(path: str | Path) -> Samples:
 def _read_samples(
     path: str | Path, file: Iterable[bytes], header: Header, cut: list[str]
 ) -> Iterator[Sample]:
-    known: dict[tuple[int, ...], tuple[int, ...]] = {}
+    known: dict[Widths, Widths] = {}
     for number, line in enumerate(file, 2):
         if line.endswith(b'\n'):
             yield _read_sample(f'{path}, line {number}', line, header, known)
@@ -141,7 +141,7 @@ def merge(parts: Sequence[Samples]) -> Samples:
 
 def join(samples: Iterable[Sample], reference_ms: float) -> tuple[tuple[Sample, ...], list[str]]:
     """Make one sample of all timings of a network; also say what was joined and what was dropped."""
-    timings: dict[tuple[int, ...], list[Sample]] = {}
+    timings: dict[Widths, list[Sample]] = {}
     for sample in samples:
         timings.setdefault(sample.widths, []).append(sample)
     kept, notes = [], []
@@ -229,9 +229,7 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _read_sample(
-    where: str, line: bytes, header: Header, known: dict[tuple[int, ...], tuple[int, ...]]
-) -> Sample:
+def _read_sample(where: str, line: bytes, header: Header, known: dict[Widths, Widths]) -> Sample:
     """Read a line; `known` are the widths that were found to be in the graph, each kept once."""
     record = lines.parse(where, line)
     lines.check(where, line)

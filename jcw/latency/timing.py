@@ -8,7 +8,7 @@ import numpy as np
 
 from jcw.graph import Widths
 from jcw.latency.location import locate
-from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
+from jcw.latency.runtimes.interface import Program, Runtime, RuntimeFailure
 from jcw.latency.samples import Sample
 
 WARM_MS = 100.0
@@ -19,7 +19,7 @@ INTERRUPTED = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class TimingPlan:
     """How networks are timed.
 
     A machine's disturbances last for seconds, so that a hundred calls in a row share them; the same calls in
@@ -72,13 +72,13 @@ def time_call(program: Program, warmup: int = 0) -> float:
     return milliseconds
 
 
-def time_reference(reference: Program, protocol: Protocol) -> float:
-    """Return the median time of the reference alone, ms, after the protocol's load."""
+def time_reference(reference: Program, plan: TimingPlan) -> float:
+    """Return the median time of the reference alone, ms, after the plan's load."""
     began = time.perf_counter()
-    while time.perf_counter() - began < protocol.load_s:
+    while time.perf_counter() - began < plan.load_s:
         reference.time_ms()
-    times = [time_call(reference) for _ in range(protocol.warmup + protocol.calls * protocol.min_visits)]
-    return float(np.median(times[protocol.warmup :]))
+    times = [time_call(reference) for _ in range(plan.warmup + plan.calls * plan.min_visits)]
+    return float(np.median(times[plan.warmup :]))
 
 
 @dataclasses.dataclass
@@ -88,7 +88,7 @@ class Conveyor:
     runtime: Runtime
     reference: Program
     normal_ms: float
-    protocol: Protocol
+    plan: TimingPlan
     timings: list['_Timing'] = dataclasses.field(default_factory=list)
 
     def put(self, widths: Widths, attempt: int) -> None:
@@ -103,18 +103,18 @@ class Conveyor:
         timing.opening_s = time.perf_counter() - start
 
     def visit(self) -> None:
-        """Call every network in turn, the reference before and after each call, `protocol.calls` times."""
+        """Call every network in turn, the reference before and after each call, `plan.calls` times."""
         for timing in self.timings:
             timing.begin_visit()
-        for _ in range(self.protocol.calls):
+        for _ in range(self.plan.calls):
             before = None
             for timing in self.timings:
                 if not timing.failure:
-                    before = timing.call(self.reference, before, self.protocol.warmup)
+                    before = timing.call(self.reference, before, self.plan.warmup)
 
     def take(self) -> Iterator[Sample]:
         """Take off the networks that failed or are known well enough."""
-        done = [timing for timing in self.timings if timing.done(self.protocol)]
+        done = [timing for timing in self.timings if timing.done(self.plan)]
         self.timings = [timing for timing in self.timings if timing not in done]
         for timing in done:
             timing.close()
@@ -156,13 +156,11 @@ class _Timing:
         self.reference_ms[-1].append(_between(before, after))
         return after
 
-    def done(self, protocol: Protocol) -> bool:
+    def done(self, plan: TimingPlan) -> bool:
         visits = len(self.calls_ms)
-        if self.failure or visits >= protocol.max_visits:
+        if self.failure or visits >= plan.max_visits:
             return True
-        return (
-            visits >= protocol.min_visits and locate(self.calls_ms, self.reference_ms).error < protocol.error
-        )
+        return visits >= plan.min_visits and locate(self.calls_ms, self.reference_ms).error < plan.error
 
     def close(self) -> None:
         if self.program is not None:

@@ -28,7 +28,7 @@ class Schedule(NamedTuple):
     """How draws narrow, in fractions of the run."""
 
     warmup: float = 0.4  # fraction of the run with even draws
-    hottest: float = 2.0  # temperature after the warm-up, in units of the field's `spread`
+    hottest: float = 2.0  # temperature after the warm-up, in units of the field, `unit_of`
     coldest: float = 0.2  # temperature at the end
     floor: float = 0.1  # share of draws that stay even, so that every live choice can be drawn
 
@@ -60,7 +60,7 @@ def temperature(progress: float, schedule: Schedule) -> float:
     return schedule.hottest ** (1 - done) * schedule.coldest**done
 
 
-def spread(utility: Field) -> float:
+def unit_of(utility: Field) -> float:
     """Return the root mean square of a field's unaries about their sites' means; 1 for a flat field."""
     unary = np.asarray(utility.unary, np.float64)
     live = np.isfinite(unary)
@@ -114,7 +114,7 @@ def refreshed(
     heat = temperature(progress, schedule)
     if not np.isfinite(heat):
         return even_draws(graph)
-    return narrowed(utility, cost, budget, heat * spread(utility), schedule.floor)
+    return narrowed(utility, cost, budget, heat * unit_of(utility), schedule.floor)
 
 
 def priced(utility: Field, cost: Field, price: float, heat: float) -> Field:
@@ -138,7 +138,7 @@ def budget_price(utility: Field, cost: Field, budget: float, heat: float) -> flo
 
     if not exceeds(0.0):
         return 0.0
-    unit = spread(utility) / max(spread(cost), 1e-12)
+    unit = unit_of(utility) / max(unit_of(cost), 1e-12)
     high = unit
     for _ in range(20):
         if not exceeds(high):

@@ -8,19 +8,18 @@ from jaxtyping import Array, Int, Key
 
 from jcw import budget as budgets
 from jcw import recursions
-from jcw.field import Field, evaluate
+from jcw.field import Field, scores
 from jcw.graph import Graph
 from jcw.search import aows, ows
 from jcw.search.limits import Limits, none
 
-Choices = Int[np.ndarray, ' sites']
-
+HostChoices = Int[np.ndarray, ' sites']
 MULTIPLIERS = np.linspace(0.05, 3.0, 1181)
 NEAR = 0.9  # random search looks at configurations that use at least this share of the budget
 PROXY_BUDGETS = 400
 
 
-def uniform(graph: Graph, cost: Field, budget: float, limits: Limits | None = None) -> Choices:
+def uniform(graph: Graph, cost: Field, budget: float, limits: Limits | None = None) -> HostChoices:
     """Return the configuration of the largest width multiplier whose cost is within the budget, and the limits.
 
     Raises:
@@ -33,7 +32,7 @@ def uniform(graph: Graph, cost: Field, budget: float, limits: Limits | None = No
     if not len(within):
         raise ValueError(
             f'no width multiplier is within the budget of {budget:.4g}: '
-            f'the narrowest costs {evaluate(cost, ladder).min():.4g}'
+            f'the narrowest costs {scores(cost, ladder).min():.4g}'
             + (f' and uses {shares.min():.0%} of its tightest limit' if limits.costs else '')
         )
     return within[graph.to_widths(within).sum(1).argmax()]
@@ -85,12 +84,12 @@ def random_within(
 def random_search(
     key: Key[Array, ''],
     graph: Graph,
-    loss: Callable[[Choices], float],
+    loss: Callable[[HostChoices], float],
     cost: Field,
     budget: float,
     evaluations: int,
     limits: Limits | None = None,
-) -> Choices:
+) -> HostChoices:
     """Return the configuration of least loss among `evaluations` random ones just within the budget.
 
     Raises:
@@ -106,7 +105,7 @@ def random_search(
 
 def by_proxy(
     graph: Graph, utility: Field, proxy: Field, cost: Field, budget: float, limits: Limits | None = None
-) -> Choices:
+) -> HostChoices:
     """Return the joint optimum for a stand-in cost such as FLOPs, as large as the true cost and the limits allow.
 
     Of the best configurations at every budget of the proxy, it is the best one whose true cost is within the budget.

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from jcw import budget as budgets
 from jcw.budget import Solution
-from jcw.field import Field, add, evaluate, to_host
+from jcw.field import Field, add, scores, to_host
 from jcw.graph import Graph
 from jcw.search import ows
 
@@ -46,15 +46,15 @@ class Limits(NamedTuple):
         A network is within all limits where that is at most 1.
         """
         costs, most = self.priced(cost, budget)
-        used = np.max([evaluate(each, choices) / limit for each, limit in zip(costs, most, strict=True)], 0)
+        used = np.max([scores(each, choices) / limit for each, limit in zip(costs, most, strict=True)], 0)
         forbids = self.allowed.replace(
             unary=np.isneginf(self.allowed.unary) * 1.0, tables=np.isneginf(self.allowed.tables) * 1.0
         )
-        return used + evaluate(forbids, choices)
+        return used + scores(forbids, choices)
 
     def beside(self, choices: Int[np.ndarray, ' sites']) -> dict[str, float]:
         """Return the further costs of a network, by name."""
-        return {name: float(evaluate(cost, choices[None])[0]) for name, cost in self.costs.items()}
+        return {name: float(scores(cost, choices[None])[0]) for name, cost in self.costs.items()}
 
     @property
     def present(self) -> Bool[np.ndarray, 'sites choices']:

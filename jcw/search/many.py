@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jcw.budget import Solution, solve
-from jcw.field import Field, evaluate, to_host
+from jcw.field import Field, scores, to_host
 from jcw.search.limits import Limits
 
 
@@ -66,9 +66,7 @@ def solve_many(
     together = within(*costs)
     tables = {name: to_host(cost) for name, cost in costs.items()}
     across = {
-        name: {
-            other: float(evaluate(tables[other], np.asarray(solution.choices)[None])[0]) for other in costs
-        }
+        name: {other: float(scores(tables[other], np.asarray(solution.choices)[None])[0]) for other in costs}
         for name, solution in each.items()
     }
     return ManyDevices(each, together, across)

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jcw.budget import cheapest, k_best
-from jcw.field import Field, evaluate, to_host
+from jcw.field import Field, scores, to_host
 from jcw.graph import Graph, Widths
 from jcw.search.limits import Limits, none
 from jcw.search.rounds import Repaired, Round, conclude, holds
 
-SPREAD = 0.1
+TABLE_ERROR = 0.1
 """Standard deviation of the table's error, relative to the budget, before anything is measured."""
 
 
@@ -30,7 +30,7 @@ class Repair:
       budget: ms.
       k: networks timed in a round.
       confidence: standard errors above the measured latency that must still be within the budget.
-      spread: standard deviation of the table's error, relative to the budget, before anything is measured.
+      table_error: standard deviation of the table's error, relative to the budget, before anything is measured.
       max_rounds: after so many rounds it ends anyway.
       limits: what candidates must hold besides, by tables alone.
 
@@ -47,16 +47,21 @@ class Repair:
         *,
         k: int = 4,
         confidence: float = 1.96,
-        spread: float = SPREAD,
+        table_error: float = TABLE_ERROR,
         max_rounds: int = 8,
         limits: Limits | None = None,
     ) -> None:
-        if budget <= 0 or k < 1 or confidence < 0 or spread <= 0 or max_rounds < 1:
+        if budget <= 0 or k < 1 or confidence < 0 or table_error <= 0 or max_rounds < 1:
             raise ValueError(
-                'need budget, k, spread and max_rounds > 0 and confidence >= 0, '
-                f'got {budget}, {k}, {spread}, {max_rounds} and {confidence}'
+                'need budget, k, table_error and max_rounds > 0 and confidence >= 0, '
+                f'got {budget}, {k}, {table_error}, {max_rounds} and {confidence}'
             )
-        self._graph, self._budget, self._confidence, self._spread = graph, budget, confidence, spread
+        self._graph, self._budget, self._confidence, self._table_error = (
+            graph,
+            budget,
+            confidence,
+            table_error,
+        )
         limits = none(graph) if limits is None else limits
         self._utility, self._cost = limits.utility(utility), to_host(cost)
         self._corrected = self._cost
@@ -87,7 +92,7 @@ class Repair:
         residual = np.concatenate([r.measured - r.predicted for r in self._rounds])
         noise = np.concatenate([r.measured * r.error for r in self._rounds])
         shape = self._cost.unary.shape
-        shift = correction(self._timed, residual, noise, self._spread * self._budget, shape)
+        shift = correction(self._timed, residual, noise, self._table_error * self._budget, shape)
         self._corrected = self._cost.replace(unary=self._cost.unary + shift)
         self._left = self._candidates(self._corrected, self._rounds, self._timed)
 
@@ -102,7 +107,7 @@ class Repair:
         if error.shape != measured.shape or not (np.isfinite(error) & (error >= 0)).all():
             raise ValueError(f'expected a relative standard error of each latency, got {error}')
         fields = self._utility, self._cost, self._corrected
-        value, predicted, expected = (evaluate(field, choices) for field in fields)
+        value, predicted, expected = (scores(field, choices) for field in fields)
         return Round(self._graph.to_widths(choices), value, predicted, expected, measured, error)
 
 
@@ -141,7 +146,7 @@ class Corrected:
         """Take the latency of the network asked for, ms, and its relative standard error; choose the next."""
         assert self._wanted is not None
         widths = np.array([self._wanted], np.int32)
-        predicted = evaluate(self._cost, self._graph.to_choices(widths))
+        predicted = scores(self._cost, self._graph.to_choices(widths))
         timed = Round(
             widths, predicted, predicted, predicted, np.asarray(measured, float), np.asarray(error, float)
         )
@@ -166,7 +171,7 @@ def correction(
     choices: Int[np.ndarray, 'networks sites'],
     residual: Float[np.ndarray, ' networks'],
     noise: Float[np.ndarray, ' networks'],
-    spread: float,
+    table_error: float,
     shape: tuple[int, ...],
 ) -> Float[np.ndarray, 'sites choices']:
     """Return what to add to a table's unaries, given by how much networks are slower than it says.
@@ -178,10 +183,12 @@ def correction(
     """
     sites = choices.shape[1]
     shared = (choices[:, None] == choices[None]).mean(-1)
-    weights = np.linalg.solve(spread**2 * (1 + shared) + np.diag(noise**2 + 1e-12 * spread**2), residual)
-    unary = np.full(shape, spread**2 * weights.sum() / sites)
+    weights = np.linalg.solve(
+        table_error**2 * (1 + shared) + np.diag(noise**2 + 1e-12 * table_error**2), residual
+    )
+    unary = np.full(shape, table_error**2 * weights.sum() / sites)
     for site in range(sites):
-        np.add.at(unary[site], choices[:, site], spread**2 * weights / sites)
+        np.add.at(unary[site], choices[:, site], table_error**2 * weights / sites)
     return unary
 
 

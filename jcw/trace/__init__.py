@@ -21,7 +21,7 @@ from jcw.trace.known import Known
 from jcw.trace.parts import Part, parts_of
 from jcw.trace.products import WrongLayout, logits_of, result_of
 from jcw.trace.shapes import RULES
-from jcw.trace.sites import Choices, graph_of
+from jcw.trace.sites import Multipliers, graph_of
 from jcw.trace.values import Value
 from jcw.trace.verify import check, to_base
 from jcw.trace.walk import Walk
@@ -68,8 +68,8 @@ def trace(
       ValueError: the network cannot be written as a graph, naming primitive, shapes and line; none of its widths
         can vary; or the graph gives other outputs than the function.
     """
-    choices = Choices(min_multiplier, max_multiplier, levels, divisor)
-    _check_choices(choices)
+    multipliers = Multipliers(min_multiplier, max_multiplier, levels, divisor)
+    _check_multipliers(multipliers)
     images = _images(example)
     jaxpr = _jaxpr(apply, variables, images)
     leaves = [Known(_concrete(leaf)) for leaf in jax.tree.leaves(variables)]
@@ -81,7 +81,7 @@ def trace(
     order = [LAYOUTS[layout].index(role) for role in 'nhwc']
     ours = jnp.asarray(np.transpose(images, order), jnp.float32)
     height, width, channels = ours.shape[1:]
-    graph = graph_of(parts, (height, width, channels), choices, freeze)
+    graph = graph_of(parts, (height, width, channels), multipliers, freeze)
     own = variables_of(graph, parts)
     with jax.default_matmul_precision('highest'):
         expected = jnp.asarray(jax.jit(apply)(variables, images)).reshape(len(images), -1)
@@ -166,8 +166,8 @@ def _concrete(leaf: Any) -> Any:
     return leaf if key else np.asarray(leaf)
 
 
-def _check_choices(choices: Choices) -> None:
-    low, high, levels, divisor = choices
+def _check_multipliers(multipliers: Multipliers) -> None:
+    low, high, levels, divisor = multipliers
     if levels < 1 or divisor < 1 or not 0 < low <= high < np.inf:
         raise ValueError(
             'need 0 < min_multiplier <= max_multiplier and positive levels and divisor, '

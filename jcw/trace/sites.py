@@ -11,8 +11,8 @@ from jcw.trace.nodes import Node
 from jcw.trace.parts import Part
 
 
-class Choices(NamedTuple):
-    """What widths a site may take; see `jcw.graph.build`."""
+class Multipliers(NamedTuple):
+    """Between which multiples of its base width a site may be, and in how many steps; see `jcw.graph.build`."""
 
     min_multiplier: float
     max_multiplier: float
@@ -20,7 +20,7 @@ class Choices(NamedTuple):
     divisor: int
 
 
-class Widths:
+class Ties:
     """Which operations have equal widths: union-find over them."""
 
     def __init__(self) -> None:
@@ -44,24 +44,24 @@ class Widths:
         self.frozen.setdefault(self.find(key), why)
 
 
-def widths_of(parts: list[Part]) -> Widths:
+def ties_of(parts: list[Part]) -> Ties:
     """Follow channels from operation to operation."""
-    widths = Widths()
+    ties = Ties()
     for part in parts:
         node = part.node
         own = node.kind in ('images', 'conv', 'dense')
         for read in part.reads if not own else ():
-            widths.tie(_key(read), _key(node))
+            ties.tie(_key(read), _key(node))
         if part.last is not node:
-            widths.tie(_key(node), _key(part.last))
+            ties.tie(_key(node), _key(part.last))
     for part in parts:
         if part.node.kind == 'images':
-            widths.freeze(_key(part.node), 'the channels of the images')
+            ties.freeze(_key(part.node), 'the channels of the images')
         for node in (part.node, part.last):
             if node.frozen:
-                widths.freeze(_key(node), node.frozen)
-    widths.freeze(_key(parts[-1].node), 'the classes')
-    return widths
+                ties.freeze(_key(node), node.frozen)
+    ties.freeze(_key(parts[-1].node), 'the classes')
+    return ties
 
 
 def _key(node: Node) -> tuple[str, int]:
@@ -69,28 +69,28 @@ def _key(node: Node) -> tuple[str, int]:
 
 
 def graph_of(
-    parts: list[Part], input_shape: tuple[int, int, int], choices: Choices, freeze: Collection[str]
+    parts: list[Part], input_shape: tuple[int, int, int], multipliers: Multipliers, freeze: Collection[str]
 ) -> Graph:
     """Build the graph; a width that cannot vary is a number, and the operation's note says why.
 
     Raises:
       ValueError: no width can vary, a name in `freeze` is no site, or the graph cannot be searched.
     """
-    widths, places = widths_of(parts), {id(part.last): place for place, part in enumerate(parts)}
+    ties, places = ties_of(parts), {id(part.last): place for place, part in enumerate(parts)}
     names, sites, why = _Names(), dict[Any, Site](), dict[Any, str]()
 
     def width(key: Any, base: int, scope: str, place: int, kind: str) -> tuple[Width, str]:
-        root, base = widths.find(key), int(base)
-        if root in widths.frozen:
-            return base, f'frozen: {widths.frozen[root]}'
+        root, base = ties.find(key), int(base)
+        if root in ties.frozen:
+            return base, f'frozen: {ties.frozen[root]}'
         if root not in sites and root not in why:
-            name, options = names.of(scope or f'{kind}_{place}'), choices_of(base, choices)
+            name, options = names.of(scope or f'{kind}_{place}'), choices_of(base, multipliers)
             if name in freeze:
                 why[root] = f'site {name!r} is frozen, as asked'
             elif len(options) == 1:
                 why[root] = (
-                    f'of {base} channels no other multiple of {choices.divisor} lies between '
-                    f'{choices.min_multiplier} and {choices.max_multiplier} of them'
+                    f'of {base} channels no other multiple of {multipliers.divisor} lies between '
+                    f'{multipliers.min_multiplier} and {multipliers.max_multiplier} of them'
                 )
             else:
                 sites[root] = Site(name, base, options)
@@ -123,15 +123,15 @@ def graph_of(
                 note='; '.join(filter(None, (node.note, note, inner_note))) if place else '',
             )
         )
-    _check(sites, freeze, names, widths.frozen | why)
+    _check(sites, freeze, names, ties.frozen | why)
     return Graph(tuple(sites.values()), tuple(operations), input_shape)
 
 
-def choices_of(base: int, choices: Choices) -> tuple[int, ...]:
+def choices_of(base: int, multipliers: Multipliers) -> tuple[int, ...]:
     """Return multiples of a base width; none beyond it unless a multiplier is, so that its variables hold them all."""
-    most = np.inf if choices.max_multiplier > 1 else base
-    multipliers = np.linspace(choices.min_multiplier, choices.max_multiplier, choices.levels)
-    found = {round_width(base * m, choices.divisor) for m in multipliers}
+    most = np.inf if multipliers.max_multiplier > 1 else base
+    steps = np.linspace(multipliers.min_multiplier, multipliers.max_multiplier, multipliers.levels)
+    found = {round_width(base * step, multipliers.divisor) for step in steps}
     return tuple(sorted({width for width in found if width <= most} | {base}))
 
 

@@ -61,7 +61,7 @@ def turn(seed: int, step: int, num_sites: int) -> int:
     return int(order[step % num_sites])
 
 
-def uniform_probabilities(graph: Graph) -> Float[Array, 'sites choices']:
+def even_probabilities(graph: Graph) -> Float[Array, 'sites choices']:
     """Return even probabilities over each site's own choices."""
     present = jnp.asarray(graph.present)
     return present / present.sum(-1, keepdims=True)

@@ -82,7 +82,7 @@ def _sandwich(setup, supernet, mutated):
     graph, recipe, key = setup.graph, training_steps.Recipe(MEAN, STD), jax.random.key(1)
     thin, draw = setup.network(graph.fixed(graph.smallest)), mutation.draw_of(graph, mutated)
     function = training_steps.supernet_step(supernet, thin, graph, setup.optimiser, recipe, draw)
-    probabilities = mutation.uniform_probabilities(graph)
+    probabilities = mutation.even_probabilities(graph)
 
     def arguments(last, step):
         # A site has its turn twice in a row, since every other call is timed.

@@ -10,7 +10,7 @@ from experiments import fit_latency
 from experiments.config import Config
 from experiments.paths import paths
 from jcw.latency import design, drift, samples
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import TimingPlan, measure
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
 GRAPH = small_graph()
@@ -25,8 +25,8 @@ def test_predictions_are_compared_with_measurements_corrected_as_those_fitted(tm
         GRAPH, true_table(GRAPH), noise=0.01, drift=lambda n: 1 + 0.5 * (np.sin(n / 500) > 0), elasticity=0.7
     )
     networks = design.random_networks(jax.random.key(0), GRAPH, 60)
-    protocol = Protocol(calls=10, min_visits=3, max_visits=3, window=4)
-    list(measure(device, GRAPH, networks, path, batch=8, protocol=protocol))
+    plan = TimingPlan(calls=10, min_visits=3, max_visits=3, window=4)
+    list(measure(device, GRAPH, networks, path, batch=8, plan=plan))
     timed = samples.read(path)
     assert np.abs(drift.corrected(timed).latency_ms / timed.latency_ms - 1).max() > 0.005
     fit_latency.fit(config)
@@ -41,9 +41,7 @@ def test_a_table_is_fitted_anew_where_the_samples_have_changed(tmp_path):
     device = SimulatedRuntime(GRAPH, true_table(GRAPH), noise=0.01)
     networks = design.random_networks(jax.random.key(0), GRAPH, 40)
     list(
-        measure(
-            device, GRAPH, networks, path, batch=8, protocol=Protocol(calls=6, min_visits=2, max_visits=2)
-        )
+        measure(device, GRAPH, networks, path, batch=8, plan=TimingPlan(calls=6, min_visits=2, max_visits=2))
     )
     first = fit_latency.fit(config)
     assert fit_latency.fit(config).entries.tolist() == first.entries.tolist()

@@ -15,7 +15,7 @@ from experiments.paths import paths
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage
 from jcw.accuracy.table import untrained
-from jcw.field import evaluate, independent
+from jcw.field import independent, scores
 from jcw.latency import sizes
 from jcw.latency.table import LatencyTable, flops_table, params_table
 from tests.tiny_graph import mobilenet_v1
@@ -54,7 +54,7 @@ def run(tmp_path, monkeypatch):
         return SimpleNamespace(samples=list(known.values()), timed=list(known.values()))
 
     def losses_of(*_):
-        return lambda choices: float(-evaluate(GAIN, choices[None])[0])
+        return lambda choices: float(-scores(GAIN, choices[None])[0])
 
     for module in (search_widths, repair_widths):
         monkeypatch.setattr(module, 'train', lambda *_: None)
@@ -111,7 +111,7 @@ def test_each_device_is_told_its_own_network_and_what_it_takes_elsewhere(run, ph
     assert set(devices) == {'this device', 'phone'}
     for name, found in devices.items():
         assert found['ms'][name] <= found['budget_ms']
-        value = evaluate(GAIN, GRAPH.to_choices([found['widths']]))[0]
+        value = scores(GAIN, GRAPH.to_choices([found['widths']]))[0]
         assert value == pytest.approx(found['utility'])
     lines = search_widths.describe_devices(result)
     assert [line.partition(' alone')[0] for line in lines] == ['this device', 'phone']

@@ -103,8 +103,8 @@ def test_types_that_do_not_go_together_are_refused_before_anything_is_claimed(tm
 
 
 def test_sustained_load_is_asked_of_the_protocol():
-    assert timing_process._protocol(request('command', load_seconds=5.0)).load_s == 5.0
-    assert timing_process._protocol(request('xla')).load_s == 0.0
+    assert timing_process._plan(request('command', load_seconds=5.0)).load_s == 5.0
+    assert timing_process._plan(request('xla')).load_s == 0.0
 
 
 @pytest.mark.slow

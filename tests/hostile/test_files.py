@@ -107,11 +107,11 @@ def test_a_file_of_samples_whose_beginning_was_cut_short_is_begun_anew(tmp_path)
     runtime = SimulatedRuntime(GRAPH, true_table(GRAPH))
     for length in (0, 1, 5, 40, len(header) - 1):
         path.write_bytes(header[:length])
-        assert len(list(measure(runtime, GRAPH, GRAPH.base[None], path, batch=8, protocol=QUICK))) == 1
+        assert len(list(measure(runtime, GRAPH, GRAPH.base[None], path, batch=8, plan=QUICK))) == 1
         assert len(samples.read(path).timed) == 1
     path.write_bytes(b'a letter of mine')
     with pytest.raises(ValueError, match='does not begin with a header'):
-        list(measure(runtime, GRAPH, GRAPH.base[None], path, batch=8, protocol=QUICK))
+        list(measure(runtime, GRAPH, GRAPH.base[None], path, batch=8, plan=QUICK))
     assert path.read_bytes() == b'a letter of mine'
 
 

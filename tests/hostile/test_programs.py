@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import TimingPlan, measure
 from jcw.latency.runtimes import CommandRuntime, RuntimeFailure
 from jcw.latency.runtimes.command import read_answer
 from tests.latency.simulated import small_graph
 
 GRAPH = small_graph()
-ONE = Protocol(warmup=0, calls=1, min_visits=1, max_visits=1, attempts=1, window=1)
+ONE = TimingPlan(warmup=0, calls=1, min_visits=1, max_visits=1, attempts=1, window=1)
 LIMIT_S = 1.0
 
 PROGRAM = """
@@ -69,7 +69,7 @@ def test_a_program_that_misbehaves_costs_one_sample_in_bounded_time(tmp_path, na
     guilty = tuple(GRAPH.largest.tolist())
     assert guilty[0] == 24
     start, threads = time.monotonic(), threading.active_count()
-    found = list(measure(device, GRAPH, networks, tmp_path / 's', batch=1, protocol=ONE))
+    found = list(measure(device, GRAPH, networks, tmp_path / 's', batch=1, plan=ONE))
     device.close()
     failed = {sample.widths: sample.failure for sample in found if sample.failure}
     assert list(failed) == [guilty]

@@ -9,11 +9,11 @@ import pytest
 
 from jcw import deploy
 from jcw.latency import samples, timing
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import TimingPlan, measure
 from jcw.latency.runtimes import LitertRuntime, Runtime, RuntimeFailure
 from tests.tiny_graph import GRAPH
 
-QUICK = Protocol(calls=2, min_visits=2, max_visits=2, attempts=1, window=3)
+QUICK = TimingPlan(calls=2, min_visits=2, max_visits=2, attempts=1, window=3)
 
 
 def build(widths) -> bytes:
@@ -31,7 +31,7 @@ def test_networks_are_timed_and_the_samples_say_in_what(tmp_path, dtype, built):
     assert isinstance(runtime, Runtime)
     networks = np.array([GRAPH.smallest, GRAPH.largest])
     path = tmp_path / 's'
-    found = list(measure(runtime, GRAPH, networks, path, batch=2, dtype=dtype, protocol=QUICK))
+    found = list(measure(runtime, GRAPH, networks, path, batch=2, dtype=dtype, plan=QUICK))
     assert all(sample.ms > 0 and not sample.failure for sample in found)
     header = samples.read(path).header
     assert (header.runtime, header.dtype, header.batch) == ('litert', dtype, 2)
@@ -95,9 +95,7 @@ def test_sustained_load_comes_before_the_first_timed_call_and_the_header_says_so
     for load, ms, said in [(0.0, 1.0, None), (60.0, 3.0, '60 s before timing')]:
         clock[0] = 0.0
         path = tmp_path / f'{load}'
-        list(
-            measure(Phone(), GRAPH, networks, path, batch=1, protocol=dataclasses.replace(QUICK, load_s=load))
-        )
+        list(measure(Phone(), GRAPH, networks, path, batch=1, plan=dataclasses.replace(QUICK, load_s=load)))
         header = samples.read(path).header
         assert header.reference_ms == ms
         assert header.details.get('load') == said
@@ -105,9 +103,7 @@ def test_sustained_load_comes_before_the_first_timed_call_and_the_header_says_so
     for held, was in [(0.0, 'None'), (60.0, "'60 s before timing'")]:
         with pytest.raises(ValueError, match=f"load '30 s before timing' instead of {was}"):
             list(
-                measure(
-                    Phone(), GRAPH, np.array([GRAPH.largest]), tmp_path / f'{held}', batch=1, protocol=short
-                )
+                measure(Phone(), GRAPH, np.array([GRAPH.largest]), tmp_path / f'{held}', batch=1, plan=short)
             )
     with pytest.raises(ValueError, match='load_s must be a time, got -1'):
-        Protocol(load_s=-1.0)
+        TimingPlan(load_s=-1.0)

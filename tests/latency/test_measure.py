@@ -6,12 +6,12 @@ import pytest
 
 from jcw.latency import samples
 from jcw.latency.design import random_networks
-from jcw.latency.measure import DIED, Protocol, failures, measure
+from jcw.latency.measure import DIED, TimingPlan, failures, measure
 from jcw.latency.runtimes import RuntimeFailure
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
 GRAPH = small_graph()
-QUICK = Protocol(calls=10, min_visits=3, max_visits=5)
+QUICK = TimingPlan(calls=10, min_visits=3, max_visits=5)
 
 
 def networks(count: int, seed: int = 0) -> np.ndarray:
@@ -22,8 +22,8 @@ def device(**about) -> SimulatedRuntime:
     return SimulatedRuntime(GRAPH, true_table(GRAPH), **about)
 
 
-def run(runtime, wanted, path, protocol=QUICK) -> list[samples.Sample]:
-    return list(measure(runtime, GRAPH, wanted, path, batch=8, protocol=protocol))
+def run(runtime, wanted, path, plan=QUICK) -> list[samples.Sample]:
+    return list(measure(runtime, GRAPH, wanted, path, batch=8, plan=plan))
 
 
 def test_estimates_recover_the_true_times_up_to_the_reference(tmp_path):
@@ -111,7 +111,7 @@ def test_a_network_that_kills_the_process_is_given_up_and_the_others_go_on(tmp_p
 
     deaths = 0
     for _ in range(10):
-        running = measure(device(failing=killed), GRAPH, wanted, path, batch=8, protocol=QUICK)
+        running = measure(device(failing=killed), GRAPH, wanted, path, batch=8, plan=QUICK)
         try:
             list(running)
             break
@@ -126,7 +126,7 @@ def test_a_network_that_kills_the_process_is_given_up_and_the_others_go_on(tmp_p
 
 def test_a_network_that_kills_the_process_when_timed_again_keeps_its_first_timing(tmp_path):
     path, wanted = tmp_path / 's.jsonl', networks(3)
-    protocol = dataclasses.replace(QUICK, doubt=0.0, attempts=2)
+    plan = dataclasses.replace(QUICK, doubt=0.0, attempts=2)
     deadly = tuple(wanted[1])
     mark, left_behind, opened = tmp_path / 's.jsonl.timing', [], []
 
@@ -140,19 +140,19 @@ def test_a_network_that_kills_the_process_when_timed_again_keeps_its_first_timin
     deaths = 0
     for _ in range(10):
         try:
-            list(measure(device(failing=killed), GRAPH, wanted, path, batch=8, protocol=protocol))
+            list(measure(device(failing=killed), GRAPH, wanted, path, batch=8, plan=plan))
             break
         except KeyboardInterrupt:
             deaths += 1
             mark.write_text(left_behind[-1])
     held = samples.read(path)
-    assert 0 < deaths <= 1 + protocol.attempts
+    assert 0 < deaths <= 1 + plan.attempts
     assert {s.widths for s in held.timed} == {tuple(widths) for widths in wanted}
 
 
 def test_stopping_on_purpose_blames_no_network(tmp_path):
     path, wanted = tmp_path / 's.jsonl', networks(6)
-    running = measure(device(), GRAPH, wanted, path, batch=8, protocol=QUICK)
+    running = measure(device(), GRAPH, wanted, path, batch=8, plan=QUICK)
     next(running)
     running.close()
     run(device(), wanted, path)
@@ -162,13 +162,13 @@ def test_stopping_on_purpose_blames_no_network(tmp_path):
 
 def test_networks_are_visited_in_turn_and_few_are_held_open(tmp_path):
     runtime, most = device(), 0
-    for _ in measure(runtime, GRAPH, networks(20), tmp_path / 's', batch=8, protocol=QUICK):
+    for _ in measure(runtime, GRAPH, networks(20), tmp_path / 's', batch=8, plan=QUICK):
         most = max(most, runtime.held)
     assert most <= QUICK.window + 1
 
 
 def test_networks_whose_visits_disagree_are_timed_again(tmp_path):
-    doubtful = Protocol(calls=4, min_visits=3, max_visits=3, doubt=0.01, attempts=2)
+    doubtful = TimingPlan(calls=4, min_visits=3, max_visits=3, doubt=0.01, attempts=2)
     noisy = device(noise=0.2)
     run(noisy, networks(4), tmp_path / 's', doubtful)
     held = samples.read(tmp_path / 's')
@@ -191,7 +191,7 @@ def test_nonsense_times_are_failures(tmp_path):
 )
 def test_a_protocol_that_times_nothing_is_refused(change):
     with pytest.raises(ValueError, match=r'positive|min_visits'):
-        Protocol(**change)
+        TimingPlan(**change)
 
 
 def test_a_first_fault_of_the_reference_costs_no_stage(tmp_path):
@@ -213,6 +213,6 @@ def test_networks_that_failed_are_tried_again_by_the_next_start(tmp_path):
     assert failures(path) == {bad: QUICK.attempts}
     run(device(), networks(3), path)
     assert failures(path) == {bad: QUICK.attempts}
-    again = measure(device(), GRAPH, networks(3), path, batch=8, protocol=QUICK, earlier=failures(path))
+    again = measure(device(), GRAPH, networks(3), path, batch=8, plan=QUICK, earlier=failures(path))
     assert [sample.widths for sample in again] == [bad]
     assert failures(path) == {}

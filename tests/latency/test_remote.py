@@ -11,7 +11,7 @@ import pytest
 
 from jcw import deploy
 from jcw.latency import samples
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import TimingPlan, measure
 from jcw.latency.runtimes import CommandRuntime, RuntimeFailure, remote
 from tests.tiny_graph import GRAPH
 
@@ -105,8 +105,8 @@ def test_networks_are_timed_on_the_device_through_the_program(device, tmp_path, 
         tmp_path, program, export=lambda widths: deploy.litert_model(GRAPH, [int(w) for w in widths])
     )
     networks = np.array([GRAPH.smallest, GRAPH.largest])
-    quick = Protocol(warmup=0, calls=1, min_visits=2, max_visits=2, attempts=1, window=2)
-    found = list(measure(timed, GRAPH, networks, tmp_path / 's', batch=1, protocol=quick))
+    quick = TimingPlan(warmup=0, calls=1, min_visits=2, max_visits=2, attempts=1, window=2)
+    found = list(measure(timed, GRAPH, networks, tmp_path / 's', batch=1, plan=quick))
     timed.close()
     sizes = {tuple(w): len(deploy.litert_model(GRAPH, w)) for w in networks.tolist()}
     times = [sample.ms / sizes[tuple(sample.widths)] for sample in found]

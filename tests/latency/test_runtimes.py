@@ -9,7 +9,7 @@ import pytest
 
 from jcw import deploy
 from jcw.latency import samples
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import TimingPlan, measure
 from jcw.latency.runtimes import (
     CommandRuntime,
     OnnxRuntime,
@@ -22,7 +22,7 @@ from tests import tiny_graph
 from tests.latency.simulated import small_graph
 
 GRAPH = small_graph()
-QUICK = Protocol(calls=2, min_visits=2, max_visits=2, attempts=1, window=3)
+QUICK = TimingPlan(calls=2, min_visits=2, max_visits=2, attempts=1, window=3)
 
 ANSWERING = """
 import json, sys, time
@@ -96,7 +96,7 @@ def test_the_exported_network_is_handed_over_and_removed(tmp_path):
 def test_a_run_through_a_failing_command_loses_no_other_network(tmp_path):
     networks = [GRAPH.smallest, GRAPH.largest, GRAPH.base]
     runtime = command("answer = {'ms': sum(request['widths']) / 100}\n    if first == 24: sys.exit(1)")
-    found = list(measure(runtime, GRAPH, np.array(networks), tmp_path / 's', batch=1, protocol=QUICK))
+    found = list(measure(runtime, GRAPH, np.array(networks), tmp_path / 's', batch=1, plan=QUICK))
     runtime.close()
     assert sorted(bool(sample.failure) for sample in found) == [False, False, True]
     held = samples.read(tmp_path / 's')
@@ -107,7 +107,7 @@ def test_xla_times_what_it_compiles(tmp_path):
     runtime, graph = XlaRuntime(built), tiny_graph.GRAPH
     assert isinstance(runtime, Runtime)
     networks = np.array([graph.smallest, graph.largest])
-    found = list(measure(runtime, graph, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    found = list(measure(runtime, graph, networks, tmp_path / 's', batch=2, plan=QUICK))
     assert all(sample.ms > 0 and not sample.failure for sample in found)
     header = samples.read(tmp_path / 's').header
     assert header.versions['jax'] == jax.__version__
@@ -152,7 +152,7 @@ def test_onnx_runtime_opens_a_chain_written_by_hand(tmp_path):
     runtime = OnnxRuntime(build)
     assert isinstance(runtime, Runtime)
     networks = np.array([GRAPH.smallest, GRAPH.largest])
-    found = list(measure(runtime, GRAPH, networks, tmp_path / 's', batch=2, protocol=QUICK))
+    found = list(measure(runtime, GRAPH, networks, tmp_path / 's', batch=2, plan=QUICK))
     assert all(sample.ms > 0 for sample in found)
     with pytest.raises(RuntimeFailure, match='could not open'):
         OnnxRuntime(lambda widths: b'no model').open([8])

@@ -53,11 +53,11 @@ def test_a_truncated_last_line_is_left_out_and_stated(tmp_path):
     assert 'truncated last line' in held.excluded[0]
 
 
-def test_repair_cuts_off_exactly_the_truncated_line(tmp_path):
+def test_exactly_the_truncated_line_is_cut_off(tmp_path):
     path = write(tmp_path / 's', sample())
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"widths": [1')
-    samples.repair(path)
+    samples.keep_whole_lines(path)
     assert path.read_bytes() == whole
 
 

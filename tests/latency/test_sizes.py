@@ -7,7 +7,7 @@ import pytest
 
 from jcw import deploy, zoo
 from jcw.builder import build
-from jcw.field import add, evaluate
+from jcw.field import add, scores
 from jcw.latency import sizes
 from jcw.search import ows
 from tests.tiny_graph import GRAPH, RESIDUAL, mobilenet_v1
@@ -49,9 +49,9 @@ def test_a_peak_is_what_the_greatest_operation_reads_and_writes():
 def test_what_is_left_has_no_greater_peak_and_all_that_has_none_is_left(graph):
     flat = ows.flat(graph)
     every = EVERY[id(graph)]
-    every = every[np.isfinite(evaluate(flat, every))]
+    every = every[np.isfinite(scores(flat, every))]
     peaks = np.array([sizes.peak(graph, widths) for widths in graph.to_widths(every)])
     for limit in np.quantile(peaks, [0.1, 0.5, 0.9]):
-        left = np.isfinite(evaluate(add(flat, sizes.peak_within(graph, limit)), every))
+        left = np.isfinite(scores(add(flat, sizes.peak_within(graph, limit)), every))
         np.testing.assert_array_equal(left, peaks <= limit)
     assert sizes.least_peak(graph, flat) == peaks.min()

@@ -7,10 +7,10 @@ import pytest
 
 from jcw import deploy, records
 from jcw.builder import build
-from jcw.field import evaluate, score
+from jcw.field import score, scores
 from jcw.latency import design, samples
 from jcw.latency.entries import Entries, layers_of, signature, work_of
-from jcw.latency.measure import Protocol, measure
+from jcw.latency.measure import TimingPlan, measure
 from jcw.latency.metrics import errors
 from jcw.latency.table import LatencyTable, fit_samples, flops_table, params_table
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
@@ -18,7 +18,7 @@ from tests.tiny_graph import RESIDUAL, random_choices, random_graph
 
 GRAPH = small_graph()
 GRAPHS = {'chain': GRAPH, 'residual': RESIDUAL, **{f'random {seed}': random_graph(seed) for seed in range(6)}}
-QUICK = Protocol(calls=10, min_visits=3, max_visits=4, window=4)
+QUICK = TimingPlan(calls=10, min_visits=3, max_visits=4, window=4)
 
 
 def networks(count: int, seed: int = 0) -> np.ndarray:
@@ -35,9 +35,7 @@ def device() -> SimulatedRuntime:
 @pytest.fixture(scope='module')
 def table(device, tmp_path_factory) -> LatencyTable:
     path = tmp_path_factory.mktemp('table') / 's.jsonl'
-    list(
-        measure(device, GRAPH, design.sequence(jax.random.key(0), GRAPH, 120), path, batch=8, protocol=QUICK)
-    )
+    list(measure(device, GRAPH, design.sequence(jax.random.key(0), GRAPH, 120), path, batch=8, plan=QUICK))
     return fit_samples(samples.read(path))[0]
 
 
@@ -68,7 +66,7 @@ def test_the_fields_score_is_the_prediction_on_any_graph(name):
     table = LatencyTable(graph, np.random.default_rng(0).uniform(1, 2, len(Entries(graph))), base=0.5)
     choices = random_choices(1, 50, graph=graph)
     predicted = table.predict(graph.to_widths(choices))
-    np.testing.assert_allclose(evaluate(table.to_cost(), choices), predicted, rtol=1e-12)
+    np.testing.assert_allclose(scores(table.to_cost(), choices), predicted, rtol=1e-12)
     assert (predicted > 0.5).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jcw import budget
 from jcw.builder import build
-from jcw.field import Field, add, chain_scopes, evaluate, independent
+from jcw.field import Field, add, chain_scopes, independent, scores
 from jcw.search import aows, stats
 from tests.tiny_graph import RESIDUAL
 
@@ -33,7 +33,7 @@ def fields(seed=0):
 
 
 def sums(field):
-    return evaluate(field, CONFIGURATIONS)
+    return scores(field, CONFIGURATIONS)
 
 
 def gibbs(utility, cost, price, heat):
@@ -118,12 +118,12 @@ def test_blocks_are_drawn_and_dropped_whole_on_a_graph_with_residuals():
     unary = stats.Unary(np.where(graph.present, rng.normal(size=shape), -np.inf), np.ones(shape))
     cost = Field(rng.random(shape), rng.random((len(graph.scopes), *shape[1:] * 2)), graph.scopes)
     utility = aows.warm(unary, graph)
-    limit = float(np.quantile(evaluate(cost, every), 0.3))
+    limit = float(np.quantile(scores(cost, every), 0.3))
     draws = aows.narrowed(utility, cost, limit, 0.5, floor=0.0)
-    score = (evaluate(utility, every) - float(draws.price) * evaluate(cost, every)) / 0.5
+    score = (scores(utility, every) - float(draws.price) * scores(cost, every)) / 0.5
     p = np.exp(score - score.max())
     p /= p.sum()
-    np.testing.assert_allclose(p @ evaluate(cost, every), limit, rtol=1e-3)
+    np.testing.assert_allclose(p @ scores(cost, every), limit, rtol=1e-3)
     np.testing.assert_allclose(draws.entropy, -(p * np.log(p)).sum(), rtol=1e-3)
     for site, row in enumerate(np.asarray(draws.probabilities)):
         np.testing.assert_allclose(row, np.bincount(every[:, site], p, len(row)), atol=1e-4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jcw import budget
-from jcw.field import Field, chain_scopes, evaluate, independent
+from jcw.field import Field, chain_scopes, independent, scores
 from jcw.search import baselines
 from tests.tiny_graph import GRAPH
 
@@ -18,16 +18,16 @@ PRICED = np.where(LIVE, GRAPH.width_table + RNG.random(LIVE.shape), -np.inf)
 COST = Field(PRICED, RNG.random(PAIRS), chain_scopes(GRAPH.num_sites))
 UTILITY = independent(np.where(LIVE, RNG.random(LIVE.shape), -np.inf))
 EVERY = np.array(list(itertools.product(*(range(n) for n in GRAPH.num_choices))))
-BUDGETS = np.quantile(evaluate(COST, EVERY), [0.2, 0.5, 0.9])
+BUDGETS = np.quantile(scores(COST, EVERY), [0.2, 0.5, 0.9])
 
 
 @pytest.mark.parametrize('limit', BUDGETS)
 def test_uniform_is_the_widest_multiplier_within_the_budget(limit):
     found = baselines.uniform(GRAPH, COST, limit)
-    assert evaluate(COST, found[None])[0] <= limit
+    assert scores(COST, found[None])[0] <= limit
     for multiplier in np.linspace(0.1, 3, 300):
         widths = GRAPH.nearest([multiplier * site.base for site in GRAPH.sites])
-        if evaluate(COST, GRAPH.to_choices(widths)[None])[0] <= limit:
+        if scores(COST, GRAPH.to_choices(widths)[None])[0] <= limit:
             assert widths.sum() <= GRAPH.to_widths(found).sum()
 
 
@@ -38,7 +38,7 @@ def test_a_budget_below_every_multiplier_is_refused_with_the_least_that_would_do
 
 def test_random_configurations_differ_and_use_nearly_all_of_the_budget():
     drawn = baselines.random_within(jax.random.key(0), GRAPH, COST, BUDGETS[1], 10)
-    costs = evaluate(COST, drawn)
+    costs = scores(COST, drawn)
     assert len({tuple(choices) for choices in drawn.tolist()}) == len(drawn) == 10
     assert ((costs <= BUDGETS[1]) & (costs >= baselines.NEAR * BUDGETS[1])).all()
 
@@ -59,16 +59,16 @@ def test_the_true_cost_as_its_own_stand_in_gives_the_joint_optimum():
     limit = BUDGETS[1]
     best = budget.solve(UTILITY, COST, limit)
     found = baselines.by_proxy(GRAPH, UTILITY, COST, COST, limit)
-    assert evaluate(UTILITY, found[None])[0] == pytest.approx(float(best.utility), abs=0.05)
-    assert evaluate(UTILITY, found[None])[0] <= best.utility
+    assert scores(UTILITY, found[None])[0] == pytest.approx(float(best.utility), abs=0.05)
+    assert scores(UTILITY, found[None])[0] <= best.utility
 
 
 @pytest.mark.parametrize('limit', BUDGETS)
 def test_a_stand_in_cost_holds_the_true_budget_and_is_no_better_than_the_optimum(limit):
     proxy = independent(np.where(LIVE, GRAPH.width_table**2.0, -np.inf))
     found = baselines.by_proxy(GRAPH, UTILITY, proxy, COST, limit)
-    assert evaluate(COST, found[None])[0] <= limit
-    assert evaluate(UTILITY, found[None])[0] <= budget.solve(UTILITY, COST, limit).utility
+    assert scores(COST, found[None])[0] <= limit
+    assert scores(UTILITY, found[None])[0] <= budget.solve(UTILITY, COST, limit).utility
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jcw.field import evaluate
+from jcw.field import scores
 from jcw.search import greedy, ows, stats
 from tests.tiny_graph import GRAPH, RESIDUAL
 
@@ -89,10 +89,10 @@ def test_that_a_block_is_dropped_counts_once_and_all_its_sites_agree():
     first, second = (graph.site_index[name] for name in ('first', 'second'))
     dropped, torn = whole.copy(), whole.copy()
     dropped[[first, second]] = torn[first] = 0
-    scores = evaluate(field, np.stack([whole, dropped, torn]))
+    values = scores(field, np.stack([whole, dropped, torn]))
     gone = mean[first, whole[first]] + mean[second, whole[second]] - mean[first, 0]
-    np.testing.assert_allclose(scores[0] - scores[1], gone, rtol=1e-12)
-    assert np.isneginf(scores[2])
+    np.testing.assert_allclose(values[0] - values[1], gone, rtol=1e-12)
+    assert np.isneginf(values[2])
 
 
 def test_a_block_is_dropped_in_one_step():

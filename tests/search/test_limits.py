@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jcw import budget, constraints
-from jcw.field import Field, add, evaluate, independent
+from jcw.field import Field, add, independent, scores
 from jcw.search import baselines, greedy, ows
 from jcw.search.limits import Limits, none
 from jcw.search.many import solve_many
@@ -27,7 +27,7 @@ GAIN = independent(np.where(GRAPH.present, np.sqrt(GRAPH.width_table) * RNG.rand
 
 
 def middle(cost: Field, share: float = 0.6) -> float:
-    return float(np.quantile(evaluate(cost, EVERY), share))
+    return float(np.quantile(scores(cost, EVERY), share))
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def limits() -> Limits:
 
 def within(limits: Limits, limit: float, choices: np.ndarray) -> np.ndarray:
     widths = GRAPH.to_widths(choices)
-    held = (widths % 8 == 0).all(1) & (evaluate(COST, choices) <= limit)
+    held = (widths % 8 == 0).all(1) & (scores(COST, choices) <= limit)
     for name, cost in limits.costs.items():
-        held &= evaluate(cost, choices) <= limits.most[name]
+        held &= scores(cost, choices) <= limits.most[name]
     return held
 
 
@@ -56,7 +56,7 @@ def test_shares_say_exactly_who_is_within_all_limits(limits):
 def test_the_search_finds_the_best_of_all_within(limits):
     limit = middle(COST)
     found = limits.solve(GAIN, COST, limit)
-    best = evaluate(GAIN, EVERY)[within(limits, limit, EVERY)].max()
+    best = scores(GAIN, EVERY)[within(limits, limit, EVERY)].max()
     assert found.utility == pytest.approx(best)
     assert found.upper_bound == pytest.approx(best)
 
@@ -66,7 +66,7 @@ def test_every_baseline_keeps_to_the_limits(limits):
     key = jax.random.key(0)
 
     def loss(choices):
-        return float(-evaluate(GAIN, np.asarray(choices)[None])[0])
+        return float(-scores(GAIN, np.asarray(choices)[None])[0])
 
     def cost(choices):
         return limit * float(limits.shares(COST, limit, np.asarray(choices)[None])[0])
@@ -87,19 +87,19 @@ def test_every_baseline_keeps_to_the_limits(limits):
 def test_uniform_takes_the_nearest_widths_that_are_allowed(limits):
     found = baselines.uniform(GRAPH, COST, 1e9, limits._replace(costs={}, most={}))
     assert (GRAPH.to_widths(found) % 8 == 0).all()
-    assert evaluate(COST, found[None])[0] > middle(COST, 0.9)
+    assert scores(COST, found[None])[0] > middle(COST, 0.9)
 
 
 def test_a_slower_device_is_repaired_within_limits_known_from_tables_alone(limits):
     limit = middle(COST)
 
     def measure(widths):
-        return 1.1 * evaluate(COST, GRAPH.to_choices(widths)), np.full(len(widths), 1e-4)
+        return 1.1 * scores(COST, GRAPH.to_choices(widths)), np.full(len(widths), 1e-4)
 
     found = together({'joint': Repair(GRAPH, GAIN, COST, limit, limits=limits)}, measure, 8)['joint']
     assert found.feasible
     held = within(limits, limit / 1.1, EVERY)
-    assert found.utility == pytest.approx(evaluate(GAIN, EVERY)[held].max())
+    assert found.utility == pytest.approx(scores(GAIN, EVERY)[held].max())
     for timed in found.rounds:
         assert within(limits, np.inf, GRAPH.to_choices(timed.widths)).all()
 
@@ -108,7 +108,7 @@ def test_where_all_are_too_slow_the_fastest_within_the_other_limits_is_timed(lim
     repair = Repair(GRAPH, GAIN, COST, 1e-3, limits=limits)
     (asked,) = repair.ask()
     held = EVERY[within(limits, np.inf, EVERY)]
-    assert evaluate(COST, GRAPH.to_choices([asked]))[0] == evaluate(COST, held).min()
+    assert scores(COST, GRAPH.to_choices([asked]))[0] == scores(COST, held).min()
 
 
 def test_each_devices_network_keeps_what_is_counted(limits):
@@ -127,8 +127,8 @@ def test_a_frontier_keeps_further_budgets_and_begins_at_the_least_cost_within_th
     beside, most = tuple(limits.costs.values()), tuple(limits.most.values())
     found = budget.frontier(limits.utility(GAIN), COST, 6, beside=beside, most=most)
     held = within(limits, np.inf, EVERY)
-    assert found.cost[0] == pytest.approx(evaluate(COST, EVERY[held]).min())
-    assert found.utility[-1] == pytest.approx(evaluate(GAIN, EVERY[held]).max())
+    assert found.cost[0] == pytest.approx(scores(COST, EVERY[held]).min())
+    assert found.utility[-1] == pytest.approx(scores(GAIN, EVERY[held]).max())
     assert within(limits, np.inf, found.choices).all()
 
 

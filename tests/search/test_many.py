@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jcw.field import Field, chain_scopes, evaluate, independent
+from jcw.field import Field, chain_scopes, independent, scores
 from jcw.search.many import solve_many
 
 SITES, CHOICES = 4, 4
@@ -22,7 +22,7 @@ def problem(seed: int):
     utility = independent(rng.random((SITES, CHOICES)).cumsum(1))
     costs = {name: field(rng) for name in ('phone', 'server', 'camera')}
     budgets = {
-        name: float(np.quantile(evaluate(cost, EVERY), rng.uniform(0.2, 0.8))) for name, cost in costs.items()
+        name: float(np.quantile(scores(cost, EVERY), rng.uniform(0.2, 0.8))) for name, cost in costs.items()
     }
     return utility, costs, budgets
 
@@ -31,8 +31,8 @@ def problem(seed: int):
 def test_each_device_and_all_together_get_their_best_network(seed):
     utility, costs, budgets = problem(seed)
     answer = solve_many(utility, costs, budgets)
-    value = evaluate(utility, EVERY)
-    within = {name: evaluate(cost, EVERY) <= budgets[name] for name, cost in costs.items()}
+    value = scores(utility, EVERY)
+    within = {name: scores(cost, EVERY) <= budgets[name] for name, cost in costs.items()}
     for name, solution in answer.each.items():
         assert solution.utility == pytest.approx(value[within[name]].max())
     everywhere = np.all(list(within.values()), 0)
@@ -47,7 +47,7 @@ def test_costs_say_what_one_devices_network_takes_on_another():
     utility, costs, budgets = problem(1)
     answer = solve_many(utility, costs, budgets)
     for name, other in itertools.product(costs, repeat=2):
-        expected = evaluate(costs[other], np.asarray(answer.each[name].choices)[None])[0]
+        expected = scores(costs[other], np.asarray(answer.each[name].choices)[None])[0]
         assert answer.costs[name][other] == pytest.approx(expected)
     assert all(answer.costs[name][name] <= budgets[name] for name in costs)
 

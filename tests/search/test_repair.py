@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jcw.field import Field, chain_scopes, evaluate, independent
+from jcw.field import Field, chain_scopes, independent, scores
 from jcw.search.repair import Repair, correction
 from jcw.search.rounds import together
 from tests.tiny_graph import chain
@@ -44,7 +44,7 @@ class Device:
         self.timed: list[tuple[int, ...]] = []
 
     def truth(self, choices: np.ndarray) -> np.ndarray:
-        return evaluate(self.cost, choices)
+        return scores(self.cost, choices)
 
     def __call__(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.timed += [tuple(row) for row in widths.tolist()]
@@ -64,7 +64,7 @@ def test_a_table_off_by_a_factor_is_repaired_to_the_true_optimum(seed, factor):
     device = Device(cost, factor)
     budget = middle_budget(device)
     result = repair(GRAPH, utility, cost, budget, device, k=3, max_rounds=12)
-    best = evaluate(utility, EVERY)[device.truth(EVERY) <= budget].max()
+    best = scores(utility, EVERY)[device.truth(EVERY) <= budget].max()
     assert result.feasible
     assert result.complete
     assert result.utility >= best - 0.02 * abs(best)
@@ -104,8 +104,8 @@ def test_no_network_is_timed_twice():
 def test_a_pessimistic_table_that_puts_nothing_within_the_budget_is_put_right():
     utility, cost = fields(2)
     device = Device(cost, 0.5)
-    budget = float(0.9 * evaluate(cost, EVERY).min())
-    result = repair(GRAPH, utility, cost, budget, device, spread=0.5, max_rounds=20)
+    budget = float(0.9 * scores(cost, EVERY).min())
+    result = repair(GRAPH, utility, cost, budget, device, table_error=0.5, max_rounds=20)
     assert result.feasible
     assert result.measured <= budget
 
@@ -135,9 +135,9 @@ def test_the_correction_passes_through_exact_measurements_and_shrinks_noisy_ones
     sites, width = GRAPH.width_table.shape
     fitted = correction(choices, residual, np.zeros(4), 1.0, (sites, width))
     exact = independent(fitted)
-    np.testing.assert_allclose(evaluate(exact, choices), residual, atol=1e-5)
+    np.testing.assert_allclose(scores(exact, choices), residual, atol=1e-5)
     noisy = exact.replace(unary=correction(choices, residual, np.full(4, 100.0), 1.0, (sites, width)))
-    assert np.abs(evaluate(noisy, choices)).max() < 0.01
+    assert np.abs(scores(noisy, choices)).max() < 0.01
 
 
 def test_the_correction_is_the_posterior_mean_of_its_prior():
@@ -156,7 +156,7 @@ def test_the_correction_is_the_posterior_mean_of_its_prior():
     ('change', 'message'),
     [
         ({'k': 0}, 'k'),
-        ({'spread': 0.0}, 'spread'),
+        ({'table_error': 0.0}, 'table_error'),
         ({'confidence': -1.0}, 'confidence'),
         ({'max_rounds': 0}, 'rounds'),
     ],

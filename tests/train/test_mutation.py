@@ -12,7 +12,7 @@ from jcw.train import mutation
 from tests.tiny_graph import GRAPH
 
 KEYS = jax.random.split(jax.random.key(0), 20000)
-UNIFORM = np.asarray(mutation.uniform_probabilities(GRAPH), np.float64)
+UNIFORM = np.asarray(mutation.even_probabilities(GRAPH), np.float64)
 LARGEST = GRAPH.num_choices - 1
 
 

@@ -19,7 +19,7 @@ from tests.tiny_graph import RESIDUAL
 from tests.train.tiny_run import BATCH, GRAPH, RECIPE, build_step, examples
 
 KEY = jax.random.key(3)
-PROBABILITIES = np.asarray(mutation.uniform_probabilities(GRAPH))
+PROBABILITIES = np.asarray(mutation.even_probabilities(GRAPH))
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 
 

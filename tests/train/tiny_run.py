@@ -61,7 +61,7 @@ def loop_step(step, pause=0.0):
     spread = parallel.data_parallel(
         step, batch_args=(False, False, True, True, False), batch_outputs=(False, False, True)
     )
-    train, probabilities = examples(), np.asarray(mutation.uniform_probabilities(GRAPH))
+    train, probabilities = examples(), np.asarray(mutation.even_probabilities(GRAPH))
     share = BATCH // jax.process_count()
     first = share * jax.process_index()
 

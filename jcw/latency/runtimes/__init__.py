@@ -2,9 +2,9 @@
 
 from jcw.latency.runtimes.ahead import CompileAhead
 from jcw.latency.runtimes.command import CommandRuntime
+from jcw.latency.runtimes.interface import Program, Runtime, RuntimeFailure
 from jcw.latency.runtimes.litert import LitertRuntime
 from jcw.latency.runtimes.onnx import OnnxRuntime
-from jcw.latency.runtimes.protocol import Program, Runtime, RuntimeFailure
 from jcw.latency.runtimes.xla import FAST_COMPILE, XlaRuntime
 
 __all__ = [

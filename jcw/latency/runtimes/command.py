@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jcw import records
+from jcw.latency.runtimes.interface import RuntimeFailure
 from jcw.latency.runtimes.lines import Lines
-from jcw.latency.runtimes.protocol import RuntimeFailure
 
 Export = Callable[[Sequence[int]], bytes]
 

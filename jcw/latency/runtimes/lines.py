@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from jcw.latency.runtimes.protocol import RuntimeFailure
+from jcw.latency.runtimes.interface import RuntimeFailure
 
 LONGEST = 2**20
 """Bytes of an answer; a program that writes more without ending the line is not answering."""

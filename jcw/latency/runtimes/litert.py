@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jcw.latency import device
-from jcw.latency.runtimes.protocol import RuntimeFailure
+from jcw.latency.runtimes.interface import RuntimeFailure
 
 Build = Callable[[Sequence[int]], bytes]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from jcw.latency.runtimes.protocol import RuntimeFailure
+from jcw.latency.runtimes.interface import RuntimeFailure
 
 KEPT = 16  # networks that stay on the device: those that are timed in turn, and the reference
 

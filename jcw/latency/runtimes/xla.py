@@ -12,7 +12,7 @@ import numpy as np
 
 from jcw.latency import device
 from jcw.latency.runtimes.ahead import Build, CompileAhead, Options, compile_exported, known_options
-from jcw.latency.runtimes.protocol import RuntimeFailure
+from jcw.latency.runtimes.interface import RuntimeFailure
 
 FAST_COMPILE = {'xla_cpu_use_fusion_emitters': False, 'xla_cpu_parallel_codegen_split_count': 1}
 """On CPUs: half the time to compile; programs as fast as those of the default options (docs/latency.md)."""

@@ -1,4 +1,4 @@
-"""The one small protocol behind which every device stands."""
+"""The one small interface behind which every device stands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
