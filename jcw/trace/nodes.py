@@ -121,9 +121,10 @@ class Nodes:
             return Expression(node=read)
         if read.kind == 'max_pool' and activation in RISING and affine.changes_nothing:
             # The greatest of activated numbers is the greatest number, activated: so what the pool reads does it.
-            before = self._pointwise(
-                read.reads[0], affine, activation, dataclasses.replace(expression, seen=None)
-            )
+            of, unseen = read.reads[0], dataclasses.replace(expression, seen=None)
+            if of.affine is not None and of.activation is None:
+                affine, of = of.affine, of.reads[0]
+            before = self._pointwise(of, affine, activation, unseen)
             pool = dataclasses.replace(read, reads=(before.node,), number=len(self.all), seen=expression.seen)
             self.all.append(pool)
             return Expression(node=pool)

@@ -26,12 +26,12 @@ class TrainState:
 
 
 def init_state(key: jax.Array, network: Network, optimiser: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first step."""
-    variables = network.init(key)
-    return start_from(variables, optimiser)
+    """Return the state before the first step; compiled as one program, not as one for every shape."""
+    return start_from(jax.jit(network.init)(key), optimiser)
 
 
 def start_from(variables: Variables, optimiser: optax.GradientTransformation) -> TrainState:
     """Return the state before the first step of training that starts at given variables."""
     params = variables['params']
-    return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], optimiser.init(params))
+    opt_state = jax.jit(optimiser.init)(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, variables['batch_stats'], opt_state)
