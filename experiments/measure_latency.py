@@ -125,7 +125,7 @@ def _request(
         visits=settings.visits,
         time_limit=settings.time_limit,
         niceness=settings.niceness,
-        failed=[(list(widths), attempts) for widths, attempts in failed.items()],
+        failed=[*failed.items()],
     )
 
 

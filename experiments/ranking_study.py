@@ -134,7 +134,7 @@ def _losses(
     widths: np.ndarray,
     recalibrated: bool,
 ) -> np.ndarray:
-    folder = claim(config.run / f'losses{"" if recalibrated else "_raw"}', networks=widths.tolist())
+    folder = claim(config.run / f'losses{"" if recalibrated else "_raw"}', networks=widths)
     if not (folder / 'result.json').exists():
         measure = SubnetLoss(
             config,

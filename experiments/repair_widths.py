@@ -6,7 +6,7 @@ measured budget: each is asked for the network of a budget corrected by how much
 predicted, until that network has been timed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from experiments.config import Config
 from experiments.limits import describe as describe_limits
 from experiments.limits import limits_of
 from experiments.measure_latency import time_networks
-from experiments.paths import paths
+from experiments.paths import named, paths
 from experiments.run_folder import Usage, claim, read_found, save_json
 from experiments.search_widths import search, utility_of
 from experiments.space import graph_of
@@ -27,7 +27,7 @@ from experiments.training import load_data
 from jcw import data
 from jcw.accuracy import design
 from jcw.field import Field
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency.table import LatencyTable
 from jcw.search.repair import Corrected, Repair
 from jcw.search.rounds import Method, Repaired, together
@@ -133,7 +133,7 @@ def best_known(
     choices = graph.to_choices([sample.widths for sample in holding])
     best = holding[design.winner(accuracy, choices.astype(np.int64), np.ones(len(holding), bool))]
     return {
-        'widths': list(best.widths),
+        'widths': best.widths,
         'ms': float(table.predict(best.widths)),
         'measured_ms': best.ms,
         'measured_error': best.error,
@@ -141,7 +141,7 @@ def best_known(
     }
 
 
-def timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def timed(config: Config, graph: Graph, networks: Sequence[Widths]) -> tuple[np.ndarray, np.ndarray]:
     """Return measured latency, ms, of candidates, and its relative standard error.
 
     Raises:
@@ -150,15 +150,14 @@ def timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[np.ndarra
     path = paths(config).candidates
     read = time_networks(config, graph, networks, path, 'Timing candidates')
     times = {sample.widths: sample for sample in read.timed}
-    asked = [*map(tuple, networks.tolist())]
-    for widths in asked:
+    for widths in networks:
         if widths not in times:
             reasons = [sample.failure for sample in read.samples if sample.widths == widths]
             raise Usage(
-                f'network {list(widths)} could not be timed: {"; ".join(reasons)}; '
+                f'network {named(widths)} could not be timed: {"; ".join(reasons)}; '
                 f'remove its lines from {path} to try again'
             )
-    rows = [times[widths] for widths in asked]
+    rows = [times[widths] for widths in networks]
     return np.array([row.ms for row in rows]), np.array([row.error for row in rows])
 
 

@@ -37,7 +37,7 @@ class Request:
     time_limit: float = 60.0
     niceness: int = 0
     space: str = ''
-    failed: list[tuple[list[int], int]] = dataclasses.field(default_factory=list)
+    failed: list[tuple[tuple[int, ...], int]] = dataclasses.field(default_factory=list)
 
 
 def main() -> None:

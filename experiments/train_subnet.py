@@ -13,7 +13,7 @@ import optax
 from experiments import launch, progress
 from experiments.config import Config, DataConfig, SubnetConfig
 from experiments.locks import exclusive
-from experiments.paths import paths
+from experiments.paths import named, paths
 from experiments.run_folder import Usage, claim, read_found, read_json, save_json
 from experiments.space import settings_of
 from experiments.start import trained_network
@@ -212,7 +212,7 @@ def measured(config: Config, graph: Graph, networks: Sequence[Widths]) -> dict[W
     for widths in networks:
         if widths not in times:
             reasons = '; '.join(sample.failure for sample in read.samples if sample.widths == widths)
-            raise Usage(f'network {list(widths)} could not be timed: {reasons}')
+            raise Usage(f'network {named(widths)} could not be timed: {reasons}')
     return times
 
 

@@ -27,7 +27,7 @@ Images = Float[Array, 'batch height width channels']
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
 KERNEL_SUM_BYTES = 2**17  # of running sums for a depthwise kernel: well within a core's second-level cache
-PATCH_BYTES = 2**20  # of patches gathered at a time for a larger kernel's gradient
+PATCH_BYTES = 2**21  # of patches gathered at a time for a larger kernel's gradient
 MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
 LONG_FOLD = 8  # steps from which a second loop earns its compilation
 UNPADDED: Pads = ((0, 0), (0, 0))

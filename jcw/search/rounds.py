@@ -6,11 +6,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from jcw.graph import Widths
+
 Measure = Callable[
-    [Int[np.ndarray, 'networks sites']],
+    [Sequence[Widths]],
     tuple[Float[np.ndarray, ' networks'], Float[np.ndarray, ' networks']],
 ]
-"""From widths to measured latency, ms, and its relative standard error."""
+"""From networks to measured latency, ms, and its relative standard error."""
 
 
 class Round(NamedTuple):
@@ -56,7 +58,7 @@ class Repaired(NamedTuple):
 class Method(Protocol):
     """What is asked for widths and told their times."""
 
-    def ask(self) -> list[tuple[int, ...]]: ...
+    def ask(self) -> list[Widths]: ...
 
     def tell(self, measured: Sequence[float] | np.ndarray, error: Sequence[float] | np.ndarray) -> None: ...
 
@@ -76,7 +78,7 @@ def together(methods: Mapping[str, Method], measure: Measure, max_rounds: int) -
         wanted = list(dict.fromkeys(widths for each in asked.values() for widths in each))
         if not wanted:
             break
-        measured, error = measure(np.array(wanted, np.int32))
+        measured, error = measure(wanted)
         place = {widths: index for index, widths in enumerate(wanted)}
         for name, each in asked.items():
             if each:

@@ -123,7 +123,7 @@ def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monk
         run.config, GRAPH, GRAPH.to_widths(choices), candidates, 'Timing candidates'
     )
     found = repair_widths.best_known(run.config, None, GRAPH, run.table, 100.0)
-    assert found['widths'] == GRAPH.to_widths(choices[3]).tolist()
+    assert [found['widths']] == GRAPH.networks(choices[3:4])
     assert found['holds']
     assert repair_widths.best_known(run.config, None, GRAPH, run.table, 1e-6) == {}
 
@@ -143,7 +143,7 @@ def test_where_trainings_are_the_final_ones_only_what_was_trained_is_taken(run, 
     config = dataclasses.replace(run.config, accuracy=accuracy)
     found = repair_widths.best_known(config, None, GRAPH, run.table, 100.0)
     expected = {'trained': choices[11], 'untrained': timed[12]}[taken]
-    assert found['widths'] == GRAPH.to_widths(expected).tolist()
+    assert [found['widths']] == GRAPH.networks([expected])
 
 
 def test_the_same_call_reads_the_result_back(run):

@@ -1,11 +1,13 @@
 """Measured repair against a device whose truth is known."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from jcw.field import Field, chain_scopes, independent, scores
+from jcw.graph import Widths
 from jcw.search.repair import Repair, correction
 from jcw.search.rounds import together
 from tests.tiny_graph import chain
@@ -41,13 +43,13 @@ class Device:
         off = own * self.rng.standard_normal(cost.unary.shape)
         self.cost = Field(factor * cost.unary + off, factor * cost.tables, cost.scopes)
         self.noise = noise
-        self.timed: list[tuple[int, ...]] = []
+        self.timed: list[Widths] = []
 
     def truth(self, choices: np.ndarray) -> np.ndarray:
         return scores(self.cost, choices)
 
-    def __call__(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.timed += [tuple(row) for row in widths.tolist()]
+    def __call__(self, widths: Sequence[Widths]) -> tuple[np.ndarray, np.ndarray]:
+        self.timed += widths
         true = self.truth(GRAPH.to_choices(widths))
         ratio = 1 + self.noise * self.rng.standard_normal(len(true))
         return true * ratio, np.full(len(true), max(self.noise, 1e-6))
