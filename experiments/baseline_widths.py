@@ -112,7 +112,8 @@ class Losses:
         for number, line in enumerate(lines, 1):
             try:
                 record = records.checked(records.parse(line))
-            except ValueError as error:
+                known = tuple(map(int, record['choices'])), float(record['loss'])
+            except (ValueError, TypeError, KeyError) as error:
                 progress.console.print(f'{self._path}, line {number} is damaged ({error}): taken anew')
                 continue
-            yield tuple(record['choices']), record['loss']
+            yield known

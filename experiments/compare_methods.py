@@ -121,6 +121,7 @@ def choose(setting: Setting, budget: float) -> dict[str, Widths]:
         if 'none' in chosen:
             progress.console.print(f'{name} is left out: {chosen["none"]}', highlight=False)
             continue
+        chosen = read_json(path, 'widths', 'ms')
         found[name] = tuple(chosen['widths'])
         search_widths.refuse_other_table(path.parent, chosen['ms'], float(setting.table.predict(found[name])))
     return _held(setting, folder, found) if config.repair.rounds and found else found
@@ -163,7 +164,7 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
                     config, dataset, graph, table, budget_ms(config, table)
                 )
             save_json(path, methods)
-    methods = read_json(path)
+    methods = read_json(path, *found)
     for name, method in methods.items():
         if not method['holds']:
             progress.console.print(
@@ -286,7 +287,8 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[fl
     if any(missing(widths) for widths in networks):
         return None
     return {
-        widths: [read_json(result(widths, seed))['test_accuracy'] for seed in seeds] for widths in networks
+        widths: [read_json(result(widths, seed), 'test_accuracy')['test_accuracy'] for seed in seeds]
+        for widths in networks
     }
 
 

@@ -65,7 +65,9 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
         found = _rounds(config, dataset, graph, table, limits)
         found.save(path)
         save_json(where.accuracy / 'report.json', _report(found, graph))
-        pictures.save(config, 'accuracy.png', pictures.accuracy(read_json(where.accuracy / 'report.json')))
+        pictures.save(
+            config, 'accuracy.png', pictures.accuracy(read_json(where.accuracy / 'report.json', 'measured'))
+        )
     return AccuracyTable.load(path)
 
 
@@ -77,7 +79,7 @@ def _rounds(
     entrants = baselines_of(config, dataset, graph, table, trainings.supernet)
     asked = paths(config).accuracy / 'asked.json'
     tables = Tables(believed(config, graph, trainings.supernet, trainings.unit), table.to_cost())
-    networks = np.array(read_json(asked)['networks'] if asked.exists() else [], np.int64)
+    networks = np.array(read_json(asked, 'networks')['networks'] if asked.exists() else [], np.int64)
     networks = networks.reshape(-1, graph.num_sites)
     while True:
         trained = trainings(networks)
@@ -260,7 +262,7 @@ def main(config: Config) -> None:
     dataset = load_data(config)
     graph = graph_of(config, dataset)
     fit(config, dataset, graph, table)
-    progress.console.print(read_json(paths(config).accuracy / 'report.json')['said'], highlight=False)
+    progress.console.print(read_json(paths(config).accuracy / 'report.json', 'said')['said'], highlight=False)
 
 
 if __name__ == '__main__':

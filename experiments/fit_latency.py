@@ -50,13 +50,13 @@ def _fit(config: Config, timed: samples.Samples, digest: str) -> LatencyTable:
             'flops_ms': found.by_flops,
         },
     )
-    pictures.save(config, 'latency.png', pictures.latency(read_json(report_file)))
+    pictures.save(config, 'latency.png', pictures.latency(read_json(report_file, 'held_out')))
     return table
 
 
 def describe(config: Config) -> str:
     """Say in two lines how good the table is, and warn where it is not good enough."""
-    report = read_json(paths(config).fit)
+    report = read_json(paths(config).fit, 'samples', 'held_out', 'flops')
     held, flops = report['held_out'], report['flops']
     return (
         f'Latency table from {report["samples"]} networks; on networks held out: '

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.config import Config, SearchConfig
 from experiments.run_folder import Usage
-from jcw import budget, constraints
+from jcw import budget, constraints, records
 from jcw.field import Field, add
 from jcw.graph import Graph
 from jcw.latency import sizes
@@ -73,7 +73,7 @@ def counted(config: Config, graph: Graph) -> Limits:
 def stated(config: Config) -> dict[str, str] | None:
     """Return what decides other devices' limits beside the settings: their tables, by digest."""
     tables = [_parts(entry)[1] for entry in config.search.also]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in tables} or None
+    return {str(path): hashlib.sha256(records.read(path)).hexdigest() for path in tables} or None
 
 
 def said(name: str, value: float) -> str:

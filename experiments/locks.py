@@ -9,12 +9,14 @@ from pathlib import Path
 
 from experiments import launch
 from experiments.run_folder import Usage
+from jcw import records
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process is in here."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    records.refuse_other_than_file(path)
     with path.open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -24,6 +26,7 @@ def alone(path: Path) -> Iterator[None]:
 def if_free(path: Path) -> Iterator[bool]:
     """Say whether no other process is in here, and keep others out meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    records.refuse_other_than_file(path)
     with path.open('a+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console()
+console = Console(markup=False)  # names of files and of classes, and what programs say, are shown as they are
 if not console.is_terminal:
-    console = Console(width=150)
+    console = Console(markup=False, width=150)
 
 Update = Callable[[int, str], None]
 """(done so far, what to say beside the bar)"""
@@ -28,11 +28,11 @@ def bar(title: str, total: int) -> Iterator[Update]:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Update]:
     columns = (
-        TextColumn('{task.description}'),
+        TextColumn('{task.description}', markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn('{task.fields[note]}'),
+        TextColumn('{task.fields[note]}', markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, note='')

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
     if config.accuracy.trainings:
         _say(3, 'Training a few networks briefly, and fitting the accuracy field to them')
         fit_accuracy.fit(config, dataset, graph, table)
-        console.print(read_json(paths(config).accuracy / 'report.json')['said'], highlight=False)
+        console.print(read_json(paths(config).accuracy / 'report.json', 'said')['said'], highlight=False)
 
     _say(4, 'Searching for the best widths within the budget')
     searched = search_widths.search(config, dataset, graph, table)
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
 
 
 def _say(stage: int, what: str) -> None:
-    console.print(f'\n[bold]{stage}/6 {what}[/bold]', highlight=False)
+    console.print(f'\n{stage}/6 {what}', style='bold', highlight=False)
 
 
 if __name__ == '__main__':

@@ -122,7 +122,7 @@ def _study(
     return {
         'loss': {name: spearman(values, -loss) for name, values in against_loss.items()},
         'standalone': {name: spearman(values[:alone], accuracy) for name, values in against_alone.items()},
-        'accuracies': read_json(paths(config).supernet / 'result.json'),
+        'accuracies': read_json(paths(config).supernet / 'result.json', 'largest'),
     }
 
 
@@ -150,7 +150,7 @@ def _losses(
                 values.append(float(measure(each).loss))
                 update(len(values), '')
         save_json(folder / 'result.json', {'losses': values})
-    return np.array(read_json(folder / 'result.json')['losses'])
+    return np.array(read_json(folder / 'result.json', 'losses')['losses'])
 
 
 def _scores(field: Field, choices: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from experiments.config import Config
 from experiments.export import shipped
 from experiments.paths import paths
 from experiments.repair_widths import describe
-from experiments.run_folder import read_json, save_json
+from experiments.run_folder import read_found, read_json, save_json
 from experiments.search_widths import describe_devices, describe_drivers
+from experiments.train_subnet import found
 from jcw.data import Dataset
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable, flops_table, params_table
@@ -76,12 +77,14 @@ def write(
     """Keep the rows, draw the plots, write `report.html`, and return its path."""
     save_json(paths(config).results, rows)
     drawn = {
-        'latency.png': pictures.latency(read_json(paths(config).fit)),
-        'frontier.png': pictures.frontier(read_json(paths(config).found)),
+        'latency.png': pictures.latency(read_json(paths(config).fit, 'held_out')),
+        'frontier.png': pictures.frontier(found(config)),
         'widths.png': pictures.widths_of(graph, rows),
     }
     if config.accuracy.trainings:
-        drawn['accuracy.png'] = pictures.accuracy(read_json(paths(config).accuracy / 'report.json'))
+        drawn['accuracy.png'] = pictures.accuracy(
+            read_json(paths(config).accuracy / 'report.json', 'measured')
+        )
     for name, picture in drawn.items():
         pictures.save(config, name, picture)
     if launch.is_first():
@@ -199,7 +202,7 @@ def _page(
     rows: list[dict[str, Any]],
     plots: dict[str, bytes],
 ) -> str:
-    result, fit = read_json(paths(config).found), read_json(paths(config).fit)
+    result, fit = found(config), read_json(paths(config).fit, 'held_out')
 
     def image(name: str, caption: str) -> str:
         encoded = base64.b64encode(plots[name]).decode()
@@ -217,7 +220,7 @@ def _page(
     share = result['budget_ms'] / result['base_ms']
     head = line(HEADINGS, 'th')
     body = '\n'.join(line(cells_of(row), 'td') for row in rows)
-    searched = read_json(paths(config).search / 'result.json')
+    searched = read_found(paths(config).search / 'result.json')
     drivers = '\n'.join(line(cells, 'td') for cells in drivers_of(table.graph, searched))
     seconds = spent.of_run(config.run)
     took = '\n'.join(

@@ -29,12 +29,17 @@ def claim(folder: Path, **settings: Any) -> Path:
     and any where the folder holds no result yet.
 
     Raises:
-      Usage: it holds results under others.
+      Usage: it holds results under others, or under nobody knows which.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = _as_json(settings)
     path = folder / 'settings.json'
     if launch.is_first() and not path.exists():
+        if has_results(folder):
+            raise Usage(
+                f'{folder} holds results, but no settings.json, which says under what settings they were made: '
+                'put back a copy, or remove the folder to do it again'
+            )
         write_json(path, wanted)
     launch.meet('claimed')
     if not path.exists():
@@ -48,8 +53,6 @@ def claim(folder: Path, **settings: Any) -> Path:
         if dataclasses.is_dataclass(value) and not isinstance(value, type)
     }
     held = read_json(path)
-    if not isinstance(held, dict):
-        raise Usage(f'{path} is damaged (it is no object): remove {folder} to do it again')
     changed = changes(_filled(held, _as_json(defaults)), wanted)
     if changed and not has_results(folder):
         if launch.is_first():
@@ -95,14 +98,14 @@ def write_json(path: Path, value: Any) -> None:
     records.write(path, text + '\n')
 
 
-def read_json(path: Path) -> Any:
-    """Read what `save_json` wrote; an object carries a checksum.
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """Read the object that `save_json` wrote.
 
     Raises:
-      Usage: it is damaged.
+      Usage: it is damaged, or without a value that is needed of it, as a copy of another file is.
     """
     try:
-        return read_summed(path)
+        return read_summed(path, *needed)
     except ValueError as error:
         raise Usage(
             f'{path} is damaged ({error}): put back a copy, or remove it and what was made from it, '
@@ -114,22 +117,24 @@ def read_found(path: Path) -> dict[str, Any]:
     """Read what a search found; the network of every method as networks are named, by a tuple of widths.
 
     Raises:
-      Usage: it is damaged.
+      Usage: it is damaged, or another file.
     """
-    found = read_json(path)
+    found = read_json(path, 'methods', 'budget_ms', 'base_ms', 'frontier', 'explanation')
     for method in found['methods'].values():
         method['widths'] = tuple(method['widths'])
     return found
 
 
-def read_summed(path: Path) -> Any:
-    """Read JSON, and compare an object's checksum.
+def read_summed(path: Path, *needed: str) -> dict[str, Any]:
+    """Read a JSON object and compare its checksum.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: it is damaged, or lacks a value.
     """
-    value = records.parse(records.read(path), finite=False)
-    return records.checked(value) if isinstance(value, dict) else value
+    value = records.checked(records.parse(records.read(path), finite=False))
+    if missing := [name for name in needed if name not in value]:
+        raise ValueError(f'it lacks {", ".join(missing)}, and so is of another version or another place')
+    return value
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ _inner = [0.0]
 @contextmanager
 def on(run: Path, name: str) -> Iterator[None]:
     """Note the seconds of what is done here, less those of parts within it, however it ends."""
+    records.refuse_other_than_file(_file(run))
     began = time.monotonic()
     _inner.append(0.0)
     try:
@@ -35,7 +36,7 @@ def on(run: Path, name: str) -> Iterator[None]:
 def of_run(run: Path) -> dict[str, float]:
     """Return seconds by part, in the order in which they first ended; damaged lines of the log are left out."""
     found: dict[str, float] = {}
-    for line in _file(run).read_bytes().splitlines() if _file(run).exists() else ():
+    for line in records.read(_file(run)).splitlines() if _file(run).exists() else ():
         try:
             record = records.parse(line)
             name, seconds = str(record['part']), float(record['seconds'])

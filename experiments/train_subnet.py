@@ -34,6 +34,9 @@ from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import TrainState, init_state, start_from
 
+TESTED = tuple(f'{part}_{of}' for part in ('validation', 'test') for of in ('accuracy', 'loss'))
+"""What is known of a trained network."""
+
 
 def train(
     config: Config,
@@ -83,7 +86,7 @@ def train(
         final = _final(config, dataset, net, jax.device_get(carry))
         save_json(folder / 'result.json', _test(dataset, program, final))
     state = read_back(folder, carry, num_steps)
-    return _final(config, dataset, net, state), read_json(folder / 'result.json')
+    return _final(config, dataset, net, state), read_json(folder / 'result.json', *TESTED)
 
 
 def claim_for(config: Config, graph: Graph, widths: Widths, folder: Path) -> None:

@@ -238,7 +238,10 @@ def describe(config: Config) -> str:
     path = paths(config).supernet / 'result.json'
     if not path.exists():
         raise Usage(f'{path} is missing: run experiments.train_supernet first')
-    parts = [f'{name} {value["accuracy"]:.1%}' for name, value in read_json(path).items()]
+    parts = [
+        f'{name} {value["accuracy"]:.1%}'
+        for name, value in read_json(path, 'largest', 'base', 'smallest').items()
+    ]
     return f'Supernet, accuracy of subnets on validation images: {", ".join(parts)}'
 
 

@@ -82,7 +82,7 @@ def open_picture(content: bytes | Path, draft: int | None = None) -> Any:
 
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            _refuse_large(image)
+            _refuse(image)
             if draft is not None:
                 image.draft('RGB', (2 * draft, 2 * draft))
             return _plain(ImageOps.exif_transpose(image))
@@ -96,14 +96,18 @@ def _kind(path: Path) -> Kind:
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError('no regular file')
     with Image.open(path) as image:
-        _refuse_large(image)
+        _refuse(image)
         width, height = image.size
         if image.getexif().get(ORIENTATION, 1) >= SIDEWAYS:
             width, height = height, width
         return Kind(height, width, image.mode in GREY or image.mode.startswith('I;16'))
 
 
-def _refuse_large(image: Any) -> None:
+def _refuse(image: Any) -> None:
+    if image.format == 'EPS':
+        raise ValueError('a program in PostScript, which is not run')
+    if 0 in image.size:
+        raise ValueError('no pixels')
     if (pixels := image.size[0] * image.size[1]) > MOST_PIXELS:
         raise ValueError(f'{pixels} pixels, more than {MOST_PIXELS}')
 

@@ -5,13 +5,14 @@ from jcw.deploy.fold import Folded, fold, random, shapes
 from jcw.deploy.inference import build, forward
 from jcw.deploy.int8 import litert_int8
 from jcw.deploy.litert import litert_logits, litert_model
-from jcw.deploy.load import Deployed, load
+from jcw.deploy.load import Deployed, load, read_file
 from jcw.deploy.onnx import onnx_model
 from jcw.deploy.storage import pack, unpack
 
 __all__ = [
     'export',
     'load',
+    'read_file',
     'Deployed',
     'onnx_model',
     'litert_model',

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jcw.deploy.litert import interpreter
-from jcw.deploy.tflite import ends, from_bytes, make_operator, name_of, schema, to_bytes
+from jcw.deploy.tflite import ends, from_bytes, make_operator, name_of, schema, to_bytes, whole
 
 PART = 32  # images that are run at once
 NARROWEST = 0.01  # of ranges: a dead channel's would have a scale of 0, which no runtime divides by
@@ -67,7 +67,7 @@ def litert_int8(model: bytes, images: Any) -> bytes:
             f'calibration needs uint8 images {list(taken.shape[1:])}, got {images.dtype} {list(images.shape)}'
         )
     wide = _without_cast(model)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with whole(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         # The packages' own warnings are not the caller's to mend; large models get a bar whatever is asked for.
         warnings.simplefilter('ignore')
         made = quantizer.Quantizer(wide)
@@ -119,6 +119,8 @@ def _without_cast(model: bytes) -> bytes:
     first = part.operators.pop(0)
     if read.operatorCodes[first.opcodeIndex].builtinCode != schema().BuiltinOperator.CAST:
         raise ValueError('not a model of litert_model: it does not begin with CAST')
+    if not read.signatureDefs:
+        raise ValueError('not a model of litert_model: it states no signature')
     part.tensors.pop(0)  # the bytes; the tensors after it move up
     part.tensors[0].name = 'images'
     for op in part.operators:

@@ -83,7 +83,8 @@ def interpreter(model: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray
     """Return a model as a function of one whole batch.
 
     Raises:
-      ValueError: ai-edge-litert is not installed, or it does not take the model: it is damaged, or no such file.
+      ValueError: ai-edge-litert is not installed, or it does not take the model: it is damaged, or no such file; by the
+        function, where it takes it and cannot run it.
     """
     schema()  # says what to install
     from ai_edge_litert.interpreter import Interpreter
@@ -101,9 +102,12 @@ def interpreter(model: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray
     (taken,), (given,) = inputs, outputs
 
     def run(images: np.ndarray) -> np.ndarray:
-        held.set_tensor(taken['index'], images)
-        held.invoke()
-        return np.asarray(held.get_tensor(given['index']))
+        try:
+            held.set_tensor(taken['index'], images)
+            held.invoke()
+            return np.asarray(held.get_tensor(given['index']))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f'a damaged LiteRT model, which cannot be run: {error}') from None
 
     return run
 

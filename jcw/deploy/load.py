@@ -1,5 +1,6 @@
 """Read the folder of a deployed network back as a function."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,29 @@ def load(folder: str | Path, *, dtype: Any = np.float32) -> Deployed:
         raise ValueError(f'{folder} cannot be read as a deployed network: {error!r}'[:500]) from error
     compiled = jax.jit(lambda folded, images: forward(folded, images, graph, dtype=dtype))
     return Deployed(description, graph, jax.device_put(_kept(unpack(stored), dtype)), compiled)
+
+
+def read_file(folder: str | Path, name: str) -> bytes:
+    """Return the content of one of a folder's files, such as `network.tflite`, checked by its checksum.
+
+    What reads these files besides is not written for damaged ones: hand it this content instead of the path.
+
+    Raises:
+      ValueError: as `load`, or the folder has no such file.
+    """
+    folder = Path(folder)
+
+    def read(place: Path) -> bytes:
+        known = files.read_description(place)['checksums']
+        if name == files.DESCRIPTION or name not in known:
+            whole = ', '.join(sorted(each for each in known if '/' not in each and each != files.DESCRIPTION))
+            raise ValueError(f'{folder} has no file {name!r}, only {whole} and those of its weights')
+        content = (place / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != known[name]:
+            raise ValueError(f'{folder} is damaged: the checksum of {name} differs')
+        return content
+
+    return files.read_whole(folder.resolve(), read)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Graph, Folded]:

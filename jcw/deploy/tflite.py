@@ -170,7 +170,7 @@ def from_bytes(model: bytes) -> Any:
     types = schema()
     if bytes(model[4:8]) != b'TFL3':
         raise ValueError('not a LiteRT model: it does not begin as one')
-    with _whole():
+    with whole():
         read = types.ModelT.InitFromPackedBuf(bytearray(model))
         for buffer in read.buffers:
             if buffer.offset > 1:  # of a large model: the content lies behind the FlatBuffer
@@ -180,7 +180,7 @@ def from_bytes(model: bytes) -> Any:
 
 
 @contextmanager
-def _whole() -> Iterator[None]:
+def whole() -> Iterator[None]:
     """Say that a model is damaged where what it states leads nowhere; the reader of FlatBuffers follows it blindly."""
     try:
         yield
@@ -196,7 +196,7 @@ def operators(model: bytes) -> Counter[str]:
     """
     read, types = from_bytes(model), schema()
     names = {value: name for name, value in vars(types.BuiltinOperator).items() if not name.startswith('_')}
-    with _whole():
+    with whole():
         codes = [names[code.builtinCode] for code in read.operatorCodes]
         return Counter(codes[op.opcodeIndex] for op in read.subgraphs[0].operators)
 
@@ -219,7 +219,7 @@ def ends(model: bytes) -> tuple[Tensor, Tensor]:
             name_of(part, number), names[tensor.type], tuple(int(n) for n in tensor.shape), scale, zero
         )
 
-    with _whole():
+    with whole():
         part = read.subgraphs[0]
         return described(part, int(part.inputs[0])), described(part, int(part.outputs[0]))
 

@@ -21,7 +21,7 @@ from tests.deploy.conftest import GRAPH, WIDTHS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'deploy.md').read_text()
-EXPORT, WITH_ORBAX, WITH_JAX, WITH_ONNX, REPAIR, MANY, LITERT, WITH_LITERT = re.findall(
+EXPORT, CHECKED, WITH_ORBAX, WITH_JAX, WITH_ONNX, REPAIR, MANY, LITERT, WITH_LITERT = re.findall(
     r'```python\n(.*?)```', PAGE, flags=re.S
 )
 KEPT_OUT = ('flax', 'optax', 'chex', 'tensorflow_datasets')
@@ -76,6 +76,8 @@ def test_litert_as_shown(trained, tmp_path, monkeypatch):
     exec(WITH_LITERT, names)
     model = (tmp_path / 'network' / 'network.int8.tflite').read_bytes()
     assert_close(names['logits'], deploy.litert_logits(model, images[:1]))
+    exec(CHECKED, names)
+    np.testing.assert_array_equal(names['logits'], deploy.litert_logits(model, images))
 
 
 def test_repair_as_shown(monkeypatch):

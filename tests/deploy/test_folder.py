@@ -134,6 +134,32 @@ def test_checksums_that_are_no_table_are_refused(copy):
         deploy.load(copy)
 
 
+def test_a_description_that_fills_memory_is_refused_by_its_size(copy):
+    os.truncate(copy / 'network.json', files.LARGEST + 1)
+    with pytest.raises(
+        ValueError, match=rf'network.json has {files.LARGEST + 1} bytes: a description .* at most'
+    ):
+        deploy.load(copy)
+
+
+def test_images_that_the_graph_does_not_take_are_refused(copy):
+    rewrite(copy, input_shape=[8, 8, 3])
+    with pytest.raises(ValueError, match=r'it states images \[8, 8, 3\], its graph \(8, 8, 1\)'):
+        deploy.load(copy)
+
+
+def test_weights_without_a_checksum_are_refused(copy):
+    path = copy / 'network.json'
+    said = json.loads(path.read_text())
+    said['checksums'] = {name: own for name, own in said['checksums'].items() if '/' not in name}
+    path.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r'weights/.* is not one of its files'):
+        deploy.load(copy)
+    shutil.rmtree(copy / 'weights')
+    with pytest.raises(ValueError, match='no checksum of its weights is stated'):
+        deploy.load(copy)
+
+
 def test_checksums_do_not_reach_outside_the_folder(copy):
     (copy.parent / 'secret').write_text('x')
     rewrite(copy)

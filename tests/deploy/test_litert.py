@@ -3,6 +3,7 @@
 import json
 import sys
 
+import flatbuffers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -262,6 +263,127 @@ def test_damaged_files_are_refused_and_never_taken_for_others(trained, model, na
                     call(content[:cut], images)
             with pytest.raises(ValueError, match='LiteRT model'):
                 tflite.ends(content[:cut])
+
+
+def changed(model: bytes, change) -> bytes:
+    """Return a model whose objects were changed."""
+    read = tflite.from_bytes(model)
+    change(read, read.subgraphs[0])
+    return tflite.to_bytes(read)
+
+
+def no_inputs(read, part):
+    part.inputs = []
+
+
+def an_input_that_is_not_there(read, part):
+    part.inputs = [10**6]
+
+
+def a_type_that_nobody_knows(read, part):
+    part.tensors[0].type = 99
+
+
+def a_name_that_is_no_text(read, part):
+    part.tensors[0].name = b'\xff\xfe'
+
+
+def a_scale_without_a_zero_point(read, part):
+    part.tensors[0].quantization = tflite.schema().QuantizationParametersT(scale=[1.0])
+
+
+def no_network(read, part):
+    read.subgraphs = []
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        *(no_inputs, an_input_that_is_not_there, a_type_that_nobody_knows),
+        *(a_name_that_is_no_text, a_scale_without_a_zero_point, no_network),
+    ],
+)
+def test_ends_that_state_what_cannot_be_are_a_damaged_model(model, damage):
+    with pytest.raises(ValueError, match='a damaged LiteRT model: '):
+        tflite.ends(changed(model, damage))
+
+
+def an_operator_that_nobody_knows(read, part):
+    read.operatorCodes[0].builtinCode = 9999
+
+
+def an_operator_without_a_code(read, part):
+    part.operators[0].opcodeIndex = 99
+
+
+@pytest.mark.parametrize('damage', [an_operator_that_nobody_knows, an_operator_without_a_code, no_network])
+def test_operators_that_cannot_be_counted_are_a_damaged_model(model, damage):
+    with pytest.raises(ValueError, match='a damaged LiteRT model: '):
+        tflite.operators(changed(model, damage))
+
+
+def behind(model: bytes, moved: int = 0) -> bytes:
+    """Return a model whose first constant lies behind the FlatBuffer, as those of large models do, or is said to."""
+    read = tflite.from_bytes(model)
+    place = next(i for i, buffer in enumerate(read.buffers) if buffer.data is not None)
+    content = read.buffers[place].data.tobytes()
+
+    def packed(offset: int) -> bytes:
+        builder = flatbuffers.Builder(0)
+        read.buffers[place].data, read.buffers[place].offset = None, offset
+        read.buffers[place].size = len(content)
+        builder.Finish(read.Pack(builder), b'TFL3')
+        return bytes(builder.Output())
+
+    length = len(packed(2**20))
+    return packed(length + moved) + content
+
+
+def test_constants_behind_the_flatbuffer_are_read(model):
+    read, expected = tflite.from_bytes(behind(model)), tflite.from_bytes(model)
+    for buffer, own in zip(read.buffers, expected.buffers, strict=True):
+        assert (buffer.data is None) == (own.data is None)
+        if own.data is not None:
+            np.testing.assert_array_equal(buffer.data, own.data)
+    assert tflite.ends(behind(model)) == tflite.ends(model)
+
+
+def test_constants_behind_the_end_of_the_file_are_a_damaged_model(model):
+    for moved in (1, 2**40):
+        with pytest.raises(ValueError, match='a damaged LiteRT model: '):
+            tflite.from_bytes(behind(model, moved))
+
+
+def another_first_operator(read, part):
+    """Take bytes by DEQUANTIZE, as files of other converters do."""
+    types = tflite.schema()
+    part.tensors[0].quantization = types.QuantizationParametersT(scale=[1.0], zeroPoint=[0])
+    first = tflite.make_operator(read, 'DEQUANTIZE', [0], int(part.operators[0].outputs[0]), {})
+    part.operators[0] = first
+
+
+def no_signature(read, part):
+    read.signatureDefs = []
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [(another_first_operator, 'does not begin with CAST'), (no_signature, 'states no signature')],
+)
+def test_models_of_others_that_run_are_not_made_int8(trained, model, damage, message):
+    foreign, images = changed(model, damage), trained.digits.test.images[:4]
+    assert_close(deploy.litert_logits(foreign, images), deploy.litert_logits(model, images))
+    with pytest.raises(ValueError, match=f'not a model of litert_model: it {message}'):
+        deploy.litert_int8(foreign, images)
+
+
+def test_what_the_quantizer_cannot_take_is_a_value_error(trained, model, monkeypatch):
+    def lost(*_):
+        raise RuntimeError('no such tensor')
+
+    monkeypatch.setattr(int8, '_ranges', lost)
+    with pytest.raises(ValueError, match='a damaged LiteRT model: RuntimeError: no such tensor'):
+        deploy.litert_int8(model, trained.digits.test.images[:4])
 
 
 def test_a_model_of_two_inputs_is_refused(trained, model):

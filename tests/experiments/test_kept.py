@@ -143,7 +143,7 @@ def test_a_file_as_a_run_is_one_line(tmp_path):
         (lambda text: text.replace('digits', 'cifar10'), 'its checksum differs'),
         (lambda text: text[: len(text) // 2], 'is damaged'),
         (lambda text: json.dumps(records.summed({'surplus': 1})), 'this version has no setting surplus'),
-        (lambda text: '[1]', 'Config is no object'),
+        (lambda text: '[1]', 'it is a list, not an object'),
     ],
 )
 def test_damaged_settings_are_named(tmp_path, damage, message):

@@ -6,8 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import baseline_widths, measure_latency, repair_widths, report, train_subnet
-from experiments.config import AccuracyConfig, RepairConfig, SubnetConfig
+from experiments import (
+    baseline_widths,
+    measure_latency,
+    repair_widths,
+    report,
+    search_widths,
+    train_subnet,
+)
+from experiments.config import AccuracyConfig, RepairConfig, SearchConfig, SubnetConfig
 from experiments.paths import paths
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage, claim, read_json, save_json
@@ -15,7 +22,6 @@ from jcw.budget import solve
 from jcw.field import independent
 from jcw.latency import samples
 from jcw.latency.table import flops_table
-from jcw.search import baselines
 from tests.experiments.paper_device import PaperDevice
 from tests.tiny_graph import mobilenet_v1
 
@@ -24,11 +30,12 @@ GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run searched without a supernet, by a score known in closed form; networks are timed on paper."""
+    """A run whose supernet is stood in for by a score known in closed form; networks are timed on paper."""
     table = flops_table(GRAPH)
     table = dataclasses.replace(table, entries=table.entries / 1e6, unit='ms per call')
     nothing = AccuracyConfig(trainings=0)
-    config = dataclasses.replace(DIGITS, run=tmp_path / 'run', accuracy=nothing)
+    search = SearchConfig(budget=0.5, frontier=2)
+    config = dataclasses.replace(DIGITS, run=tmp_path / 'run', accuracy=nothing, search=search)
     widest = GRAPH.width_table.max(1, keepdims=True)
     gain = np.where(GRAPH.present, np.sqrt(GRAPH.width_table / widest), -np.inf)
     field = independent(gain)
@@ -37,24 +44,12 @@ def run(tmp_path, monkeypatch):
     def loss(choices):
         return float(-gain[np.arange(14), choices].sum())
 
-    at = {
-        'joint': lambda limit: np.asarray(solve(field, table.to_cost(), limit).choices),
-        'uniform': lambda limit: baselines.uniform(GRAPH, table.to_cost(), limit),
-        'greedy': lambda limit: baseline_widths.slim(config, GRAPH, table, loss, limit),
-    }
-
-    def search(*_):
-        choices = {name: method(limit) for name, method in at.items()}
-        methods = {
-            name: {'widths': GRAPH.to_widths(c).tolist(), 'ms': float(table.predict(GRAPH.to_widths(c)))}
-            for name, c in choices.items()
-        }
-        return {'budget_ms': limit, 'base_ms': 2 * limit, 'gap': 0.0, 'methods': methods}
-
-    monkeypatch.setattr(repair_widths, 'search', search)
-    monkeypatch.setattr(repair_widths, 'train', lambda *_: None)
-    monkeypatch.setattr(repair_widths, 'baselines_of', lambda *_: {n: at[n] for n in ('uniform', 'greedy')})
-    monkeypatch.setattr(repair_widths, 'utility_of', lambda *_: field)
+    for module in (search_widths, repair_widths):
+        monkeypatch.setattr(module, 'train', lambda *_: None)
+        monkeypatch.setattr(module, 'utility_of', lambda *_: field)
+    monkeypatch.setattr(baseline_widths, 'losses_of', lambda *_: loss)
+    at = baseline_widths.baselines_of(config, None, GRAPH, table, None)
+    at['joint'] = lambda limit: np.asarray(solve(field, table.to_cost(), limit).choices)
     device = PaperDevice(GRAPH, table)
     device.install(monkeypatch)
     return SimpleNamespace(config=config, table=table, device=device, limit=limit, at=at, field=field)
@@ -210,7 +205,7 @@ def test_the_report_names_a_baseline_that_does_not_hold_it(run):
 
 
 def test_a_network_that_cannot_be_timed_is_named(run):
-    first = repair_widths.search()['methods']['uniform']['widths']
+    first = search_widths.search(run.config, None, GRAPH, run.table)['methods']['uniform']['widths']
     run.device.failing = tuple(first)
     with pytest.raises(Usage, match=r'could not be timed: too wide'):
         repaired(run)
@@ -221,13 +216,14 @@ def test_later_stages_train_what_was_repaired(run):
     assert train_subnet.found(run.config) == result
     assert train_subnet.timed(run.config, GRAPH, result['methods']) == result['methods']
     unrepaired = dataclasses.replace(run.config, repair=RepairConfig(rounds=0))
-    with pytest.raises(Usage, match=r'run experiments.search_widths first'):
-        train_subnet.found(unrepaired)
+    assert train_subnet.found(unrepaired) == repaired(run, rounds=0)
 
 
 def test_a_stage_left_out_is_named(run):
-    with pytest.raises(Usage, match=r'run experiments.repair_widths first'):
-        train_subnet.found(run.config)
+    for rounds, stage in ((12, 'repair_widths'), (0, 'search_widths')):
+        config = dataclasses.replace(run.config, repair=RepairConfig(rounds=rounds))
+        with pytest.raises(Usage, match=f'run experiments.{stage} first'):
+            train_subnet.found(config)
 
 
 def test_a_folder_of_before_a_setting_existed_is_still_the_same_run(tmp_path):

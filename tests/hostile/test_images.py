@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -49,6 +51,26 @@ def bomb(pixels_a_side: int) -> bytes:
     return b'\x89PNG\r\n\x1a\n' + b''.join(content)
 
 
+POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\n{1 1} loop\n'
+
+
+def with_text(png: bytes, size: int) -> bytes:
+    """Put a text of so many zeros into a PNG, in which it takes a thousandth."""
+    content = b'key\0\0' + zlib.compress(bytes(size), 9)
+    chunk = (
+        struct.pack('>I', len(content)) + b'zTXt' + content + struct.pack('>I', zlib.crc32(b'zTXt' + content))
+    )
+    return png[:33] + chunk + png[33:]
+
+
+def endless_frame() -> bytes:
+    """Return a GIF whose only frame claims 65535 x 65535 pixels."""
+    content = bytearray(encoded(Image.fromarray(GREY), 'GIF'))
+    at = content.index(b'\x2c')
+    content[at + 5 : at + 9] = b'\xff' * 4
+    return bytes(content)
+
+
 @pytest.mark.parametrize('size', [None, 8], ids=['in memory', 'streamed'])
 @pytest.mark.parametrize(
     ('spoil', 'message'),
@@ -61,14 +83,102 @@ def bomb(pixels_a_side: int) -> bytes:
         (lambda path: path.write_text('notes of mine'), 'cannot identify'),
         (lambda path: path.write_bytes(bomb(9000)), '81000000 pixels, more than'),
         (lambda path: path.write_bytes(bomb(40000)), 'pixels'),
+        (lambda path: path.write_bytes(POSTSCRIPT), 'a program in PostScript, which is not run'),
+        (lambda path: path.write_bytes(b'\x89HDF\r\n\x1a\n' + bytes(100)), 'no pixels'),
+        (lambda path: path.write_bytes(with_text(path.read_bytes(), 2**27)), 'too large'),
+        (lambda path: path.write_bytes(endless_frame()), 'pixels'),
+        (lambda path: (path.unlink(), path.symlink_to('..')), 'no regular file'),
     ],
-    ids=['fifo', 'folder', 'device', 'dangling link', 'empty', 'text', 'bomb', 'great bomb'],
+    ids=[
+        *('fifo', 'folder', 'device', 'dangling link', 'empty', 'text', 'bomb', 'great bomb'),
+        *('postscript', 'table', 'great text', 'great frame', 'link upwards'),
+    ],
 )
 def test_a_file_that_is_no_image_is_named_before_training(tmp_path, size, spoil, message):
     path = write(tmp_path)[5]
     spoil(path)
     with pytest.raises(ValueError, match=f'1 of .* files are not images .*05.png .*{message}'):
         load(tmp_path, size)
+
+
+@pytest.mark.parametrize('size', [None, 8], ids=['in memory', 'streamed'])
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda root: (root / 'train' / 'cat').symlink_to('cat'), 'train/cat is a link that leads nowhere'),
+        (
+            lambda root: (root / 'train' / 'cat').symlink_to('/no/disk'),
+            'train/cat is a link that leads nowhere',
+        ),
+        (lambda root: (root / 'test').symlink_to('/no/disk'), 'test is no folder'),
+        (lambda root: (root / 'test').write_text('notes'), 'test is no folder'),
+        (
+            lambda root: os.rename(root / 'train' / 'ant', os.fsencode(root / 'train') + b'/caf\xe9'),
+            'not in UTF-8',
+        ),
+        (
+            lambda root: os.rename(root / 'train/ant/00.png', os.fsencode(root / 'train/ant') + b'/\xe9'),
+            'UTF-8',
+        ),
+        (
+            lambda root: (root / 'train' / 'cat').symlink_to('.'),
+            r'files are not images .*cat/\w+ \(no regular file',
+        ),
+    ],
+    ids=[
+        'loop',
+        'lost class',
+        'lost test',
+        'test a file',
+        'name of a class',
+        'name of a file',
+        'folder in itself',
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused_by_name(tmp_path, size, spoil, message):
+    """A class on a disk that is not there would be left out without a word, and test images drawn from the others."""
+    write(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, size)
+
+
+AS_NOBODY = """
+import os
+from PIL import Image
+from jcw import data
+Image.init()
+if os.getuid() == 0:
+    os.setuid(65534)  # root may read all
+for name in ('file', 'folder'):
+    try:
+        data.load(name, image_size=8)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_may_not_be_read_is_refused_by_name(tmp_path):
+    tmp_path.chmod(0o755)
+    write(tmp_path / 'file')[0].chmod(0)
+    locked = write(tmp_path / 'folder')[0].parent
+    locked.chmod(0)
+    paths = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
+    command = [sys.executable, '-c', AS_NOBODY]
+    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, check=True)
+    locked.chmod(0o755)
+    file, folder = done.stdout.splitlines()
+    assert 'file/train/ant/00.png ([Errno 13] Permission denied' in file
+    assert folder == 'folder/train/ant cannot be read: Permission denied'
+
+
+def test_images_that_would_fill_memory_are_refused_before_one_is_decoded(tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setattr(os, 'sysconf', lambda name: {'SC_PAGE_SIZE': 4096, 'SC_PHYS_PAGES': 5}[name])
+    with pytest.raises(ValueError, match=r'12 images of 10x12 take .* too much for .*--data.image-size'):
+        load(tmp_path)
+    monkeypatch.setattr(os, 'sysconf', lambda name: {'SC_PAGE_SIZE': 4096, 'SC_PHYS_PAGES': 6}[name])
+    assert load(tmp_path).input_shape == (10, 12, 3)
 
 
 def test_many_bad_files_are_counted_and_the_first_named(tmp_path):

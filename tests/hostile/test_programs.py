@@ -50,6 +50,13 @@ MISBEHAVIOUR = {
     ),
     'a number of 400 digits': (r"""say(b'{"ms": 1' + b'0' * 400 + b'}\n')""", 'too large'),
     'a number beyond all bounds': (r"""say(b'{"ms": 1e999}\n')""", 'too large'),
+    'a time that no clock shows': (r"""say(b'{"ms": 1.7e308}\n')""", 'no time of a network'),
+    'times whose mean is none': (r"""say(b'{"ms": [1.7e308, 1.7e308]}\n')""", 'no time of a network'),
+    'a time next to none': (r"""say(b'{"ms": 5e-324}\n')""", 'no time of a network'),
+    'an error in brackets': (
+        r"""say(b'{"error": "no [/dev/device] [bold]"}\n')""",
+        'no [/dev/device] [bold]',
+    ),
     'values nested deep': (r"say(b'[' * 10**5 + b'\n')", 'nested too deep'),
     'half a character': (r"""say(b'{"error": "\\ud800"}\n')""", 'surrogates not allowed'),
     'the id of another question': (r"""say(b'{"id": 7777, "ms": 1.0}\n')""", 'question 7777 instead of'),

@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from rich.table import Table
 
 from experiments import (
     fit_latency,
     measure_latency,
+    progress,
+    spent,
     stage,
     timing_process,
     train_supernet,
@@ -24,9 +27,10 @@ from experiments import (
 )
 from experiments.baseline_widths import Losses
 from experiments.config import Config, DataConfig, SpaceConfig, SupernetConfig
-from experiments.locks import exclusive, if_free
+from experiments.locks import alone, exclusive, if_free
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of
+from jcw import records
 from jcw.latency import samples
 from jcw.train import loop
 from tests.hostile import attacks
@@ -60,12 +64,48 @@ def test_a_damaged_result_is_named_and_never_passes_for_another(tmp_path):
     assert all(map(told.match, said))
 
 
+@pytest.mark.parametrize(
+    'content', ['null', '[]', '[{"accuracy": 0.9}]', '0.9', '"0.9"', '{}', '{"accuracy": 0.9}']
+)
+def test_a_result_is_an_object_with_its_checksum(tmp_path, content):
+    """What is no object has no checksum, and would be taken as it is."""
+    path = tmp_path / 'result.json'
+    path.write_text(content)
+    with pytest.raises(Usage, match=f'{path} is damaged'):
+        read_json(path)
+
+
+def test_a_copy_of_another_file_is_told_by_what_it_lacks(tmp_path):
+    path = tmp_path / 'asked.json'
+    save_json(path, RESULT)
+    with pytest.raises(
+        Usage, match=r'asked.json is damaged \(it lacks networks, .* of another version or another place'
+    ):
+        read_json(path, 'networks', 'accuracy')
+    assert read_json(path, 'accuracy', 'methods') == RESULT
+
+
 def test_damaged_settings_are_named(tmp_path):
     claim(tmp_path, seed=0)
     path = tmp_path / 'settings.json'
     path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
     with pytest.raises(Usage, match=r'settings.json is damaged \(its checksum differs\)'):
         claim(tmp_path, seed=1)
+
+
+def test_results_whose_settings_are_gone_are_not_taken_for_those_of_others(tmp_path):
+    claim(tmp_path, seed=0)
+    (tmp_path / 'training.lock').touch()
+    settings = (tmp_path / 'settings.json').read_bytes()
+    (tmp_path / 'settings.json').unlink()
+    claim(tmp_path, seed=1)  # there is no result yet
+    save_json(tmp_path / 'result.json', RESULT)
+    (tmp_path / 'settings.json').unlink()
+    with pytest.raises(Usage, match=f'{tmp_path} holds results, but no settings.json'):
+        claim(tmp_path, seed=0)
+    assert not (tmp_path / 'settings.json').exists()
+    (tmp_path / 'settings.json').write_bytes(settings)
+    claim(tmp_path, seed=0)
 
 
 def test_damaged_metrics_lines_are_left_out_with_a_word(tmp_path):
@@ -129,6 +169,47 @@ def test_a_damaged_line_of_remembered_losses_is_asked_for_again(tmp_path):
     again = Losses(path, loss)
     assert [again(np.array(choices)) for choices in [(1, 2), (3, 4)]] == [3.0, 7.0]
     assert asked == [(1, 2), (3, 4), (1, 2)]
+
+
+def test_a_line_of_losses_that_sums_right_and_remembers_nothing_is_asked_for_again(tmp_path):
+    path = tmp_path / 'losses.jsonl'
+    nonsense = [
+        {},
+        {'choices': [1]},
+        {'choices': 3, 'loss': 1.0},
+        {'choices': [1], 'loss': None},
+        {'choices': ['x'], 'loss': 1},
+    ]
+    path.write_text(''.join(json.dumps(records.summed(each)) + '\n' for each in nonsense))
+    held = Losses(path, lambda choices: 7.0)
+    assert len(held) == 0
+    assert held(np.array([1])) == 7.0
+
+
+@pytest.mark.parametrize('name', ['training.lock', 'spent.jsonl'])
+def test_a_pipe_or_a_folder_in_the_place_of_a_log_or_a_lock_is_refused_and_not_waited_for(tmp_path, name):
+    path = tmp_path / name
+    for put in (os.mkfifo, lambda path: (path.unlink(), path.mkdir())):
+        put(path)
+        with (
+            pytest.raises(ValueError, match=f'{path} is not a file'),
+            spent.on(tmp_path, 'work'),
+            alone(tmp_path / 'training.lock'),
+        ):
+            pass
+        if name == 'training.lock':
+            with pytest.raises(ValueError, match=f'{path} is not a file'), exclusive(tmp_path, 'training'):
+                pass
+
+
+def test_what_files_and_programs_are_called_is_shown_as_it_is(capsys):
+    """Brackets are no commands to the terminal, whatever stands in them."""
+    said = 'no [/dev/board], and no [bold] folder'
+    progress.console.print(said)
+    with progress.bar('Timing [/x]', 2) as update:
+        update(2, said)
+    progress.console.print(Table('[b]', said))
+    assert capsys.readouterr().out.count('[/dev/board], and no [bold] folder') == 3
 
 
 def test_a_table_is_fitted_anew_when_samples_of_the_same_count_differ(tmp_path):

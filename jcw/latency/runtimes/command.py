@@ -14,6 +14,9 @@ from jcw.latency.runtimes.lines import Lines
 
 Export = Callable[[Sequence[int]], bytes]
 
+LEAST_MS, MOST_MS = 1e-9, 1e9
+"""Of an answer: beyond them ratios to the reference leave the range of numbers."""
+
 
 class CommandProgram:
     """A network known to the command by its widths and, if it was exported, its file."""
@@ -135,4 +138,6 @@ def read_answer(line: bytes | str, number: int | None = None) -> float:
     times = times if isinstance(times, list) else [times]
     if not times or not all(type(t) in (int, float) and math.isfinite(t) and t > 0 for t in times):
         raise RuntimeFailure(f'no positive time under "ms": {shown}')
+    if not LEAST_MS <= min(times) <= max(times) <= MOST_MS:
+        raise RuntimeFailure(f'no time of a network, from {LEAST_MS:g} to {MOST_MS:g} ms: {shown}')
     return float(statistics.median(times))

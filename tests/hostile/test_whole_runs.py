@@ -1,0 +1,209 @@
+"""Files of a finished run, damaged in turn: a stage ends as before, or in a line that names the file."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from experiments import (
+    compare_methods,
+    export,
+    fit_accuracy,
+    fit_latency,
+    measure_latency,
+    repair_widths,
+    results,
+    search_widths,
+    stage,
+    train_supernet,
+    training,
+)
+from experiments.config import CompareConfig, Config
+from experiments.presets import DIGITS
+from experiments.space import graph_of
+from jcw import records
+from jcw.latency.table import flops_table
+from tests.experiments.paper_device import PaperDevice
+from tests.hostile import attacks
+
+pytestmark = pytest.mark.slow
+
+NETWORK = """
+from jcw.zoo import inverted_residual
+
+
+def net(g):
+    x = g.conv(g.images, g.site('stream', 8), kernel=3, stride=2)
+    x = inverted_residual(g, x, 'stream', g.site('inner', 16))
+    return g.classify(g.conv(x, g.site('head', 16)))
+"""
+STAGES = (
+    *(measure_latency, fit_latency, train_supernet, fit_accuracy, search_widths, repair_widths),
+    *(results, export, compare_methods),
+)
+RESULTS = (
+    'results.json',
+    'search/0.8/repair/result.json',
+    'chosen/0.8/joint.json',
+    'comparison/results.json',
+)
+REMADE = ('accuracy/0.8/table.json', 'search/0.8/result.json', 'search/0.8/repair/result.json')
+"""Without these, what they were made from is read again."""
+SECONDS = 60
+
+
+class Whole(NamedTuple):
+    """A finished run, and what its stages read of it: (stage, whether it had to make anew, file)."""
+
+    config: Config
+    reads: list[tuple[int, bool, str]]
+
+
+def settings(root: Path) -> Config:
+    (root / 'net.py').write_text(NETWORK)
+    change = dataclasses.replace
+    return change(
+        DIGITS,
+        run=root / 'run',
+        data=change(DIGITS.data, limit=200),
+        space=change(
+            DIGITS.space,
+            network=f'{root / "net.py"}:net',
+            strides=None,
+            base_multiplier=1.0,
+            levels=6,
+            divisor=2,
+        ),
+        latency=change(DIGITS.latency, networks=30, batch=2),
+        supernet=change(DIGITS.supernet, epochs=0.5, batch=32, warmup_epochs=0, recalibration_images=64),
+        accuracy=change(DIGITS.accuracy, trainings=3, epochs=0.5, seeds=(0,)),
+        search=change(DIGITS.search, budget=0.8, frontier=8, greedy_images=50),
+        repair=change(DIGITS.repair, rounds=3),
+        subnet=change(DIGITS.subnet, epochs=1, batch=32, warmup_epochs=0, seeds=(0,)),
+        compare=CompareConfig(budgets=(0.8,), methods=('joint', 'uniform'), seeds=(0,)),
+    )
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory) -> Iterator[Whole]:
+    config, read = settings(tmp_path_factory.mktemp('whole')), set()
+    graph = graph_of(config, training.load_data(config))
+    table = flops_table(graph)
+    looked = records.refuse_other_than_file
+
+    def noted(path):
+        if Path(path).is_file() and Path(path).is_relative_to(config.run):
+            read.add(str(Path(path).relative_to(config.run)))
+        looked(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        PaperDevice(graph, dataclasses.replace(table, entries=table.entries / 1e5), 1.02).install(patch)
+        for each in STAGES:
+            assert told(each.main, config) == ''
+        patch.setattr(records, 'refuse_other_than_file', noted)
+        reads = []
+        for number, anew in [(number, anew) for anew in (False, True) for number in range(len(STAGES))]:
+            if anew:
+                for name in REMADE:
+                    (config.run / name).unlink(missing_ok=True)
+            read.clear()
+            assert told(STAGES[number].main, config) == ''
+            reads += [(number, anew, name) for name in sorted(read) if is_ours(name)]
+        patch.setattr(records, 'refuse_other_than_file', looked)
+        yield Whole(config, reads)
+
+
+def is_ours(name: str) -> bool:
+    """Leave out what other tests attack, and locks."""
+    apart = ('checkpoints', 'network', 'samples.jsonl', 'candidates.jsonl', 'finals.jsonl', 'metrics.jsonl')
+    return Path(name).suffix in ('.json', '.jsonl') and not any(part in name for part in apart)
+
+
+class Hangs(BaseException):
+    """Not caught by any stage."""
+
+
+def told(main: Callable[[Config], None], config: Config) -> str:
+    """Run a stage; return the line that it ends with, nothing where it ends well."""
+
+    def too_long(*_):
+        raise Hangs
+
+    errors = io.StringIO()
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS if (config.run / 'results.json').exists() else 0)
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            stage.run_stage(main, config)
+    except SystemExit:
+        return errors.getvalue()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return ''
+
+
+def damages(whole: dict[str, bytes], rng: np.random.Generator) -> dict[str, Callable[[Path], object]]:
+    """Return what may happen to a file; `whole` are all files of the run."""
+
+    def another(path: Path) -> None:
+        others = [content for name, content in whole.items() if Path(name).name != path.name]
+        path.write_bytes(others[rng.integers(len(others))])
+
+    return {
+        'a flipped bit': lambda path: path.write_bytes(attacks.flipped(path.read_bytes(), rng)),
+        'damage': lambda path: path.write_bytes(attacks.damaged(path.read_bytes(), rng)),
+        'nothing': lambda path: path.write_bytes(b''),
+        'null': lambda path: path.write_bytes(b'null\n'),
+        'a list': lambda path: path.write_bytes(b'[]\n'),
+        'an empty object': lambda path: path.write_text(json.dumps(records.summed({})) + '\n'),
+        'another file of the run': another,
+        'a pipe': lambda path: (path.unlink(), os.mkfifo(path)),
+        'a folder': lambda path: (path.unlink(), path.mkdir()),
+        'a device': lambda path: (path.unlink(), path.symlink_to('/dev/zero')),
+        'no text': lambda path: path.write_bytes(b'\xff\xfe\x00' + path.read_bytes()),
+        'deep nesting': lambda path: path.write_bytes(b'[' * 10**5),
+    }
+
+
+def values_of(run: Path) -> dict[str, bytes]:
+    """Return what the results come to, where they are."""
+    return {name: (run / name).read_bytes() for name in RESULTS if (run / name).exists()}
+
+
+def test_a_stage_reads_what_was_written_or_names_the_file(whole, tmp_path):
+    run, rng, outcomes = whole.config.run, np.random.default_rng(0), {}
+    kept = shutil.copytree(run, tmp_path / 'kept')
+    contents = {name: (kept / name).read_bytes() for _, _, name in whole.reads}
+    expected, kinds = values_of(kept), damages(contents, rng)
+    cases = [(*read, kind) for read in whole.reads for kind in rng.permutation(list(kinds))[:3]]
+    for number, anew, name, kind in cases:
+        shutil.rmtree(run)
+        shutil.copytree(kept, run)
+        for other in REMADE if anew else ():
+            (run / other).unlink(missing_ok=True)
+        if not (run / name).exists():
+            continue
+        kinds[kind](run / name)
+        said = told(STAGES[number].main, whole.config)
+        case = f'{name}, {kind}, {STAGES[number].__name__}'
+        assert not said or str(run / name) in said, f'{case}: {said}'
+        assert said.count('\n') <= 1, f'{case}: {said}'
+        found = values_of(run) if not said else {}
+        assert all(expected[each] == value for each, value in found.items() if each != name), case
+        outcome = 'refused' if said else 'as before'
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    print(f'{sum(outcomes.values())} attacks on {len(contents)} files of a run: {outcomes}')
+    assert {'accuracy/0.8/asked.json', 'accuracy/0.8/report.json', 'supernet/losses_50.jsonl'} <= set(
+        contents
+    )
+    assert outcomes['refused'] > 0.8 * sum(outcomes.values())
