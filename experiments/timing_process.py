@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+LITERT_FORMS = {'float32': 'tflite', 'int8': 'int8'}
+"""What LiteRT is given to time a type."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -101,7 +104,10 @@ def _written(request: Request, form: str) -> Callable[[Sequence[int]], bytes]:
 def _compile(request: Request, folder: str) -> None:
     from jcw.latency.runtimes import ahead, xla
 
-    ahead.serve(_build(request), folder, xla.FAST_COMPILE)
+    if request.runtime == 'litert':
+        ahead.serve(_written(request, LITERT_FORMS[request.dtype]), folder)
+    else:
+        ahead.serve(ahead.compiler(_build(request), folder, xla.FAST_COMPILE), folder)
 
 
 def _runtime(request: Request, request_file: str):
@@ -127,15 +133,23 @@ def _runtime(request: Request, request_file: str):
     if request.runtime == 'litert':
         from jcw.latency.runtimes.litert import LitertRuntime
 
-        return LitertRuntime(
-            _written(request, 'int8' if request.dtype == 'int8' else 'tflite'), dtype=request.dtype
-        )
-    from jcw.latency.runtimes import ahead, xla
+        write = _written(request, LITERT_FORMS[request.dtype])
+        return LitertRuntime(write, dtype=request.dtype, ahead=_ahead(request, request_file))
+    from jcw.latency.runtimes import xla
+
+    return xla.XlaRuntime(
+        _build(request), options=xla.FAST_COMPILE, ahead=_ahead(request, request_file, compiled=True)
+    )
+
+
+def _ahead(request: Request, request_file: str, *, compiled: bool = False):
+    """Return the worker that makes the next networks on other cores; none where there are no others."""
+    from jcw.latency.runtimes.ahead import Ahead, CompileAhead
 
     if not set(request.compile_cores) - set(request.cores):
-        return xla.XlaRuntime(_build(request), options=xla.FAST_COMPILE)
+        return None
     command = [sys.executable, '-m', 'experiments.timing_process', request_file, '--compile', '{directory}']
-    return xla.XlaRuntime(_build(request), options=xla.FAST_COMPILE, ahead=ahead.CompileAhead(command))
+    return (CompileAhead if compiled else Ahead)(command)
 
 
 def _time_or_say_why_not(request: Request, request_file: str) -> None:

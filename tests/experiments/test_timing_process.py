@@ -60,7 +60,7 @@ def request(runtime: str, **about) -> timing_process.Request:
     )
 
 
-@pytest.mark.parametrize('name', ['xla', 'onnx', 'command'])
+@pytest.mark.parametrize('name', ['xla', 'onnx', 'litert', 'command'])
 def test_every_runtime_times_the_networks_that_the_stages_build_for_it(name):
     runtime = timing_process._runtime(request(name, command=shlex.join(ANSWERING)), '')
     assert isinstance(runtime, Runtime)
@@ -90,9 +90,10 @@ def test_a_dtype_that_the_runtime_does_not_time_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_that_the_stages_compile_ahead_are_opened(tmp_path):
+@pytest.mark.parametrize(('name', 'dtype'), [('xla', 'float32'), ('litert', 'float32'), ('litert', 'int8')])
+def test_networks_that_the_stages_make_ahead_are_opened(tmp_path, name, dtype):
     file = tmp_path / 'request.json'
-    asked = request('xla', compile_cores=[0])
+    asked = request(name, dtype=dtype, compile_cores=[0])
     file.write_text(json.dumps(dataclasses.asdict(asked)))
     runtime = timing_process._runtime(asked, str(file))
     small, large = (tuple(widths.tolist()) for widths in (GRAPH.smallest, GRAPH.largest))
@@ -102,7 +103,7 @@ def test_programs_that_the_stages_compile_ahead_are_opened(tmp_path):
         with ahead._changed:
             assert ahead._changed.wait_for(lambda: len(ahead._ready) == 2, 120)
         assert runtime.open(large).time_ms() > 0
-        assert ahead.compiled == 2
+        assert (ahead.made, len(ahead._ready)) == (2, 1)
     finally:
         runtime.close()
     assert jax.config.jax_compilation_cache_dir is None

@@ -1,8 +1,8 @@
-"""Compile networks in another process, pinned to another core, while this one is timing.
+"""Make networks ready in another process, pinned to another core, while this one is timing.
 
-What passes between the two is a StableHLO file per network and JAX's own compilation cache: the timing
-process reads the file, lowers it in milliseconds and finds the compiled program in the cache. Cached programs
-do not say for how many threads they were made, so both processes must be pinned to equally many cores and
+What passes between the two is a file per network. Of one that XLA compiles it is StableHLO, beside JAX's own
+compilation cache: the timing process reads the file, lowers it in milliseconds and finds the compiled program in the cache. Cached
+programs do not say for how many threads they were made, so both processes must be pinned to equally many cores and
 share the cache with nobody else.
 """
 
@@ -24,14 +24,15 @@ from jax.experimental.compilation_cache import compilation_cache
 from jcw.graph import Widths
 
 Build = Callable[[Sequence[int]], tuple[Callable[..., Any], tuple[Any, ...]]]
+Make = Callable[[Sequence[int]], bytes]
 Options = Mapping[str, Any]
 
 
-class CompileAhead:
+class Ahead:
     """The timing process's side: say what will be wanted, collect what is ready.
 
     The worker starts with the network wanted last and the timing process opens the one wanted first,
-    compiling it itself where it must: they meet in the middle and neither waits.
+    making it itself where it must: they meet in the middle and neither waits.
 
     Args:
       command: starts a process that calls `serve`; `{directory}` in an argument stands for the shared folder.
@@ -45,8 +46,8 @@ class CompileAhead:
         self._busy: Widths | None = None
         self._ready: dict[Widths, Path | None] = {}
         self._changed = threading.Condition()
-        self.compiled = 0
-        use_cache(self._folder.name)
+        self.made = 0
+        self._begin()
         argv = [argument.replace('{directory}', self._folder.name) for argument in command]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._thread = threading.Thread(target=self._feed, daemon=True)
@@ -60,8 +61,8 @@ class CompileAhead:
             self._queue = collections.deque(widths for widths in dict.fromkeys(ahead) if widths not in known)
             self._changed.notify_all()
 
-    def take(self, widths: Widths, *, time_limit_s: float = 60.0) -> export.Exported | None:
-        """Return a network that the worker has compiled, waiting if it is at it; nothing if it is not."""
+    def take(self, widths: Widths, *, time_limit_s: float = 60.0) -> bytes | None:
+        """Return the file of a network that the worker has made, waiting if it is at it; nothing if it is not."""
         with self._changed:
             if widths in self._queue:
                 self._queue.remove(widths)
@@ -69,9 +70,9 @@ class CompileAhead:
             path = self._ready.pop(widths, None)
         if path is None:
             return None
-        blob = bytearray(path.read_bytes())
+        blob = path.read_bytes()
         path.unlink()
-        return export.deserialize(blob)
+        return blob
 
     def close(self) -> None:
         """End the worker and remove the shared folder."""
@@ -81,8 +82,10 @@ class CompileAhead:
         for stream in filter(None, (self._process.stdin, self._process.stdout)):
             with contextlib.suppress(OSError):
                 stream.close()
-        use_cache(None)
         self._folder.cleanup()
+
+    def _begin(self) -> None:
+        """Do what must be done before the worker starts."""
 
     def _feed(self) -> None:
         """Give the worker one network after another, the last wanted first, until it is gone."""
@@ -92,13 +95,13 @@ class CompileAhead:
                     self._changed.wait(0.5)
                     continue
                 self._busy = self._queue.pop()
-            path = self._compile(self._busy)
+            path = self._make(self._busy)
             with self._changed:
                 self._ready[self._busy] = path
                 self._busy = None
                 self._changed.notify_all()
 
-    def _compile(self, widths: Widths) -> Path | None:
+    def _make(self, widths: Widths) -> Path | None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -107,29 +110,49 @@ class CompileAhead:
             answer = self._process.stdout.readline().strip()
         except (OSError, ValueError):
             return None
-        self.compiled += bool(answer)
+        self.made += bool(answer)
         return Path(answer) if answer else None
 
 
-def serve(build: Build, folder: str | Path, options: Options, lines: TextIO = sys.stdin) -> None:
-    """The worker's side: compile the network of every line of widths, answer with the file of its program.
+class CompileAhead(Ahead):
+    """The same for programs of XLA, which the cache holds; its worker calls `serve(compiler(...), ...)`."""
 
-    An empty answer says that the network cannot be compiled; whoever times it will find out why.
+    def _begin(self) -> None:
+        use_cache(self._folder.name)
+
+    def close(self) -> None:
+        use_cache(None)
+        super().close()
+
+
+def serve(make: Make, folder: str | Path, lines: TextIO = sys.stdin) -> None:
+    """The worker's side: make the network of every line of widths, answer with its file.
+
+    An empty answer says that the network cannot be made; whoever times it will find out why.
     """
-    use_cache(folder)
-    options = known_options(options)
-    answers, sys.stdout = sys.stdout, sys.stderr  # nothing that `build` prints may pass for an answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # nothing that `make` prints may pass for an answer
     for number, line in enumerate(lines):
         try:
-            function, arguments = build(json.loads(line))
-            blob = export.export(jax.jit(function))(*arguments).serialize()
-            compile_exported(export.deserialize(blob), options)
-            path = Path(folder) / f'{number}.stablehlo'
-            path.write_bytes(blob)
+            path = Path(folder) / f'{number}.network'
+            path.write_bytes(make(json.loads(line)))
             print(path, file=answers, flush=True)
         except Exception:
             print('', file=answers, flush=True)
+
+
+def compiler(build: Build, folder: str | Path, options: Options) -> Make:
+    """Return what compiles a network into the cache of a folder, and gives its StableHLO."""
+    use_cache(folder)
+    options = known_options(options)
+
+    def compiled(widths: Sequence[int]) -> bytes:
+        function, arguments = build(widths)
+        blob = export.export(jax.jit(function))(*arguments).serialize()
+        compile_exported(export.deserialize(blob), options)
         jax.clear_caches()
+        return bytes(blob)
+
+    return compiled
 
 
 def compile_exported(exported: export.Exported, options: Options) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jcw.latency import device
+from jcw.latency.runtimes.ahead import Ahead
 from jcw.latency.runtimes.interface import RuntimeFailure
 
 Build = Callable[[Sequence[int]], bytes]
@@ -53,6 +54,7 @@ class LitertRuntime:
     Args:
       build: from widths to the bytes of a LiteRT model.
       dtype: that networks are computed in, as the samples will state; `build` sees to it.
+      ahead: writes the networks that will be opened next, in another process.
 
     Raises:
       ValueError: ai-edge-litert is not installed, or another dtype.
@@ -60,7 +62,7 @@ class LitertRuntime:
 
     name = 'litert'
 
-    def __init__(self, build: Build, *, dtype: str = 'float32') -> None:
+    def __init__(self, build: Build, *, dtype: str = 'float32', ahead: Ahead | None = None) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"LiteRT times {' and '.join(DTYPES)}, not {dtype}: take runtime 'xla' for it")
         try:
@@ -71,7 +73,7 @@ class LitertRuntime:
                 "or the extra 'litert'"
             ) from None
         self._interpreter = Interpreter
-        self._build = build
+        self._build, self._ahead = build, ahead
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
         self.device = device.cpu_name()
         self.versions: Mapping[str, str] = {'ai-edge-litert': metadata.version('ai-edge-litert')}
@@ -80,14 +82,19 @@ class LitertRuntime:
 
     def open(self, widths: Sequence[int]) -> LitertProgram:
         try:
-            interpreter = self._interpreter(model_content=self._build(widths), num_threads=self._threads)
+            model = None if self._ahead is None else self._ahead.take(tuple(widths))
+            if model is None:
+                model = self._build(widths)
+            interpreter = self._interpreter(model_content=model, num_threads=self._threads)
             interpreter.allocate_tensors()
             return LitertProgram(interpreter)
         except Exception as error:
             raise RuntimeFailure(f'could not open: {error}') from error
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
-        """Do nothing: a network is written in about the time that drawing its weights takes."""
+        if self._ahead is not None:
+            self._ahead.want(networks)
 
     def close(self) -> None:
-        """Do nothing: interpreters close themselves."""
+        if self._ahead is not None:
+            self._ahead.close()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jaxlib
 import numpy as np
+from jax import export
 
 from jcw.latency import device
 from jcw.latency.runtimes.ahead import Build, CompileAhead, Options, compile_exported, known_options
@@ -89,9 +90,10 @@ class XlaRuntime:
         jax.clear_caches()
 
     def _load(self, widths: Sequence[int]) -> XlaProgram | None:
-        exported = None if self._ahead is None else self._ahead.take(tuple(widths))
-        if exported is None:
+        blob = None if self._ahead is None else self._ahead.take(tuple(widths))
+        if blob is None:
             return None
+        exported = export.deserialize(bytearray(blob))
         compiled = compile_exported(exported, self._options)
         leaves = [_random(aval) for aval in exported.in_avals]
         arguments, _ = jax.tree.unflatten(exported.in_tree, jax.device_put(leaves, self._device))
