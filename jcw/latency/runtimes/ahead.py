@@ -1,9 +1,9 @@
 """Make networks ready in another process, pinned to another core, while this one is timing.
 
 What passes between the two is a file per network. Of one that XLA compiles it is StableHLO, beside JAX's own
-compilation cache: the timing process reads the file, lowers it in milliseconds and finds the compiled program in the cache. Cached
-programs do not say for how many threads they were made, so both processes must be pinned to equally many cores and
-share the cache with nobody else.
+compilation cache: the timing process reads the file, lowers it in milliseconds and finds the compiled program in the
+cache. Cached programs do not say for how many threads they were made, so both processes must be pinned to equally many
+cores and share the cache with nobody else.
 """
 
 import collections
