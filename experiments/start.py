@@ -15,7 +15,7 @@ from jcw import data
 from jcw.graph import Graph
 from jcw.nets import axes
 from jcw.nets.axes import Variables
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.trace import by_importance
 from jcw.train import reading, steps
 
@@ -55,7 +55,7 @@ def recorded(config: Config, graph: Graph) -> SupernetConfig:
 
 def accuracy_of(config: Config, dataset: data.Dataset, graph: Graph) -> float:
     """Return the accuracy of the trained network on validation images, as it came."""
-    net = network(graph.fixed(graph.base))
+    net = functions_of(graph.fixed(graph.base))
     evaluate = jax.jit(lambda v, x, y: steps.evaluate(net, v, None, x, y, dataset.mean, dataset.std))
     variables, held = trained_network(config, graph).variables, dataset.validation
     parts = ((len(part), evaluate(variables, *part).accuracy) for part in data.in_chunks(held))

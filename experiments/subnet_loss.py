@@ -56,7 +56,7 @@ def _evaluate(
     std: tuple[float, ...],
 ) -> steps.Evaluation:
     """Evaluate one subnet; compiled once for a space and numbers of images, whoever asks."""
-    net = switched.network(graph)
+    net = switched.functions_of(graph)
     if images is not None:
         variables = steps.recalibrate(net, variables, widths, images, mean, std)
     return steps.evaluate(net, variables, widths, held_images, held_labels, mean, std)

@@ -29,7 +29,7 @@ from jcw import data
 from jcw.graph import Graph, Widths
 from jcw.latency import samples
 from jcw.nets.axes import Variables, slice_variables
-from jcw.nets.training import Network, network
+from jcw.nets.training import Network, functions_of
 from jcw.train import loop, optim, parallel, steps
 from jcw.train.augment import Augmentation
 from jcw.train.state import TrainState, init_state, start_from
@@ -133,7 +133,7 @@ def _program(
     augmentation = Augmentation(images.crop_padding, images.flip, settings.mixup)
     recipe = steps.Recipe(mean, std, augmentation, settings.label_smoothing)
     fixed = graph.fixed(widths)
-    net, mapped = network(fixed), network(fixed, axis_name=parallel.AXIS)
+    net, mapped = functions_of(fixed), functions_of(fixed, axis_name=parallel.AXIS)
     step = parallel.data_parallel(
         steps.plain_step(mapped, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
         batch_args=(False, False, True, True),

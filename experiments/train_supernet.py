@@ -24,7 +24,7 @@ from jcw.field import Field
 from jcw.graph import Graph
 from jcw.nets import axes, segments
 from jcw.nets.axes import Variables
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.search import aows, ows, stats
 from jcw.train import loop, mutation, parallel, steps
 from jcw.train.augment import Augmentation
@@ -107,7 +107,7 @@ def start_of(
     optimiser, num_steps = optimiser_of(settings, len(dataset.train))
     key = jax.random.key(config.seed)
     if settings.start is None:
-        state = init_state(key, network(graph), optimiser)
+        state = init_state(key, functions_of(graph), optimiser)
     else:
         state = start_from(axes.widened(key, trained_network(config, graph).variables, graph), optimiser)
     return (state, stats.empty(*graph.present.shape), aows.even_draws(graph)), optimiser, num_steps
@@ -121,9 +121,9 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_st
         raise Usage(
             f'supernet.batch {settings.batch} does not divide into {parts} parts, on {jax.device_count()} devices'
         )
-    form = segments.network if settings.mutation == 'site' else network
+    form = segments.functions_of if settings.mutation == 'site' else functions_of
     supernet = form(graph, axis_name=parallel.AXIS)
-    smallest = network(graph.fixed(graph.smallest), axis_name=parallel.AXIS)
+    smallest = functions_of(graph.fixed(graph.smallest), axis_name=parallel.AXIS)
     recipe = steps.Recipe(
         dataset.mean,
         dataset.std,

@@ -22,15 +22,15 @@ from jcw.nets.axes import Variables
 from jcw.nets.training import Forms, Masks, Network
 
 
-def network(
+def functions_of(
     graph: Graph,
     *,
     dtype: Any = jnp.float32,
     implementation: kernels.Implementation = 'auto',
     axis_name: str | None = None,
 ) -> Network:
-    """Build the supernet with a `pair` that shares segments; arguments as of `training.network`."""
-    whole = training.network(graph, dtype=dtype, implementation=implementation, axis_name=axis_name)
+    """Build the supernet with a `pair` that shares segments; arguments as of `training.functions_of`."""
+    whole = training.functions_of(graph, dtype=dtype, implementation=implementation, axis_name=axis_name)
     if implementation != 'auto':
         return Network(whole.init, whole.apply, _pair(graph, dtype, implementation, axis_name))
     # Chosen here, and once: a choice inside a gate would have it keep what either platform's gradient needs.

@@ -21,14 +21,14 @@ from jcw.nets.training import Forms, Network
 EXTENTS = 4  # per site: 16 branches for a product
 
 
-def network(
+def functions_of(
     graph: Graph,
     *,
     extents: int = EXTENTS,
     dtype: Any = jnp.float32,
     implementation: kernels.Implementation = 'auto',
 ) -> Network:
-    """Build the supernet in switched form; its variables are those of `training.network(graph)`.
+    """Build the supernet in switched form; its variables are those of `training.functions_of(graph)`.
 
     Args:
       graph: of the supernet.

@@ -34,7 +34,7 @@ class Network(NamedTuple):
     pair: Callable[..., tuple[jax.Array, dict[str, Any], jax.Array]] | None = None
 
 
-def network(
+def functions_of(
     graph: Graph,
     *,
     dtype: Any = jnp.float32,

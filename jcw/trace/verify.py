@@ -41,7 +41,7 @@ def check(
     Raises:
       ValueError: they differ; names the first operation that does.
     """
-    run = jax.jit(training.network(graph, implementation='native').apply)
+    run = jax.jit(training.functions_of(graph, implementation='native').apply)
     with jax.default_matmul_precision('highest'):
         found = run(variables, images)[0]
         told_apart = np.ptp(np.asarray(expected), axis=0).max() > TOLERANCE * np.abs(expected).max()
@@ -56,7 +56,7 @@ def check(
         for _ in range(CONFIGURATIONS):
             widths = graph.to_widths(draws.integers(0, graph.num_choices))
             masked = run(variables, images, jnp.asarray(widths))[0]
-            alone = training.network(graph.fixed(widths), implementation='native').apply
+            alone = training.functions_of(graph.fixed(widths), implementation='native').apply
             sliced = jax.jit(alone)(slice_variables(variables, graph, widths), images)[0]
             error = difference(masked, sliced)
             if not error <= TOLERANCE:

@@ -27,22 +27,22 @@ class Setup:
         rng = np.random.default_rng(0)
         self.images = jax.device_put(rng.integers(0, 256, (batch, *graph.input_shape), np.uint8))
         self.labels = jax.device_put(rng.integers(0, graph.num_classes, batch).astype(np.int32))
-        self.network = functools.partial(training.network, dtype=self.dtype)
+        self.functions_of = functools.partial(training.functions_of, dtype=self.dtype)
         self.optimiser = optim.sgd(0.1, 1000, warmup_steps=10)
-        start = jax.jit(lambda key: state.init_state(key, self.network(graph), self.optimiser))
+        start = jax.jit(lambda key: state.init_state(key, self.functions_of(graph), self.optimiser))
         self.start = start(jax.random.key(0))
 
 
 def largest(setup):
     """Give forward and backward of the largest network."""
-    return _gradients(setup, setup.network(setup.graph), setup.start.variables)
+    return _gradients(setup, setup.functions_of(setup.graph), setup.start.variables)
 
 
 def smallest(setup):
     """Give forward and backward of the smallest network, by itself."""
     graph = setup.graph
     thin = jax.device_put(slice_variables(setup.start.variables, graph, graph.smallest))
-    return _gradients(setup, setup.network(graph.fixed(graph.smallest)), thin)
+    return _gradients(setup, setup.functions_of(graph.fixed(graph.smallest)), thin)
 
 
 def _gradients(setup, network, variables):
@@ -70,17 +70,17 @@ def update(setup):
 
 def masked(setup):
     """Give a sandwich step in which every example has a site of its own mutated."""
-    return _sandwich(setup, setup.network(setup.graph), 'example')
+    return _sandwich(setup, setup.functions_of(setup.graph), 'example')
 
 
 def segments(setup):
     """Give a sandwich step in which all examples have one site mutated, and share what comes before it."""
-    return _sandwich(setup, sharing.network(setup.graph, dtype=setup.dtype), 'site')
+    return _sandwich(setup, sharing.functions_of(setup.graph, dtype=setup.dtype), 'site')
 
 
 def _sandwich(setup, supernet, mutated):
     graph, recipe, key = setup.graph, training_steps.Recipe(MEAN, STD), jax.random.key(1)
-    thin, draw = setup.network(graph.fixed(graph.smallest)), mutation.draw_of(graph, mutated)
+    thin, draw = setup.functions_of(graph.fixed(graph.smallest)), mutation.draw_of(graph, mutated)
     function = training_steps.supernet_step(supernet, thin, graph, setup.optimiser, recipe, draw)
     probabilities = mutation.even_probabilities(graph)
 

@@ -12,7 +12,7 @@ from jcw import data, deploy, zoo
 from jcw.builder import build
 from jcw.graph import Graph
 from jcw.nets.axes import Variables
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.train import optim, steps
 from jcw.train.state import init_state
 
@@ -46,7 +46,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope='session')
 def trained() -> Trained:
     digits = data.load('digits')
-    net, optimiser = network(GRAPH), optim.sgd(0.2, STEPS)
+    net, optimiser = functions_of(GRAPH), optim.sgd(0.2, STEPS)
     step = jax.jit(steps.plain_step(net, GRAPH, optimiser, steps.Recipe(digits.mean, digits.std)))
     state = init_state(jax.random.key(0), net, optimiser)
     for index in range(STEPS):

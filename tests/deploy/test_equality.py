@@ -12,7 +12,7 @@ from jcw import deploy
 from jcw.deploy import inference
 from jcw.graph import Operation
 from jcw.nets.axes import slice_variables
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.train import steps
 from tests.closeness import assert_close
 from tests.tiny_graph import GRAPH, RESIDUAL, random_choices, random_graph
@@ -31,7 +31,7 @@ def test_the_sliced_network_answers_as_the_trained_one(trained):
     digits = trained.digits
     sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     images = steps.normalise(jnp.asarray(digits.test.images), digits.mean, digits.std)
-    logits, _ = network(trained.graph.fixed(trained.widths)).apply(sliced, images)
+    logits, _ = functions_of(trained.graph.fixed(trained.widths)).apply(sliced, images)
     assert_same(logits, trained.logits)
 
 

@@ -18,7 +18,7 @@ from experiments.run_folder import Usage
 from experiments.space import graph_of, made_by
 from experiments.training import load_data
 from jcw.nets import axes
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.train import reading
 from tests.closeness import assert_close
 
@@ -91,9 +91,9 @@ def variables_of(config: Config, graph):
 
 def outputs(graph, variables, widths=None):
     images = jnp.asarray(np.random.default_rng(0).standard_normal((4, *graph.input_shape)), jnp.float32)
-    return jax.jit(network(graph).apply)(variables, images, None if widths is None else jnp.asarray(widths))[
-        0
-    ]
+    return jax.jit(functions_of(graph).apply)(
+        variables, images, None if widths is None else jnp.asarray(widths)
+    )[0]
 
 
 def test_a_supernet_that_begins_with_a_trained_network_gives_its_outputs_at_all_widths_from_its_own(trained):
@@ -116,7 +116,7 @@ def test_new_channels_are_drawn_and_learn(trained):
     images, labels = jnp.ones((2, *graph.input_shape)), jnp.arange(2)
 
     def loss(params):
-        logits, _ = network(graph).apply({**begun, 'params': params}, images, train=True)
+        logits, _ = functions_of(graph).apply({**begun, 'params': params}, images, train=True)
         return -jax.nn.log_softmax(logits)[jnp.arange(2), labels].mean()
 
     gradient = jax.grad(loss)(begun['params'])

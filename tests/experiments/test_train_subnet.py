@@ -12,7 +12,7 @@ from experiments.config import SubnetConfig
 from experiments.presets import DIGITS
 from experiments.training import load_data
 from jcw.nets.axes import slice_variables
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.train import optim, steps
 from jcw.train.checkpoint import Checkpoints
 from jcw.train.state import init_state
@@ -44,7 +44,7 @@ def test_the_average_of_the_weights_takes_their_place(averaged):
     config, _, (variables, _) = averaged
     subnet = config.subnet
     optimiser = optim.with_average(optim.sgd(1.0, 5, momentum=subnet.momentum), subnet.ema)
-    like = init_state(jax.random.key(0), network(GRAPH.fixed(WIDTHS)), optimiser)
+    like = init_state(jax.random.key(0), functions_of(GRAPH.fixed(WIDTHS)), optimiser)
     with Checkpoints(config.run / 'subnet' / 'checkpoints') as checkpoints:
         state, _ = checkpoints.restore(like)
     same = jax.tree.map(np.array_equal, variables['params'], state.opt_state.average)
@@ -56,7 +56,7 @@ def test_the_average_of_the_weights_takes_their_place(averaged):
 
 def test_accuracies_are_those_of_the_average_with_batch_statistics_of_its_own(averaged):
     config, dataset, (variables, accuracy) = averaged
-    net, mean, std = network(GRAPH.fixed(WIDTHS)), dataset.mean, dataset.std
+    net, mean, std = functions_of(GRAPH.fixed(WIDTHS)), dataset.mean, dataset.std
     batch = config.subnet.batch
     count = config.supernet.recalibration_images // batch * batch
     images = jnp.asarray(dataset.train.take(slice(count)).images.reshape(-1, batch, *GRAPH.input_shape))

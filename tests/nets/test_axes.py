@@ -67,14 +67,14 @@ def test_a_permutation_of_channels_changes_no_output(graph):
     rng = np.random.default_rng(0)
     orders = {site.name: rng.permutation(site.choices[-1]) for site in graph.sites}
     variables, images = random_variables(0, graph=graph), random_images(0, 3, graph=graph)
-    apply = jax.jit(training.network(graph).apply)
+    apply = jax.jit(training.functions_of(graph).apply)
     found, expected = (apply(v, images)[0] for v in (axes.permuted(variables, graph, orders), variables))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_initial_kernels_have_the_variance_of_he():
     graph = chain([('conv', 64, 3, 1), ('separable', 128, 3, 1)], (8, 8, 3), 10)
-    params = jax.jit(training.network(graph).init)(jax.random.key(0))['params']
+    params = jax.jit(training.functions_of(graph).init)(jax.random.key(0))['params']
     kernel = params['003_conv']['kernel']
     np.testing.assert_allclose(kernel.std(), (2 / kernel.shape[2]) ** 0.5, rtol=0.05)
     assert (params['001_conv']['scale'] == 1).all()

@@ -69,17 +69,17 @@ def assert_forms_agree(graph, seed):
     images = np.random.default_rng(2).integers(0, 256, (3, *graph.input_shape), np.uint8)
     mean, std = (0.5,) * graph.input_shape[2], (0.25,) * graph.input_shape[2]
     normalised = jnp.asarray((images / 255.0 - 0.5) / 0.25, jnp.float32)
-    masked, _ = jax.jit(training.network(graph).apply)(variables, normalised, jnp.asarray(widths))
+    masked, _ = jax.jit(training.functions_of(graph).apply)(variables, normalised, jnp.asarray(widths))
     sliced = slice_variables(variables, graph, widths)
     folded = deploy.fold(sliced, fixed, mean, std)
     session = onnxruntime.InferenceSession(
         deploy.onnx_model(graph, widths, folded), providers=['CPUExecutionProvider']
     )
     forms = {
-        'switched': jax.jit(switched.network(graph, extents=2).apply)(
+        'switched': jax.jit(switched.functions_of(graph, extents=2).apply)(
             variables, normalised, jnp.asarray(widths)
         )[0],
-        'sliced': jax.jit(training.network(fixed).apply)(sliced, normalised)[0],
+        'sliced': jax.jit(training.functions_of(fixed).apply)(sliced, normalised)[0],
         'folded': jax.jit(lambda f, x: deploy.forward(f, x, fixed))(folded, images),
         'native': jax.jit(lambda f, x: deploy.forward(f, x, fixed, implementation='native'))(folded, images),
         'onnx': session.run(None, {'images': images})[0],
@@ -118,7 +118,7 @@ def logits_and_gradients(network, variables, images, widths, train):
 
 def assert_masked_is_sliced(graph, seeds, tolerance=1e-9):
     with jax.enable_x64(True):
-        supernet = training.network(graph, dtype=jnp.float64)
+        supernet = training.functions_of(graph, dtype=jnp.float64)
         variables, images = (
             random_variables(1, np.float64, graph=graph),
             random_images(2, 4, np.float64, graph),
@@ -126,7 +126,7 @@ def assert_masked_is_sliced(graph, seeds, tolerance=1e-9):
         masked = jax.jit(lambda w: logits_and_gradients(supernet, variables, images, w, True))
         for seed in seeds:
             widths = graph.to_widths(random_choices(seed, graph=graph))
-            alone = training.network(graph.fixed(widths), dtype=jnp.float64)
+            alone = training.functions_of(graph.fixed(widths), dtype=jnp.float64)
             logits, gradients, moments = masked(jnp.asarray(widths))
             sliced = slice_variables(variables, graph, widths)
             expected = jax.jit(lambda v, n=alone: logits_and_gradients(n, v, images, None, True))(sliced)
@@ -164,8 +164,8 @@ def test_switched_is_masked_in_training_compiled_once(name):
         def differentiated(net):
             return jax.jit(lambda w: logits_and_gradients(net, variables, images, w, True))
 
-        masked = differentiated(training.network(graph, dtype=jnp.float64))
-        other = differentiated(switched.network(graph, extents=2, dtype=jnp.float64))
+        masked = differentiated(training.functions_of(graph, dtype=jnp.float64))
+        other = differentiated(switched.functions_of(graph, extents=2, dtype=jnp.float64))
         for seed in range(3):
             widths = graph.to_widths(random_choices(seed, graph=graph))
             (logits, gradients, moments), expected = other(jnp.asarray(widths)), masked(jnp.asarray(widths))
@@ -178,7 +178,9 @@ def test_switched_is_masked_in_training_compiled_once(name):
 def test_new_widths_compile_nothing():
     variables, images = random_variables(0), random_images(0, 4)
     apply = jax.jit(
-        chex.assert_max_traces(lambda w: training.network(GRAPH).apply(variables, images, w, True)[0], n=1)
+        chex.assert_max_traces(
+            lambda w: training.functions_of(GRAPH).apply(variables, images, w, True)[0], n=1
+        )
     )
     results = [apply(jnp.asarray(GRAPH.to_widths(random_choices(seed)))) for seed in range(8)]
     assert len({float(r.sum()) for r in results}) > 4
@@ -187,21 +189,21 @@ def test_new_widths_compile_nothing():
 def test_widths_per_example_equal_one_example_at_a_time_in_evaluation():
     variables, images = random_variables(0, graph=RESIDUAL), random_images(0, 4)
     widths = jnp.asarray(RESIDUAL.to_widths(random_choices(3, 4, graph=RESIDUAL)))
-    apply = jax.jit(lambda x, w: training.network(RESIDUAL).apply(variables, x, w)[0])
+    apply = jax.jit(lambda x, w: training.functions_of(RESIDUAL).apply(variables, x, w)[0])
     apart = np.concatenate([apply(images[i : i + 1], widths[i]) for i in range(4)])
     assert_close(apply(images, widths), apart, 1e-5)
 
 
 def test_equal_widths_per_example_are_shared_widths_in_training():
     with jax.enable_x64(True):
-        net = training.network(RESIDUAL, dtype=jnp.float64)
+        net = training.functions_of(RESIDUAL, dtype=jnp.float64)
         variables, images = random_variables(0, np.float64, graph=RESIDUAL), random_images(0, 4, np.float64)
         widths = jnp.asarray(RESIDUAL.to_widths(random_choices(4, graph=RESIDUAL)))
         run = jax.jit(lambda w: logits_and_gradients(net, variables, images, w, True)[:2])
         assert_close(run(jnp.tile(widths, (4, 1))), run(widths), 1e-9)
 
 
-@pytest.mark.parametrize('form', [training.network, switched.network])
+@pytest.mark.parametrize('form', [training.functions_of, switched.functions_of])
 def test_bfloat16_keeps_parameters_gradients_and_moments_in_float32(form):
     """Logits agree loosely: each of some ten roundings on the way is off by up to 2^-9, together about 2 %."""
     widths = jnp.asarray(GRAPH.to_widths(random_choices(5)))
@@ -241,7 +243,7 @@ def test_extents_end_at_the_greatest_width_and_spread_evenly():
 def test_a_narrow_subnet_runs_a_branch_of_fewer_operations():
     """The greatest and the least branch of the compiled program, by the sizes of the products in them."""
     graph = build(lambda g: g.classify(g.conv(g.images, g.site('only', 64))), (8, 8, 16), 4, levels=4)
-    net, variables = switched.network(graph), random_variables(0, graph=graph)
+    net, variables = switched.functions_of(graph), random_variables(0, graph=graph)
     jaxpr = jax.make_jaxpr(net.apply)(
         variables, random_images(0, 2, graph=graph), jnp.asarray(graph.smallest)
     )
@@ -268,6 +270,8 @@ def _all(jaxpr):
 
 def test_widths_of_each_examples_own_are_refused_by_the_switched_form():
     widths = jnp.asarray(GRAPH.to_widths(random_choices(0, 4)))
-    unchecked = inspect.unwrap(switched.network(GRAPH).apply)  # the tests' own type checks would speak first
+    unchecked = inspect.unwrap(
+        switched.functions_of(GRAPH).apply
+    )  # the tests' own type checks would speak first
     with pytest.raises(ValueError, match='all examples share one configuration'):
         unchecked(random_variables(0), random_images(0, 4), widths)

@@ -35,7 +35,9 @@ def loss(both, params, stats, images, widths):
 @functools.cache
 def compiled(which: str):
     both = (
-        segments.network(GRAPH).pair if which == 'pair' else functools.partial(apart, training.network(GRAPH))
+        segments.functions_of(GRAPH).pair
+        if which == 'pair'
+        else functools.partial(apart, training.functions_of(GRAPH))
     )
     return jax.jit(jax.value_and_grad(functools.partial(loss, both), has_aux=True))
 
@@ -79,7 +81,7 @@ def in_vmap(f):
 @pytest.mark.parametrize('wrapped', [in_jit, in_checkpoint, in_scan, in_vmap])
 def test_the_gradient_is_right_under_jaxs_transformations(wrapped):
     variables, images, widths = random_variables(0), random_images(1, 6), jnp.asarray(mutated_from(1))
-    shared, plain = segments.network(GRAPH).pair, functools.partial(apart, training.network(GRAPH))
+    shared, plain = segments.functions_of(GRAPH).pair, functools.partial(apart, training.functions_of(GRAPH))
 
     def gradient(both):
         def value(params, images, widths):
@@ -130,10 +132,10 @@ def test_any_graph_shares_its_segments(name):
     graph = GRAPHS[name]
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        net = training.network(graph, dtype=jnp.float64)
+        net = training.functions_of(graph, dtype=jnp.float64)
         variables = random_variables(0, np.float64, graph=graph)
         images = random_images(1, 4, np.float64, graph)
-        both = segments.network(graph, dtype=jnp.float64).pair, functools.partial(apart, net)
+        both = segments.functions_of(graph, dtype=jnp.float64).pair, functools.partial(apart, net)
         ours, plain = (
             jax.jit(jax.value_and_grad(functools.partial(loss, each), has_aux=True)) for each in both
         )
@@ -159,7 +161,7 @@ def test_a_gate_keeps_one_map_besides_its_input(monkeypatch):
         return y, pull
 
     monkeypatch.setattr(gates, 'gated_vjp', seen)
-    pair = segments.network(GRAPH, implementation='cpu').pair
+    pair = segments.functions_of(GRAPH, implementation='cpu').pair
     widths = jnp.tile(jnp.asarray(GRAPH.largest), (6, 1))
     jax.eval_shape(
         jax.grad(lambda params: pair({**variables, 'params': params}, images, widths)[2].sum()),

@@ -9,7 +9,7 @@ import pytest
 
 from jcw.describe import describe
 from jcw.nets.axes import shapes, slice_variables
-from jcw.nets.training import network
+from jcw.nets.training import functions_of
 from jcw.trace import by_importance, trace
 from jcw.trace.importance import importance
 from jcw.trace.windows import squared, stated
@@ -37,7 +37,7 @@ def ours(graph, images):
 def test_a_traced_network_gives_the_outputs_of_its_function(name):
     apply, variables, example, graph, own = traced(name)
     images = images_of(example)
-    found, _ = jax.jit(network(graph).apply)(own, ours(graph, images))
+    found, _ = jax.jit(functions_of(graph).apply)(own, ours(graph, images))
     assert_close(found, jax.jit(apply)(variables, images).reshape(found.shape))
 
 
@@ -46,7 +46,7 @@ def test_channels_that_importance_sorts_leave_the_outputs_as_they_were(name):
     *_, example, graph, own = traced(name)
     images = ours(graph, images_of(example))
     ordered = by_importance(own, graph)
-    apply = jax.jit(network(graph).apply)
+    apply = jax.jit(functions_of(graph).apply)
     assert_close(apply(ordered, images)[0], apply(own, images)[0])
     for site, scores in importance(ordered, graph).items():
         assert (np.diff(scores) <= 1e-6 * scores.max()).all(), site
@@ -56,8 +56,8 @@ def test_narrow_networks_are_slices():
     *_, example, graph, own = traced('a MobileNet with gates')
     images = images_of(example)
     widths = graph.smallest
-    masked, _ = jax.jit(network(graph).apply)(own, images, jnp.asarray(widths))
-    alone = network(graph.fixed(widths)).apply
+    masked, _ = jax.jit(functions_of(graph).apply)(own, images, jnp.asarray(widths))
+    alone = functions_of(graph.fixed(widths)).apply
     assert_close(masked, jax.jit(alone)(slice_variables(own, graph, widths), images)[0])
 
 
@@ -117,7 +117,7 @@ def test_a_convolution_that_no_normalisation_follows_has_none():
 def test_a_network_without_normalisation_trains_from_where_it_was(name):
     apply, variables, example, graph, own = traced(name)
     images = images_of(example)
-    logits, moments = jax.jit(lambda v, x: network(graph).apply(v, x, train=True))(own, images)
+    logits, moments = jax.jit(lambda v, x: functions_of(graph).apply(v, x, train=True))(own, images)
     assert_close(logits, apply(variables, images).reshape(logits.shape))
     assert moments == {}
 
@@ -279,7 +279,7 @@ ROUND_TRIPS = {'residual': RESIDUAL, **{f'random {seed}': random_graph(seed) for
 def test_a_graph_that_is_run_and_traced_is_the_same_graph(name):
     graph = ROUND_TRIPS[name]
     variables = random_variables(0, graph=graph)
-    forward = network(graph, implementation='native').apply
+    forward = functions_of(graph, implementation='native').apply
     found, own = trace(
         lambda v, x: forward(v, x)[0],
         variables,

@@ -16,8 +16,8 @@ from tests.tiny_graph import GRAPH, RESIDUAL
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_the_supernets_step_is_lowered_for_accelerators_with_native_convolutions(graph, platform, dtype):
-    supernet = segments.network(graph, dtype=dtype)
-    smallest = training.network(graph.fixed(graph.smallest), dtype=dtype)
+    supernet = segments.functions_of(graph, dtype=dtype)
+    smallest = training.functions_of(graph.fixed(graph.smallest), dtype=dtype)
     optimiser = optim.sgd(0.1, 10)
     step = steps.supernet_step(
         supernet,

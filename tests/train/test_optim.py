@@ -40,7 +40,7 @@ def test_decay_reaches_kernels_only():
 
 @pytest.mark.parametrize('graph', [GRAPH, RESIDUAL, *map(random_graph, range(6))])
 def test_all_kernels_of_the_network_decay_and_no_normalisation_or_bias(graph):
-    shapes = jax.eval_shape(training.network(graph).init, jax.random.key(0))['params']
+    shapes = jax.eval_shape(training.functions_of(graph).init, jax.random.key(0))['params']
     marked = jax.tree_util.tree_leaves_with_path(optim.is_kernel(shapes))
     decaying = {path[-1].key for path, kernel in marked if kernel}
     gated = any(op.kind == 'gate' for op in graph.operations)

@@ -35,7 +35,7 @@ def random_choices(seed, *shape):
 
 def trained_variables():
     """Return variables off their initial values."""
-    variables = jax.jit(training.network(GRAPH).init)(KEY)
+    variables = jax.jit(training.functions_of(GRAPH).init)(KEY)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: a + jnp.asarray(0.2 * rng.random(a.shape), a.dtype), variables)
 
@@ -103,7 +103,7 @@ def test_in_float64_four_devices_take_the_steps_of_one():
 def test_segments_shared_on_four_devices_make_the_update_of_networks_apart_on_one():
     """By plain descent an update is the gradient; variables are off their initial values."""
     settings = {'draw': mutation.draw_of(GRAPH, 'site'), 'optimiser': optax.sgd(1.0)}
-    shared = segments.network(GRAPH, axis_name=parallel.AXIS)
+    shared = segments.functions_of(GRAPH, axis_name=parallel.AXIS)
     start, step = build_step(parallel.AXIS, supernet=shared, **settings)
     variables = trained_variables()
     start = start.replace(params=variables['params'])
@@ -138,7 +138,7 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_refused(spread):
 @pytest.mark.parametrize('graph', [GRAPH, RESIDUAL], ids=['chain', 'residual'])
 def test_the_sandwich_is_the_sum_of_three_losses_and_rewards_compare_two_of_them(graph):
     """The largest learns from labels, the smallest and the mutated from the largest, whose teaching is not undone."""
-    net, thin = training.network(graph), training.network(graph.fixed(graph.smallest))
+    net, thin = training.functions_of(graph), training.functions_of(graph.fixed(graph.smallest))
     variables = tiny_graph.random_variables(0, graph=graph)
     images = tiny_graph.random_images(1, 6, graph=graph)
     labels = jnp.arange(6) % graph.num_classes
@@ -217,7 +217,7 @@ def test_an_accumulated_step_makes_the_mean_of_its_parts_updates():
 
 
 def test_a_plain_step_lowers_the_loss_on_its_own_batch():
-    net = training.network(GRAPH.fixed(GRAPH.smallest))
+    net = training.functions_of(GRAPH.fixed(GRAPH.smallest))
     optimiser = optax.sgd(0.5, momentum=0.9)
     state = start_from(jax.jit(net.init)(KEY), optimiser)
     recipe = RECIPE._replace(augmentation=Augmentation(), label_smoothing=0.0)
@@ -231,7 +231,7 @@ def test_a_plain_step_lowers_the_loss_on_its_own_batch():
 
 @pytest.mark.parametrize('per_example', [False, True])
 def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
-    net, variables = training.network(GRAPH), trained_variables()
+    net, variables = training.functions_of(GRAPH), trained_variables()
     images = jnp.asarray(examples(24).images)
     one = jnp.asarray(GRAPH.to_widths(random_choices(0)))
 
@@ -246,7 +246,7 @@ def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
 
 
 def test_many_subnets_are_recalibrated_and_evaluated_by_one_program_as_if_cut_out():
-    net, variables = training.network(GRAPH), trained_variables()
+    net, variables = training.functions_of(GRAPH), trained_variables()
     held = [jnp.asarray(part) for part in examples(23)]
     images = jnp.asarray(examples(24).images).reshape(2, 12, *GRAPH.input_shape)
 
@@ -262,12 +262,12 @@ def test_many_subnets_are_recalibrated_and_evaluated_by_one_program_as_if_cut_ou
     assert not compiled
     for widths, result in zip(configurations[:2], found, strict=False):
         cut = slice_variables(variables, GRAPH, widths)
-        alone = jax.jit(lambda v, w=widths: measure(training.network(GRAPH.fixed(w)), v, None))(cut)
+        alone = jax.jit(lambda v, w=widths: measure(training.functions_of(GRAPH.fixed(w)), v, None))(cut)
         np.testing.assert_allclose(result, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_counts_every_example_once_whatever_the_batch():
-    net, variables, some = training.network(GRAPH), trained_variables(), examples(23)
+    net, variables, some = training.functions_of(GRAPH), trained_variables(), examples(23)
     results = [
         jax.jit(lambda x, y, b=b: steps.evaluate(net, variables, None, x, y, MEAN, STD, batch=b))(*some)
         for b in (5, 23, 100)
@@ -287,8 +287,8 @@ def test_training_a_masked_network_is_training_the_sliced_one():
     labels = np.arange(8) % graph.num_classes
     variables = tiny_graph.random_variables(1, graph=graph)
     recipe = steps.Recipe(MEAN, STD)
-    masked = jax.jit(steps.plain_step(training.network(graph), graph, optimiser, recipe))
-    sliced = jax.jit(steps.plain_step(training.network(fixed), fixed, optimiser, recipe))
+    masked = jax.jit(steps.plain_step(training.functions_of(graph), graph, optimiser, recipe))
+    sliced = jax.jit(steps.plain_step(training.functions_of(fixed), fixed, optimiser, recipe))
     one = start_from(variables, optimiser)
     other = start_from(slice_variables(variables, graph, widths), optimiser)
     for index in range(3):

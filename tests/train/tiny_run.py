@@ -46,7 +46,7 @@ def build_step(
 ):
     """Return the start and the supernet step of a device."""
     largest, smallest = (
-        training.network(graph, axis_name=axis_name) for graph in (GRAPH, GRAPH.fixed(GRAPH.smallest))
+        training.functions_of(graph, axis_name=axis_name) for graph in (GRAPH, GRAPH.fixed(GRAPH.smallest))
     )
     optimiser = optimiser or optim.sgd(0.05, num_steps, warmup_steps=3)
     state = jax.jit(lambda key: init_state(key, largest, optimiser))(jax.random.key(0))
