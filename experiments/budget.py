@@ -49,13 +49,18 @@ def budget_ms(config: Config, table: LatencyTable) -> float:
         raise Usage(
             f'no configuration meets a budget of {limit:.3f} {unit(table)}: the smallest reachable latency is '
             f'{least:.3f} ms ({least / base:.1%} of the base network, whose {base:.3f} ms is predicted). '
-            f'Try --search.budget {np.ceil(100 * least / base + 1) / 100:.2f} or more.'
+            f'Try --search.budget {rounded_up(least / base):.2f} or more.'
         )
     if limits.costs and not limits.solve(flat, cost, limit).feasible:
         raise Usage(
             f'each limit can be met, but not all at once: {_least_of_each(flat, limits, cost, limit)}'
         )
     return limit
+
+
+def rounded_up(share: float) -> float:
+    """Return the least budget, in whole hundredths, that is well within reach of a network of this latency."""
+    return float(np.ceil(100 * share + 1) / 100)
 
 
 def unit(table: LatencyTable) -> str:

@@ -66,6 +66,11 @@ def _parsed(description: str | None, args: list[str]) -> Config:
     given = _tyro(description, args, Config())
     run = given.run if _gives(args, 'run') else None
     found = kept.read(run) if run is not None else None
+    if run is not None and not (named or found or _gives(args, 'data')):
+        raise Usage(
+            f'{run} holds no run yet: begin it with --data.name, for images of your own, or with a preset '
+            f'({", ".join(PRESETS)})'
+        )
     name = named or (found.preset if found else OWN if _gives(args, 'data') else 'digits')
     if found is None:
         base = own(given.data) if name == OWN else PRESETS[name][1]
@@ -127,9 +132,11 @@ def _program() -> str:
 
 def _unknown(name: str) -> str:
     names = (OWN, *PRESETS)
+    if Path(name).is_dir():
+        return f'{name} is a folder: --data.name {name} for its images, --run {name} for a run that has begun'
     near = difflib.get_close_matches(name, names, 1)
-    meant = f'did you mean {near[0]!r}? ' if near else ''
-    return f'there is no preset {name!r}; {meant}There are {", ".join(names)}'
+    meant = f'; did you mean {near[0]!r}?' if near else '.'
+    return f'there is no preset {name!r}{meant} There are {", ".join(names)}'
 
 
 def _checked(config: Config) -> Config:

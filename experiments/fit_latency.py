@@ -3,14 +3,16 @@
 import dataclasses
 
 from experiments import pictures, progress, spent
-from experiments.budget import unit
+from experiments.budget import rounded_up, unit
 from experiments.config import Config
 from experiments.locks import exclusive
 from experiments.paths import paths
 from experiments.run_folder import Usage, read_json, save_json
+from jcw import budget
 from jcw.latency import drift, samples
 from jcw.latency.report import compare
 from jcw.latency.table import LatencyTable, fit_samples, flops_table
+from jcw.search import ows
 
 DIGEST = 'samples_digest'  # of the file that a table was fitted to
 
@@ -70,14 +72,19 @@ def describe(config: Config) -> str:
 def main(config: Config) -> None:
     table = fit(config)
     progress.console.print(describe(config), highlight=False)
-    low, base, high = (
-        float(table.predict(widths))
-        for widths in (table.graph.smallest, table.graph.base, table.graph.largest)
-    )
     progress.console.print(
-        f'Smallest network {low:.3f}, base network {base:.3f}, largest {high:.3f} {unit(table)}. '
-        f'Budgets can be from {low / base:.2f} of the base network. Picture: {paths(config).plots / "latency.png"}',
+        f'{reach(table)} Picture: {paths(config).plots / "latency.png"}',
         highlight=False,
+    )
+
+
+def reach(table: LatencyTable) -> str:
+    """Say how fast networks can be, which need not be the narrowest, and hence what budgets can be asked for."""
+    base, high = (float(table.predict(widths)) for widths in (table.graph.base, table.graph.largest))
+    least = float(budget.cheapest(ows.flat(table.graph), table.to_cost()).cost)
+    return (
+        f'Fastest network {least:.3f}, base network {base:.3f}, largest {high:.3f} {unit(table)}. '
+        f'Budgets can be from {rounded_up(least / base):.2f} of the base network.'
     )
 
 

@@ -132,6 +132,15 @@ def test_what_cannot_be_loaded_is_named(tmp_path, folder):
         data.load('digits', validation=1)
     with pytest.raises(ValueError, match='digits are small'):
         data.load('digits', image_size=8)
+    image = next((folder / 'train').glob('*/*'))
+    with pytest.raises(ValueError, match=f'{image.name} is a file: give the folder whose train/CLASS'):
+        data.load(str(image))
+    with pytest.raises(
+        ValueError, match=r'train has no folder train: classes belong below it, as .*/train/train/[a-z]'
+    ):
+        data.load(str(folder / 'train'))
+    with pytest.raises(ValueError, match='no_such/folder/of/images holds no images'):
+        data.load('no_such/folder/of/images')
     write_images(tmp_path, 'train', 3)
     write_images(tmp_path, 'train', 1, size=(9, 9))
     with pytest.raises(

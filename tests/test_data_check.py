@@ -59,6 +59,15 @@ def test_what_should_be_mended_is_said_with_names(root):
     assert any(each.startswith('1 of 2 test images are trained on') for each in said)
 
 
+def test_a_single_class_is_said_to_be_no_task(tmp_path):
+    for index in range(30):
+        write(tmp_path / 'train' / 'ant', index, index)
+    dataset = data.load(str(tmp_path))
+    assert 'only one class, ant: every network is right about all images' in warnings_of(
+        check(dataset), dataset
+    )
+
+
 def test_digits_are_as_they_should_be():
     dataset = data.load('digits')
     assert warnings_of(check(dataset), dataset) == []

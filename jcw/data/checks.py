@@ -56,6 +56,8 @@ def check(dataset: Dataset) -> Check:
 def warnings_of(found: Check, dataset: Dataset) -> list[str]:
     """Say what should be mended first, a sentence each."""
     said = []
+    if dataset.num_classes == 1:
+        said.append(f'only one class, {dataset.class_names[0]}: every network is right about all images')
     for part, least, counts in zip(PARTS, LEAST, () if found.counts is None else found.counts, strict=False):
         if none := [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]:
             said.append(f'no {part} image of {_some(none)}')

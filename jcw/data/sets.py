@@ -169,10 +169,8 @@ def _prepared(name: str, data_dir: str | Path | None) -> tuple[Any, tuple[str, s
     import tensorflow_datasets as tfds
 
     prepared = (Path(name) / 'dataset_info.json').exists()
-    if not prepared and (Path(name).is_absolute() or name.startswith('.') or Path(name).is_dir()):
-        raise ValueError(
-            f'{name} holds no images: expected a folder of train/CLASS/*, or a directory with dataset_info.json'
-        )
+    if not prepared:
+        _refuse_place(name)
     try:
         builder = tfds.builder_from_directory(name) if prepared else tfds.builder(name, data_dir=data_dir)
         if not builder.info.splits:
@@ -186,6 +184,22 @@ def _prepared(name: str, data_dir: str | Path | None) -> tuple[Any, tuple[str, s
             f'({next(iter(str(error).splitlines()), "")})'
         ) from error
     return builder, splits
+
+
+def _refuse_place(name: str) -> None:
+    """Say why a place on disk is no set, and what would be one; other names are those of prepared sets."""
+    place = Path(name)
+    if place.is_file():
+        raise ValueError(f'{name} is a file: give the folder whose train/CLASS/* are the images')
+    inside = sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+    if place.is_dir() and inside:
+        raise ValueError(
+            f'{name} has no folder train: classes belong below it, as {place / "train" / inside[0]}'
+        )
+    if place.is_dir() or place.is_absolute() or name.startswith('.') or name.count('/') > 2:
+        raise ValueError(
+            f'{name} holds no images: expected a folder of train/CLASS/*, or a directory with dataset_info.json'
+        )
 
 
 def _splits(splits: dict) -> tuple[str, str]:

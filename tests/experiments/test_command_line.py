@@ -29,6 +29,16 @@ def test_a_misspelt_preset_names_the_nearest():
         parse(None, args=['cifar'])
 
 
+def test_a_folder_in_place_of_a_preset_is_known_for_one(images):
+    with pytest.raises(SystemExit, match=r'pets is a folder: --data.name pets for its images, --run pets'):
+        parse(None, args=['pets'])
+
+
+def test_a_run_that_nobody_began_is_not_taken_for_digits():
+    with pytest.raises(SystemExit, match=r'mistyped holds no run yet: begin it with --data.name'):
+        parse(None, args=['--run', 'mistyped'])
+
+
 def test_a_misspelt_setting_names_the_nearest(capsys):
     with pytest.raises(SystemExit):
         parse(None, args=['digits', '--latency.bach', '1'])

@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
+import pytest
 
 from experiments import fit_latency
+from experiments.budget import at_budget, budget_ms
 from experiments.config import Config
 from experiments.paths import paths
+from experiments.run_folder import Usage
 from jcw.latency import design, drift, samples
+from jcw.latency.entries import Entries
 from jcw.latency.measure import TimingPlan, measure
+from jcw.latency.table import LatencyTable
 from tests.latency.simulated import SimulatedRuntime, small_graph, true_table
 
 GRAPH = small_graph()
@@ -52,3 +58,15 @@ def test_a_table_is_fitted_anew_where_the_samples_have_changed(tmp_path):
         slower = tuple(tuple(2 * ms for ms in visit) for visit in sample.calls_ms)
         samples.append(path, dataclasses.replace(sample, calls_ms=slower, ms=2 * sample.ms))
     assert fit_latency.fit(config).predict(GRAPH.base) > 1.5 * first.predict(GRAPH.base)
+
+
+def test_the_least_budget_named_is_within_reach_where_the_narrowest_network_is_not_the_fastest():
+    entries = np.random.default_rng(0).uniform(1, 2, len(Entries(GRAPH)))
+    table, config = LatencyTable(GRAPH, entries, base=0.5), Config()
+    said = re.search(r'from (.*) of the base', fit_latency.reach(table))
+    assert said is not None
+    base, least = (float(table.predict(widths)) for widths in (GRAPH.base, GRAPH.smallest))
+    assert float(said[1]) < least / base
+    assert budget_ms(at_budget(config, float(said[1])), table) < least
+    with pytest.raises(Usage, match='no configuration meets'):
+        budget_ms(at_budget(config, float(said[1]) - 0.03), table)
