@@ -109,7 +109,8 @@ def test_a_first_start_that_is_refused_leaves_nothing_and_one_that_began_leaves_
 
     with pytest.raises(SystemExit):
         start('cifar10', '--run', 'mine', main=refused)
-    assert parse(None, args=['--run', 'mine']).preset == 'digits'
+    with pytest.raises(SystemExit, match='mine holds no run yet'):
+        parse(None, args=['--run', 'mine'])
     with pytest.raises(SystemExit):
         start('cifar10', '--run', 'mine', main=refused_late)
     assert parse(None, args=['--run', 'mine']).preset == 'cifar10'
