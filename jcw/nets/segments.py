@@ -1,11 +1,13 @@
 """The largest network and mutated ones in one pass: segments before the first mutated site are computed once.
 
-Where all examples of a batch keep their greatest widths up to some site, the mutated network is the largest up to
-there, and the convolution that writes that site too, before it is masked; batch statistics and gradients included. So
-the graph is cut into segments at points where one activation is live, as near before each site's first mask as there
-is one. A mutated network's segments are gates: up to the first mutated site they do nothing; there the largest's
-activation enters, and from there on they compute. In the gradient, what flows back through them joins the largest's
-own where they had parted (`gates`).
+Where no example of a batch mutates a site before some place, the mutated networks are the largest up to there:
+activations, batch statistics and gradients. The convolution that writes the first mutated site is the largest's, too,
+and only its mask differs. So the graph is cut into *segments*, at points where one activation is live: for each site at
+the last such point before its first mask.
+
+- Up to the first mutated site, the segments of a mutated network do nothing.
+- There the largest's activation enters, and from there on they compute.
+- In the gradient, what flows back through them joins the largest's own where they had parted (`gates`).
 """
 
 import functools
