@@ -112,7 +112,7 @@ def draw_narrowing(metrics: dict[float, Path]) -> Any:
     """Draw the entropy of the draws over the training of adaptive supernets, a line per budget's `metrics.jsonl`."""
     figure, axes = plots.axes(5, 3.5)
     for budget, path in metrics.items():
-        lines = list(read_lines(path))
+        lines = list(read_lines(path, 'step', 'entropy'))
         axes.plot(
             [line['step'] for line in lines],
             [line['entropy'] for line in lines],

@@ -6,14 +6,10 @@ from typing import Any
 
 from experiments import launch
 from experiments.config import Config
-from experiments.run_folder import Usage, changes, has_results, mixed, read_summed, write_json
+from experiments.run_folder import NOTES, Usage, changes, has_results, mixed, read_summed, write_json
 
 OWN = ('run', 'launch')
 """Settings of one start alone: where the folder lies now, and which process of several this is."""
-
-NOTES = ('run.json', 'data.json', 'spent.jsonl')
-"""Files of a run folder that are no results."""
-
 
 RESTS = {'latency': ('latency', 'space', 'seed'), 'supernet': ('data', 'space', 'seed')}
 """Folders that everything rests on, and the settings that their results are of."""

@@ -17,6 +17,9 @@ FREE = (
 )
 """Settings that may change between the starts of a run: results do not depend on them."""
 
+NOTES = ('run.json', 'data.json', 'spent.jsonl')
+"""Files of a run folder that are no results."""
+
 
 class Usage(Exception):
     """A wrong request, whose message is all the user needs to see."""
@@ -34,38 +37,39 @@ def claim(folder: Path, **settings: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = _as_json(settings)
     path = folder / 'settings.json'
-    if launch.is_first() and not path.exists():
-        if has_results(folder):
+    defaults = {
+        name: type(value)()
+        for name, value in settings.items()
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+    }
+
+    def changed() -> list[str]:
+        return changes(_filled(read_json(path), _as_json(defaults)), wanted)
+
+    if launch.is_first():
+        begun = has_results(folder)
+        if begun and not path.exists():
             raise Usage(
                 f'{folder} holds results, but no settings.json, which says under what settings they were made: '
                 'put back a copy, or remove the folder to do it again'
             )
-        write_json(path, wanted)
+        if not path.exists() or (not begun and changed()):
+            write_json(path, wanted)
     launch.meet('claimed')
     if not path.exists():
         raise Usage(
             f'{path} is not there, though the first process of this run wrote it: '
             'all processes need one --run folder, on a disk that they share'
         )
-    defaults = {
-        name: type(value)()
-        for name, value in settings.items()
-        if dataclasses.is_dataclass(value) and not isinstance(value, type)
-    }
-    held = read_json(path)
-    changed = changes(_filled(held, _as_json(defaults)), wanted)
-    if changed and not has_results(folder):
-        if launch.is_first():
-            write_json(path, wanted)
-    elif changed:
-        raise Usage(mixed(folder, changed))
+    if differ := changed():
+        raise Usage(mixed(folder, differ))
     return folder
 
 
 def has_results(folder: Path) -> bool:
-    """Return whether a folder holds more than its settings and locks."""
+    """Return whether a folder holds more than its settings, notes and locks."""
     return folder.is_dir() and any(
-        path.name != 'settings.json' and path.suffix != '.lock' for path in folder.iterdir()
+        path.name not in ('settings.json', *NOTES) and path.suffix != '.lock' for path in folder.iterdir()
     )
 
 
@@ -137,17 +141,19 @@ def read_summed(path: Path, *needed: str) -> dict[str, Any]:
     return value
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, *numbers: str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file of JSON lines; a last one that is still being written, or was cut off, is left out.
 
     Raises:
-      Usage: a line is damaged.
+      Usage: a line is damaged, or lacks one of the numbers that are needed of it.
     """
     for number, line in enumerate(records.read(path).split(b'\n')[:-1], 1):
         try:
             value = records.parse(line, finite=False)
             if not isinstance(value, dict):
                 raise ValueError('it is no object')
+            if lacks := [name for name in numbers if type(value.get(name)) not in (int, float)]:
+                raise ValueError(f'it has no number {", ".join(lacks)}')
         except ValueError as error:
             raise Usage(f'{path}, line {number} is damaged ({error}): remove the line to go on') from None
         yield value

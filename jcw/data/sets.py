@@ -121,7 +121,7 @@ def _decoded(name: str, data_dir: str | Path | None) -> Split:
     if name == 'digits':
         return _digits()
     builder, splits = _prepared(name, data_dir)
-    train, test = (_decode(builder.as_data_source(split=split)) for split in splits)
+    train, test = (_decode(name, builder.as_data_source(split=split)) for split in splits)
     return train, test, tuple(builder.info.features['label'].names)
 
 
@@ -171,19 +171,28 @@ def _prepared(name: str, data_dir: str | Path | None) -> tuple[Any, tuple[str, s
     prepared = (Path(name) / 'dataset_info.json').exists()
     if not prepared:
         _refuse_place(name)
+    elif odd := [each for each in Path(name).iterdir() if not (each.is_file() or each.is_dir())]:
+        raise ValueError(f'{odd[0]} is no regular file')
     try:
         builder = tfds.builder_from_directory(name) if prepared else tfds.builder(name, data_dir=data_dir)
         if not builder.info.splits:
             raise FileNotFoundError('it was never prepared')
-        splits = _splits(builder.info.splits)
-        builder.as_data_source(split=splits[0])
+        for split in {'train', 'test', 'validation'} & {*builder.info.splits}:
+            builder.as_data_source(split=split)
     except (tfds.core.DatasetNotFoundError, AssertionError, FileNotFoundError) as error:
         raise ValueError(
             f'no prepared set {name!r} in {data_dir or "the default data directory"}: name one prepared by '
             "tensorflow-datasets, a path to a prepared directory or to a folder of images, or 'digits' "
             f'({next(iter(str(error).splitlines()), "")})'
         ) from error
-    return builder, splits
+    except Exception as error:
+        raise _damaged(name, error) from error
+    features = builder.info.features
+    if not {'image', 'label'} <= {*features} or not hasattr(features['label'], 'names'):
+        raise ValueError(
+            f'the prepared set {name} has no image and label of a class, only {", ".join(features)}'
+        )
+    return builder, _splits(builder.info.splits)
 
 
 def _refuse_place(name: str) -> None:
@@ -205,20 +214,28 @@ def _refuse_place(name: str) -> None:
 def _splits(splits: dict) -> tuple[str, str]:
     """Return the training split and the one to test on: 'test', else the published validation images."""
     for test in ('test', 'validation'):
-        if test in splits:
+        if 'train' in splits and test in splits:
             return 'train', test
-    raise ValueError(f"need a split 'test' or 'validation', found {sorted(splits)}")
+    raise ValueError(f"need a split 'train', and 'test' or 'validation', found {sorted(splits)}")
 
 
-def _decode(source) -> Examples:
+def _decode(name: str, source: Any) -> Examples:
     """Read a random-access source into arrays."""
     images, labels = [], np.empty(len(source), np.int32)
-    for start in range(0, len(source), 1000):
-        rows = range(start, min(start + 1000, len(source)))
-        for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-            images.append(example['image'])
-            labels[row] = example['label']
+    try:
+        for start in range(0, len(source), 1000):
+            rows = range(start, min(start + 1000, len(source)))
+            for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+                images.append(example['image'])
+                labels[row] = example['label']
+    except Exception as error:
+        raise _damaged(name, error) from error
     return Examples(_stack(images), labels)
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    """Name the set of which its readers have raised what they met."""
+    return ValueError(f'the prepared set {name} is damaged: {type(error).__name__}: {error}')
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:

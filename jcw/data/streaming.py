@@ -80,7 +80,7 @@ class Streamed:
         try:
             encoded, label = self._read(row)
             return open_picture(encoded, self._size).convert('RGB'), label
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the reader of a set raises what it meets
             raise ValueError(f'{self._name(row)}: {error}') from error
 
 

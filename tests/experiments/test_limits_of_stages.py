@@ -18,6 +18,7 @@ from jcw.accuracy.table import untrained
 from jcw.field import independent, scores
 from jcw.latency import sizes
 from jcw.latency.table import LatencyTable, flops_table, params_table
+from tests.experiments.paper_device import PaperDevice
 from tests.tiny_graph import mobilenet_v1
 
 GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.5, levels=4, strides=(1,) * 14)
@@ -44,14 +45,7 @@ def phone(tmp_path) -> str:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run whose supernet, field and device are stood in for; the device is 5 % slower than its table."""
-    known: dict[tuple[int, ...], SimpleNamespace] = {}
-
-    def time_networks(config, graph, networks, path, title):
-        for widths in map(tuple, np.asarray(networks).tolist()):
-            ms = 1.05 * float(HERE.predict(widths))
-            known[widths] = SimpleNamespace(widths=widths, ms=ms, error=0.001, failure='')
-        return SimpleNamespace(samples=list(known.values()), timed=list(known.values()))
+    """A run whose supernet is stood in for by a score; networks are timed on paper, 5 % slower than by their table."""
 
     def losses_of(*_):
         return lambda choices: float(-scores(GAIN, choices[None])[0])
@@ -60,7 +54,7 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(module, 'train', lambda *_: None)
         monkeypatch.setattr(module, 'utility_of', lambda *_: GAIN)
     monkeypatch.setattr(baseline_widths, 'losses_of', losses_of)
-    monkeypatch.setattr(repair_widths, 'time_networks', time_networks)
+    PaperDevice(GRAPH, HERE, 1.05).install(monkeypatch)
 
     def repaired(**settings):
         search = SearchConfig(**{'frontier': 4, **settings})

@@ -125,6 +125,15 @@ def test_lines_are_read_up_to_one_that_was_cut_off(tmp_path):
             list(read_lines(path))
 
 
+def test_a_line_without_a_number_that_is_needed_is_named(tmp_path):
+    path = tmp_path / 'lines.jsonl'
+    for damage in (b'{"stex": 1}', b'{"step": null}', b'{"step": "1"}', b'{"step": true}'):
+        path.write_bytes(b'{"step": 0}\n' + damage + b'\n')
+        with pytest.raises(Usage, match=r'lines.jsonl, line 2 is damaged \(it has no number step\)'):
+            list(read_lines(path, 'step'))
+        assert len(list(read_lines(path))) == 2
+
+
 def test_however_deep_values_are_nested_they_are_read_or_refused():
     outcomes = {'read': 0, 'refused': 0}
     for depth in [*range(10, 1500, 10), 3000, 10**5]:
