@@ -16,6 +16,10 @@ FREE = (
     *(f'latency.{name}' for name in ('networks', 'attempts', 'command', 'time_limit', 'niceness')),
 )
 """Settings that may change between the starts of a run: results do not depend on them."""
+DIGESTS = {
+    'space.graph': 'space.graph, another network: its file has changed, or the size or classes of the images'
+}
+"""Settings that are checksums, and what it means that one differs."""
 
 NOTES = ('run.json', 'data.json', 'spent.jsonl')
 """Files of a run folder that are no results."""
@@ -76,7 +80,7 @@ def has_results(folder: Path) -> bool:
 def changes(old: Any, new: Any) -> list[str]:
     """Say which settings differ that may not, given as dataclasses or objects of them."""
     differ = dict(_differences(_as_json(old), _as_json(new)))
-    return [words for name, words in differ.items() if name not in FREE]
+    return [DIGESTS.get(name, words) for name, words in differ.items() if name not in FREE]
 
 
 def mixed(folder: Path, changed: list[str]) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from experiments.config import Config, SpaceConfig
+from experiments.run_folder import Usage, claim
 from experiments.space import graph_of, settings_of
 from jcw import data
 
@@ -62,6 +63,20 @@ def test_a_function_of_ones_own_gives_the_graph(made, function):
     graph = made(function)
     assert [op.kind for op in graph.operations] == ['images', 'conv', 'mean', 'dense']
     assert graph.base.tolist() == [16]
+
+
+def test_a_changed_file_is_said_to_be_another_network(tmp_path):
+    path = tmp_path / 'mine.py'
+    config = dataclasses.replace(Config(), space=SpaceConfig(network=f'{path}:appended'))
+
+    def started():
+        return claim(tmp_path / 'run', space=settings_of(config, graph_of(config, data.load('digits'))))
+
+    path.write_text(FILE)
+    (started() / 'result.json').touch()
+    path.write_text(FILE.replace("'stem', 16", "'stem', 24"))
+    with pytest.raises(Usage, match='settings: space.graph, another network: its file has changed, or'):
+        started()
 
 
 def test_a_traced_network_takes_the_widths_of_the_settings(made):

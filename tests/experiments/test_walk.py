@@ -170,6 +170,8 @@ def test_a_changed_network_file_is_refused_by_the_run(place, finished):
     text = (place / 'net.py').read_text()
     (place / 'net.py').write_text(text.replace("'inner', 32", "'inner', 48"))
     try:
-        assert 'space.graph was' in stage(place, 'train_supernet', '--run', 'mine', fails=True)
+        assert 'space.graph, another network: its file has changed' in stage(
+            place, 'train_supernet', '--run', 'mine', fails=True
+        )
     finally:
         (place / 'net.py').write_text(text)
