@@ -75,7 +75,7 @@ def test_a_changed_file_is_said_to_be_another_network(tmp_path):
     path.write_text(FILE)
     (started() / 'result.json').touch()
     path.write_text(FILE.replace("'stem', 16", "'stem', 24"))
-    with pytest.raises(Usage, match='settings: space.graph, another network: its file has changed, or'):
+    with pytest.raises(Usage, match=r'settings: space.graph, another network: its file has changed, or'):
         started()
 
 
