@@ -90,8 +90,9 @@ CIFAR10_RESNET20 = Config(
 )
 """Basic blocks of dense 3x3 convolutions. Not run at this size yet. Small, does it run from start to export? `python -m
 experiments.quickstart cifar10_resnet20` with 3,000 images, 3 epochs of the supernet, 5 of a network, base widths at
-most, ONNX Runtime, a budget of 70 %, and three candidates: 518 s on two cores of an AMD EPYC beside other work; joint 38.1,
-uniform 33.6, greedy 41.4 %; `network.int8.tflite` 38.0 %. Three candidates and one seed show no more than that it runs.
+most, ONNX Runtime, a budget of 70 %, and three candidates: 518 s on two cores of an AMD EPYC beside other work; joint
+38.1, uniform 33.6, greedy 41.4 %; `network.int8.tflite` 38.0 %. Three candidates and one seed show no more than that it
+runs.
 """
 TINY_IMAGENET100 = Config(
     preset='tiny_imagenet100',
