@@ -136,6 +136,11 @@ def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
     assert text.splitlines()[-1] == (
         '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% ± 2.00% | +4.0% ± 1.0% |  | 8 16 |'
     )
+    alone = comparison.markdown([{**row, 'error': float('nan'), 'gain_over_greedy': [0.04, float('nan')]}])
+    assert (
+        alone.splitlines()[-1]
+        == '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% | +4.0% |  | 8 16 |'
+    )
     assert comparison.draw([row]).axes[0].get_legend_handles_labels()[1] == ['joint']
 
 
