@@ -184,12 +184,13 @@ def describe(result: dict[str, Any]) -> str:
         return f'joint: predicted {joint["ms"]:.3f} ms, budget {result["budget_ms"]:.3f} ms, not repaired{further}'
     times = 'round' if joint['rounds'] == 1 else 'rounds'
     holds = 'holds' if joint['holds'] else 'does not hold'
+    way_out = '' if joint['holds'] else '. Try more --repair.rounds, or a larger --search.budget'
     left = 'no better candidate is left' if joint['complete'] else 'better candidates were left untimed'
     return (
         f'joint: predicted {joint["ms"]:.3f} ms, measured {joint["measured_ms"]:.3f} ms '
         f'± {joint["measured_error"]:.1%}, budget {result["budget_ms"]:.3f} ms; it {holds} the budget with '
         f'{result["confidence"]:g} standard errors to spare, after {joint["rounds"]} {times} '
-        f'({joint["timed"]} networks timed); {left}{further}'
+        f'({joint["timed"]} networks timed); {left}{further}{way_out}'
     )
 
 

@@ -167,6 +167,7 @@ def test_too_few_rounds_are_said(run):
     assert not result['methods']['joint']['complete']
     assert 'better candidates were left untimed' in repair_widths.describe(result)
     assert 'does not hold the budget' in repair_widths.describe(result)
+    assert repair_widths.describe(result).endswith('Try more --repair.rounds, or a larger --search.budget')
 
 
 def test_the_line_says_predicted_measured_budget_and_rounds(run):
