@@ -194,7 +194,7 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     assert all(row['measured_ms'] <= 1.05 * row['budget_ms'] for row in rows)  # timed once more
     known = samples.read(config.run / 'accuracy' / 'samples.jsonl')
     drawn = samples.read(config.run / 'accuracy' / 'random_samples.jsonl')
-    assert max(len(known.trained), len(drawn.trained)) <= 5
+    assert len(known.trained) <= 5  # random search draws anew for a corrected budget
     joint, random = (
         next(tuple(row['widths']) for row in rows if row['method'] == name)
         for name in ('joint', 'random_trained')
