@@ -245,7 +245,7 @@ def _by_other_cost(setting: Setting, other: LatencyTable, limit: float) -> np.nd
 def _random_trained(setting: Setting, limit: float) -> np.ndarray:
     """Train as many random networks just within the limit as joint search trains, and take the best.
 
-    Asked again, for a budget that a measurement has corrected, it draws and trains as many anew: more than joint search.
+    Asked again, for a budget that a measurement has corrected, it draws and trains as many anew.
     """
     return fit_accuracy.best_of_random(setting.config, setting.dataset, setting.graph, setting.table, limit)
 
