@@ -151,7 +151,7 @@ def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widt
     state = init_state(jax.random.key(0), program.net, program.optimiser)
     images, labels = dataset.train.take(slice(config.subnet.batch))
     state, _ = program.step(state, jax.random.key(0), images, labels)
-    _evaluate(program, jax.device_get(state.variables), dataset.validation)
+    _evaluate(program, jax.device_get(state.variables), dataset.validation.take(slice(EVALUATED)))
 
 
 def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[..., Any]:
@@ -186,7 +186,7 @@ def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], fl
 
 
 def _evaluate(program: Program, variables: Variables, source: data.Source) -> dict[str, float]:
-    parts = []
+    variables, parts = jax.device_put(variables), []  # once, not with every part
     for part in data.in_chunks(source, EVALUATED):
         count, images, labels = len(part), *(_filled(array) for array in part)
         parts.append((count, program.evaluate(variables, images, labels, np.int32(count))))
