@@ -30,10 +30,19 @@ HERE = 'this device'
 
 
 def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
-    """Return the field that joint search maximises: fitted to short trainings, or the supernet's rewards alone."""
+    """Return the field that joint search maximises: fitted to short trainings, or what is believed without any."""
     if config.accuracy.trainings:
-        return ows.fitted(fit_accuracy.fit(config, dataset, graph, table), graph)
-    return rewards_of(config, train(config, dataset, graph), graph)
+        found = fit_accuracy.fit(config, dataset, graph, table)
+    else:
+        found = fit_accuracy.believed(config, graph, train(config, dataset, graph), _unit(config))
+    return ows.fitted(found, graph)
+
+
+def _unit(config: Config) -> str:
+    """Return the unit of utility; without trainings, what a site gains on the average from all its widths."""
+    if not config.accuracy.trainings:
+        return 'of a site'
+    return '%' if config.accuracy.measure == 'accuracy' else 'nats'
 
 
 def rewards_of(config: Config, supernet: Supernet, graph: Graph) -> Field:
@@ -74,7 +83,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
     result = {
         'budget_ms': limit,
         'base_ms': float(table.predict(graph.base)),
-        'unit': '%' if config.accuracy.trainings and config.accuracy.measure == 'accuracy' else 'nats',
+        'unit': _unit(config),
         'gap': float(solution.upper_bound - solution.utility),
         'methods': {
             name: {
