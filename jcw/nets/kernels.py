@@ -29,7 +29,7 @@ SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
 KERNEL_SUM_BYTES = 2**17  # of running sums for a depthwise kernel: well within a core's second-level cache
 PATCH_BYTES = 2**21  # of patches gathered at a time for a larger kernel's gradient
 MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
-LONG_FOLD = 8  # steps from which a second loop earns its compilation
+LONG_FOLD = 2**23  # bytes read from which a second loop earns its compilation
 UNPADDED: Pads = ((0, 0), (0, 0))
 
 
@@ -120,13 +120,16 @@ def _block_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]
 
     like = jax.eval_shape(function, *(a[:rows] for a in flat))
     zeros = tuple(jnp.zeros(v.shape, jnp.promote_types(v.dtype, jnp.float32)) for v in like)
-    totals = _running_sums(len(flat[0]) // rows, add, zeros)
+    totals = _running_sums(len(flat[0]) // rows, add, zeros, sum(a.nbytes for a in flat))
     return tuple(t.sum(0) for t in totals)
 
 
-def _running_sums(count: int, add: Callable, zeros: Any) -> Any:
-    """Fold `add(index, totals)` over indices below `count`; long folds in two loops, which XLA runs on a core each."""
-    if count < LONG_FOLD:
+def _running_sums(count: int, add: Callable, zeros: Any, read: int) -> Any:
+    """Fold `add(index, totals)` over indices below `count`, reading as many bytes.
+
+    Long folds are two loops, which XLA runs on a core each. Most of a small network's compilation would be these.
+    """
+    if count < 2 or read < LONG_FOLD:
         return jax.lax.fori_loop(0, count, add, zeros)
     ends = (0, count // 2), (count // 2, count)
     first, second = (jax.lax.fori_loop(*pair, add, zeros) for pair in ends)
@@ -301,10 +304,10 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int,
 
     zeros = [jnp.zeros((*block, *g.shape[2:]), accumulator(x)) for _ in entries]
     totals = _fold_blocks(add, zeros, pad(x, pads), g, entries, size, stride, block)
-    sums = dict(zip(entries, (t.sum((0, 1, 2)) for t in totals), strict=True))
-    nothing = jnp.zeros(channels, accumulator(x))
-    every = [sums.get((i, j), nothing) for i in range(size) for j in range(size)]
-    return jnp.stack(every).reshape(kernel.shape).astype(kernel.dtype)
+    sums = jnp.stack(totals).sum((1, 2, 3))
+    places = np.array([i * size + j for i, j in entries])
+    every = jnp.zeros((size * size, channels), sums.dtype).at[places].set(sums) if len(entries) < size**2 else sums
+    return every.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _fold_blocks(
@@ -330,7 +333,7 @@ def _fold_blocks(
         rows_g = jax.lax.dynamic_slice(g, (first, top, 0, 0), (examples, rows, *g.shape[2:]))
         return add(totals, [window(rows_x, (rows, width), i, j, stride) for i, j in entries], rows_g)
 
-    return _running_sums(batch // examples * blocks, add_block, zeros)
+    return _running_sums(batch // examples * blocks, add_block, zeros, len(entries) * g.nbytes)
 
 
 def _block_of(g: jax.Array, budget: int, position_bytes: int) -> tuple[int, int]:
