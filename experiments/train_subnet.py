@@ -28,6 +28,7 @@ from experiments.training import (
 from jcw import data
 from jcw.graph import Graph, Widths
 from jcw.latency import samples
+from jcw.latency.table import flops_table
 from jcw.nets.axes import Variables, slice_variables
 from jcw.nets.training import Network, functions_of
 from jcw.train import loop, optim, parallel, steps
@@ -77,6 +78,7 @@ def train(
                 carry,
                 _step(config, program, batch_of),
                 num_steps,
+                at_once=program.at_once,
                 folder=folder,
                 batch=settings.batch,
                 report=lambda p: update(p.step, f'accuracy {p.metrics["accuracy"]:.0%}'),
@@ -97,6 +99,12 @@ def claim_for(config: Config, graph: Graph, widths: Widths, folder: Path) -> Non
     claim(folder, data=config.data, space=space, subnet=recipe, widths=widths, seed=config.seed, **start)
 
 
+MANY = 20
+"""Steps of a small network that are taken in one call."""
+
+SMALL = 2e8
+"""FLOPs of a step's forward pass below which a network is small: at 5e7, coming back for each took 2 of 5.2 ms."""
+
 EVALUATED = 250
 """Images evaluated at a time, by one program for all sets."""
 
@@ -107,6 +115,7 @@ class Program(NamedTuple):
     net: Network
     optimiser: optax.GradientTransformation
     num_steps: int
+    at_once: int  # steps that it takes
     step: Callable[..., Any]  # on all devices
     evaluate: Callable[..., steps.Evaluation]  # of `EVALUATED` images, the first few of which count
 
@@ -134,23 +143,25 @@ def _program(
     recipe = steps.Recipe(mean, std, augmentation, settings.label_smoothing)
     fixed = graph.fixed(widths)
     net, mapped = functions_of(fixed), functions_of(fixed, axis_name=parallel.AXIS)
+    plain = steps.plain_step(mapped, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate)
+    at_once = MANY if float(flops_table(graph).predict(widths)) * settings.batch < SMALL else 1
     step = parallel.data_parallel(
-        steps.plain_step(mapped, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate),
-        batch_args=(False, False, True, True),
+        steps.at_once(plain, at_once),
+        batch_args=(False, False, False, True, True),
         batch_outputs=(False, False),
     )
     evaluate = jax.jit(
         lambda v, images, labels, count: steps.evaluate(net, v, None, images, labels, mean, std, count=count)
     )
-    return Program(net, optimiser, num_steps, step, evaluate)
+    return Program(net, optimiser, num_steps, at_once, step, evaluate)
 
 
 def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> None:
     """Compile what trains and tests networks of these widths, by using each once."""
     program = program_of(config, dataset, graph, widths)
     state = init_state(jax.random.key(0), program.net, program.optimiser)
-    images, labels = dataset.train.take(slice(config.subnet.batch))
-    state, _ = program.step(state, jax.random.key(0), images, labels)
+    batch = dataset.train.take(slice(config.subnet.batch))
+    state, _ = program.step(state, jax.random.key(0), *_stacked([batch], program.at_once, 0))
     _evaluate(program, jax.device_get(state.variables), dataset.validation.take(slice(EVALUATED)))
 
 
@@ -158,9 +169,18 @@ def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[
     key = jax.random.key(config.seed + 3)
 
     def step(state: TrainState, index: int) -> Any:
-        return program.step(state, jax.random.fold_in(key, index), *batch_of(index))
+        last = min(index + program.at_once, program.num_steps)
+        taken = [batch_of(each) for each in range(index, last)]
+        return program.step(state, key, *_stacked(taken, program.at_once, index))
 
     return step
+
+
+def _stacked(taken: Sequence[data.Examples], most: int, first: int) -> tuple[np.ndarray, ...]:
+    """Return the span of steps, and their images and labels [batch most ...]."""
+    span = np.array([first, len(taken)], np.int32)
+    taken = [*taken, *taken[-1:] * (most - len(taken))]
+    return span, *(np.stack(arrays, axis=1) for arrays in zip(*taken, strict=True))
 
 
 def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainState) -> Variables:

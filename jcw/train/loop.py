@@ -50,6 +50,7 @@ def run(
     save_every: int = 200,
     report_every: int = 10,
     report: Callable[[Progress], None] = lambda _: None,
+    at_once: int = 1,
     score: Callable[[Carry], float] | None = None,
     keep: int = 2,
     keep_best: int = 0,
@@ -64,13 +65,15 @@ def run(
 
     Args:
       carry: what steps carry, before the first; a tree of arrays.
-      step: (carry, index) -> (carry, named tuple of scalar metrics); must depend on nothing else.
+      step: (carry, index) -> (carry, named tuple of scalar metrics); must depend on nothing else. It takes `at_once`
+        steps, or as many as are left, and the metrics are the last one's.
       num_steps: in all, those before an interruption included.
       folder: for checkpoints and metrics.
       batch: images per step, for the rate.
       save_every: steps between checkpoints; the last is always saved.
       report_every: steps between metrics.
       report: called with each reported step's metrics.
+      at_once: steps that a call takes; what is saved or reported in between is so after them.
       score: called with what is about to be saved; the `keep_best` checkpoints of highest score are kept besides.
       keep: how many of the last checkpoints are kept.
       keep_best: how many of the best.
@@ -101,23 +104,24 @@ def run(
         recorder.begin(start)
         unfinite = _unfinite(carry)
         pending: tuple[int, Any] | None = None
-        for done in range(start + 1, num_steps + 1):
+        for first in range(start, num_steps, at_once):
+            done = min(first + at_once, num_steps)
             try:
-                carry, metrics = step(carry, done - 1)
-                if done == start + 1:
+                carry, metrics = step(carry, first)
+                if first == start:
                     recorder.start_clock(done, metrics)
                 if pending is not None:
                     recorder.emit(*pending, checkpoints.latest_step)
                     pending = None
                 stop = stopping.is_set() or checkpoints.preempted(done)
-                if stop or done % save_every == 0 or done == num_steps:
+                if stop or _passed(first, done, save_every) or done == num_steps:
                     # Checked before it is saved, so that the last checkpoint is always a good one.
                     recorder.emit(done, metrics, checkpoints.latest_step)
                     held = jax.device_get(carry)
                     if _unfinite(held) > unfinite:
                         raise Diverged(_diverged('the state is not finite', done, checkpoints.latest_step))
                     checkpoints.save(done, held, {'step': done}, score(carry) if score else None)
-                elif done % report_every == 0:
+                elif _passed(first, done, report_every):
                     pending = (done, metrics)
             except jax.errors.JaxRuntimeError as error:
                 if together:
@@ -127,6 +131,11 @@ def run(
             if stop and done < num_steps:
                 raise Interrupted(f'stopped after step {done}, saved; the same command goes on from there')
     return carry
+
+
+def _passed(first: int, done: int, every: int) -> bool:
+    """Return whether steps after the first, up to those done, have a multiple."""
+    return done // every > first // every
 
 
 def _advice(saved: int | None) -> str:

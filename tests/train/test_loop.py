@@ -56,6 +56,23 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(tmp_path, number):
     np.testing.assert_array_equal(run(tmp_path / 'parts')['value'], whole['value'])
 
 
+@pytest.mark.parametrize('at_once', [2, 4, 30])
+def test_steps_at_once_end_resume_save_and_report_as_one_by_one_do(tmp_path, at_once):
+    def several(carry, index):
+        for each in range(index, min(index + at_once, 10)):
+            carry, metrics = walk(carry, each)
+        return carry, metrics
+
+    whole, said = run(tmp_path / 'whole')['value'], []
+    with pytest.raises(loop.Interrupted, match='stopped after step 1, saved'):
+        run(tmp_path / 'parts', step=stop_at(0, signal.SIGTERM))
+    parts = run(tmp_path / 'parts', step=several, at_once=at_once, report=lambda p: said.append(p.step))
+    np.testing.assert_array_equal(parts['value'], whole)
+    assert said == {2: [3, 5, 7, 9, 10], 4: [5, 9, 10], 30: [10]}[at_once]
+    with Checkpoints(tmp_path / 'parts' / 'checkpoints') as checkpoints:
+        assert checkpoints.latest_step == 10
+
+
 def test_a_finished_run_is_read_back(tmp_path):
     def never(carry, index):
         raise AssertionError('a finished run takes no step')

@@ -229,6 +229,21 @@ def test_a_plain_step_lowers_the_loss_on_its_own_batch():
     assert history[-1] < 0.8 * history[0]
 
 
+@pytest.mark.parametrize(('most', 'count'), [(1, 1), (4, 4), (4, 3)])
+def test_steps_taken_at_once_are_those_taken_one_by_one(most, count):
+    net, optimiser = training.functions_of(GRAPH.fixed(GRAPH.smallest)), optax.sgd(0.05, momentum=0.9)
+    plain = steps.plain_step(net, GRAPH, optimiser, RECIPE)
+    begin = start_from(jax.jit(net.init)(KEY), optimiser)
+    images, labels = (np.stack(np.split(array, 4), axis=1)[:, :most] for array in examples(32))
+    together, metrics = jax.jit(steps.at_once(plain, most))(begin, KEY, np.array([5, count]), images, labels)
+    state = begin
+    for i in range(count):
+        state, last = jax.jit(plain)(state, jax.random.fold_in(KEY, 5 + i), images[:, i], labels[:, i])
+    close((together.params, together.batch_stats, metrics), (state.params, state.batch_stats, last))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, begin.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
 @pytest.mark.parametrize('per_example', [False, True])
 def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
     net, variables = training.functions_of(GRAPH), trained_variables()
