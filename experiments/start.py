@@ -5,19 +5,19 @@ import functools
 import hashlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.config import Config, SpaceConfig, SupernetConfig
 from experiments.run_folder import Usage
 from experiments.space import Traceable, made_by, traced
+from experiments.training import Evaluator
 from jcw import data
 from jcw.graph import Graph
 from jcw.nets import axes
 from jcw.nets.axes import Variables
 from jcw.nets.training import functions_of
 from jcw.trace import by_importance
-from jcw.train import reading, steps
+from jcw.train import reading
 
 OWN = 'own'
 
@@ -56,10 +56,8 @@ def recorded(config: Config, graph: Graph) -> SupernetConfig:
 def accuracy_of(config: Config, dataset: data.Dataset, graph: Graph) -> float:
     """Return the accuracy of the trained network on validation images, as it came."""
     net = functions_of(graph.fixed(graph.base))
-    evaluate = jax.jit(lambda v, x, y: steps.evaluate(net, v, None, x, y, dataset.mean, dataset.std))
-    variables, held = trained_network(config, graph).variables, dataset.validation
-    parts = ((len(part), evaluate(variables, *part).accuracy) for part in data.in_chunks(held))
-    return sum(count * float(share) for count, share in parts) / len(held)
+    evaluate = Evaluator(net, dataset.mean, dataset.std)
+    return evaluate(trained_network(config, graph).variables, dataset.validation)['accuracy']
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,6 +19,8 @@ from experiments.space import settings_of
 from experiments.start import trained_network
 from experiments.train_supernet import train as read_supernet
 from experiments.training import (
+    EVALUATED,
+    Evaluator,
     batches,
     calibration_images,
     optimiser_of,
@@ -105,9 +107,6 @@ MANY = 20
 SMALL = 2e8
 """FLOPs of a step's forward pass below which a network is small: at 5e7, coming back for each took 2 of 5.2 ms."""
 
-EVALUATED = 250
-"""Images evaluated at a time, by one program for all sets."""
-
 
 class Program(NamedTuple):
     """What trains and tests networks of one configuration, whatever their seeds: compiled once."""
@@ -117,7 +116,7 @@ class Program(NamedTuple):
     num_steps: int
     at_once: int  # steps that it takes
     step: Callable[..., Any]  # on all devices
-    evaluate: Callable[..., steps.Evaluation]  # of `EVALUATED` images, the first few of which count
+    evaluate: Evaluator
 
 
 def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> Program:
@@ -150,10 +149,7 @@ def _program(
         batch_args=(False, False, False, True, True),
         batch_outputs=(False, False),
     )
-    evaluate = jax.jit(
-        lambda v, images, labels, count: steps.evaluate(net, v, None, images, labels, mean, std, count=count)
-    )
-    return Program(net, optimiser, num_steps, at_once, step, evaluate)
+    return Program(net, optimiser, num_steps, at_once, step, Evaluator(net, mean, std))
 
 
 def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> None:
@@ -162,7 +158,7 @@ def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widt
     state = init_state(jax.random.key(0), program.net, program.optimiser)
     batch = dataset.train.take(slice(config.subnet.batch))
     state, _ = program.step(state, jax.random.key(0), *_stacked([batch], program.at_once, 0))
-    _evaluate(program, jax.device_get(state.variables), dataset.validation.take(slice(EVALUATED)))
+    program.evaluate(jax.device_get(state.variables), dataset.validation.take(slice(EVALUATED)))
 
 
 def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[..., Any]:
@@ -176,11 +172,12 @@ def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[
     return step
 
 
-def _stacked(taken: Sequence[data.Examples], most: int, first: int) -> tuple[np.ndarray, ...]:
+def _stacked(taken: list[data.Examples], most: int, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the span of steps, and their images and labels [batch most ...]."""
     span = np.array([first, len(taken)], np.int32)
-    taken = [*taken, *taken[-1:] * (most - len(taken))]
-    return span, *(np.stack(arrays, axis=1) for arrays in zip(*taken, strict=True))
+    filled = taken + taken[-1:] * (most - len(taken))
+    images, labels = (np.stack(arrays, axis=1) for arrays in zip(*filled, strict=True))
+    return span, images, labels
 
 
 def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainState) -> Variables:
@@ -196,29 +193,13 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
 
 def _test(dataset: data.Dataset, program: Program, variables: Variables) -> dict[str, float]:
     parts = {'validation': dataset.validation, 'test': dataset.test}
-    found = {name: _evaluate(program, variables, source) for name, source in parts.items()}
+    found = {name: program.evaluate(variables, source) for name, source in parts.items()}
     return {f'{name}_{of}': value for name, each in found.items() for of, value in each.items()}
 
 
 def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], float]:
     """Return the accuracy on validation images as a function of what training carries."""
-    return lambda state: _evaluate(program, jax.device_get(state.variables), dataset.validation)['accuracy']
-
-
-def _evaluate(program: Program, variables: Variables, source: data.Source) -> dict[str, float]:
-    variables, parts = jax.device_put(variables), []  # once, not with every part
-    for part in data.in_chunks(source, EVALUATED):
-        count, images, labels = len(part), *(_filled(array) for array in part)
-        parts.append((count, program.evaluate(variables, images, labels, np.int32(count))))
-    return {
-        name: sum(count * float(getattr(found, name)) for count, found in parts) / len(source)
-        for name in ('accuracy', 'loss')
-    }
-
-
-def _filled(array: np.ndarray) -> np.ndarray:
-    """Return rows with zeros after them, as many as are evaluated at a time."""
-    return np.concatenate([array, np.zeros((EVALUATED - len(array), *array.shape[1:]), array.dtype)])
+    return lambda state: program.evaluate(jax.device_get(state.variables), dataset.validation)['accuracy']
 
 
 def measured(config: Config, graph: Graph, networks: Sequence[Widths]) -> dict[Widths, samples.Sample]:

@@ -13,11 +13,16 @@ import optax
 from experiments.config import Config, SubnetConfig, SupernetConfig
 from experiments.run_folder import Usage
 from jcw import data
-from jcw.train import optim
+from jcw.nets.axes import Variables
+from jcw.nets.training import Network
+from jcw.train import optim, steps
 from jcw.train.checkpoint import Checkpoints
 
 Carry = TypeVar('Carry')
 Each = TypeVar('Each')
+
+EVALUATED = 250
+"""Images evaluated at a time."""
 
 PROGRAMS = 16
 """Networks trained before their programs are let go of."""
@@ -77,6 +82,32 @@ def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.
     batch = min(batch, len(dataset.train))
     count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
     return dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
+
+
+class Evaluator:
+    """Accuracy and loss of a network, `EVALUATED` images at a time: one program for sets of any size."""
+
+    def __init__(self, net: Network, mean: Sequence[float], std: Sequence[float]) -> None:
+        self._part = jax.jit(
+            lambda v, images, labels, count: steps.evaluate(
+                net, v, None, images, labels, mean, std, count=count
+            )
+        )
+
+    def __call__(self, variables: Variables, source: data.Source) -> dict[str, float]:
+        variables, parts = jax.device_put(variables), []  # once, not with every part
+        for part in data.in_chunks(source, EVALUATED):
+            count, images, labels = len(part), *(_filled(array) for array in part)
+            parts.append((count, self._part(variables, images, labels, np.int32(count))))
+        return {
+            name: sum(count * float(getattr(found, name)) for count, found in parts) / len(source)
+            for name in ('accuracy', 'loss')
+        }
+
+
+def _filled(array: np.ndarray) -> np.ndarray:
+    """Return rows with zeros after them, as many as are evaluated at a time."""
+    return np.concatenate([array, np.zeros((EVALUATED - len(array), *array.shape[1:]), array.dtype)])
 
 
 def read_back(folder: Path, like: Carry, num_steps: int) -> Carry:

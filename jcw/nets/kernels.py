@@ -306,7 +306,11 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int,
     totals = _fold_blocks(add, zeros, pad(x, pads), g, entries, size, stride, block)
     sums = jnp.stack(totals).sum((1, 2, 3))
     places = np.array([i * size + j for i, j in entries])
-    every = jnp.zeros((size * size, channels), sums.dtype).at[places].set(sums) if len(entries) < size**2 else sums
+    every = (
+        jnp.zeros((size * size, channels), sums.dtype).at[places].set(sums)
+        if len(entries) < size**2
+        else sums
+    )
     return every.reshape(kernel.shape).astype(kernel.dtype)
 
 

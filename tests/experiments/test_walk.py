@@ -13,21 +13,13 @@ from PIL import Image
 
 from jcw import data, deploy
 from jcw.latency.table import LatencyTable
+from tests.own_network import NETWORK
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('onnxruntime')
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = re.search(r'```python\n(.*?)```', (ROOT / 'docs' / 'own.md').read_text(), flags=re.S)
-NETWORK = """
-from jcw.zoo import inverted_residual
-
-
-def net(g):
-    x = g.conv(g.images, g.site('stream', 16), kernel=3, stride=2)
-    x = inverted_residual(g, x, 'stream', g.site('inner', 32))
-    return g.classify(g.conv(x, g.site('head', 32)))
-"""
 FIRST = (
     *('--data.name', 'images', '--space.network', 'net.py:net', '--space.levels', '4'),
     *('--latency.runtime', 'command', '--latency.command', f'{sys.executable} time_it.py'),

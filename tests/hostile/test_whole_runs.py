@@ -34,18 +34,10 @@ from jcw import records
 from jcw.latency.table import flops_table
 from tests.experiments.paper_device import PaperDevice
 from tests.hostile import attacks
+from tests.own_network import NETWORK
 
 pytestmark = pytest.mark.slow
 
-NETWORK = """
-from jcw.zoo import inverted_residual
-
-
-def net(g):
-    x = g.conv(g.images, g.site('stream', 8), kernel=3, stride=2)
-    x = inverted_residual(g, x, 'stream', g.site('inner', 16))
-    return g.classify(g.conv(x, g.site('head', 16)))
-"""
 STAGES = (
     *(measure_latency, fit_latency, train_supernet, fit_accuracy, search_widths, repair_widths),
     *(results, export, compare_methods),
@@ -85,7 +77,7 @@ def settings(root: Path) -> Config:
             DIGITS.space,
             network=f'{root / "net.py"}:net',
             strides=None,
-            base_multiplier=1.0,
+            base_multiplier=0.5,
             levels=6,
             divisor=2,
         ),
