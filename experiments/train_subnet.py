@@ -70,7 +70,9 @@ def train(
         carry = start_from(slice_variables(start, graph, widths), optimiser)
     else:
         carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
-    if not launch.first_says((folder / 'result.json').exists()):
+    if launch.first_says((folder / 'result.json').exists()):
+        final = _final(config, dataset, net, read_back(folder, carry, num_steps))
+    else:
         with (
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
@@ -89,8 +91,7 @@ def train(
             )
         final = _final(config, dataset, net, jax.device_get(carry))
         save_json(folder / 'result.json', _test(dataset, program, final))
-    state = read_back(folder, carry, num_steps)
-    return _final(config, dataset, net, state), read_json(folder / 'result.json', *TESTED)
+    return final, read_json(folder / 'result.json', *TESTED)
 
 
 def claim_for(config: Config, graph: Graph, widths: Widths, folder: Path) -> None:

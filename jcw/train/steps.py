@@ -134,8 +134,10 @@ def plain_step(
     return step
 
 
-def at_once(step: Callable[..., tuple[TrainState, Any]], most: int) -> Callable[..., tuple[TrainState, Any]]:
-    """Return `run(state, key, span, images, labels) -> (state, metrics of the last step)`: up to `most` steps.
+def at_once(
+    step: Callable[..., tuple[TrainState, PlainMetrics]], most: int
+) -> Callable[..., tuple[TrainState, PlainMetrics]]:
+    """Return `run(state, key, span, images, labels) -> (state, metrics of the last step)`: up to `most` plain steps.
 
     `span` holds the number of the first step and how many there are; images and labels are [batch most ...], the rest
     empty; a step's key is the given one with its number folded in. Where a step takes milliseconds, coming back for
@@ -148,14 +150,14 @@ def at_once(step: Callable[..., tuple[TrainState, Any]], most: int) -> Callable[
         span: Int[Array, ' 2'],
         images: UInt8[Array, 'batch most height width channels'],
         labels: Int[Array, 'batch most'],
-    ) -> tuple[TrainState, Any]:
-        def one(index: Any, state: TrainState) -> tuple[TrainState, Any]:
+    ) -> tuple[TrainState, PlainMetrics]:
+        def one(index: Any, state: TrainState) -> tuple[TrainState, PlainMetrics]:
             return step(state, jax.random.fold_in(key, span[0] + index), images[:, index], labels[:, index])
 
         if most == 1:
             return one(0, state)
-        metrics = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(one, 0, state)[1])
-        return jax.lax.fori_loop(0, span[1], lambda index, last: one(index, last[0]), (state, metrics))
+        none = PlainMetrics(jnp.zeros(()), jnp.zeros(()))
+        return jax.lax.fori_loop(0, span[1], lambda index, last: one(index, last[0]), (state, none))
 
     return run
 
