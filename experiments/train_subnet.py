@@ -62,17 +62,11 @@ def train(
     program = program_of(config, dataset, graph, widths)
     net, optimiser, num_steps = program.net, program.optimiser, program.num_steps
     claim_for(config, graph, widths, folder)
-    if settings.from_supernet:
-        supernet = read_supernet(run, dataset, graph)
-        carry = start_from(slice_variables(supernet.variables, graph, widths), optimiser)
-    elif settings.from_start:
-        start = trained_network(config, graph).variables
-        carry = start_from(slice_variables(start, graph, widths), optimiser)
-    else:
-        carry = init_state(jax.random.key(config.seed + 2), net, optimiser)
     if launch.first_says((folder / 'result.json').exists()):
-        final = _final(config, dataset, net, read_back(folder, carry, num_steps))
+        like = jax.eval_shape(lambda: init_state(jax.random.key(0), net, optimiser))
+        final = _final(config, dataset, net, read_back(folder, like, num_steps))
     else:
+        carry = _begin(run, config.seed, dataset, graph, widths, program)
         with (
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
@@ -160,6 +154,19 @@ def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widt
     batch = dataset.train.take(slice(config.subnet.batch))
     state, _ = program.step(state, jax.random.key(0), *_stacked([batch], program.at_once, 0))
     program.evaluate(jax.device_get(state.variables), dataset.validation.take(slice(EVALUATED)))
+
+
+def _begin(
+    config: Config, seed: int, dataset: data.Dataset, graph: Graph, widths: Widths, program: Program
+) -> TrainState:
+    """Return the state before the first step: drawn by the seed, or of a trained network's channels."""
+    if config.subnet.from_supernet:
+        variables = read_supernet(config, dataset, graph).variables
+    elif config.subnet.from_start:
+        variables = trained_network(config, graph).variables
+    else:
+        return init_state(jax.random.key(seed + 2), program.net, program.optimiser)
+    return start_from(slice_variables(variables, graph, widths), program.optimiser)
 
 
 def _step(config: Config, program: Program, batch_of: data.Batches) -> Callable[..., Any]:
