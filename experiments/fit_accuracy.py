@@ -233,7 +233,7 @@ def _propose(
         return np.asarray(within.solve(utility, tables.cost, limit).choices)
 
     key = jax.random.fold_in(jax.random.key(config.seed + 7), len(known))
-    return design.propose(key, tables.accuracy, solve, limits, count, trained=known)
+    return design.propose(key, tables.accuracy, solve, limits, count, trained=known, last=count == left)
 
 
 def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:

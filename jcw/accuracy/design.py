@@ -33,10 +33,12 @@ def propose(
     *,
     trained: Int[np.ndarray, 'trained sites'] | None = None,
     draws: int = DRAWS,
+    last: bool = False,
 ) -> NetworkChoices:
     """Choose the networks to train next: Thompson sampling (Thompson, 1933) with an exact solver.
 
-    Each field drawn from the posterior is maximised under one of the budgets, in turn; what is new is taken.
+    Each field drawn from the posterior is maximised under one of the budgets, in turn; what is new is taken. In the last
+    round the optima of the mean come first: who takes only what was trained would go without them.
 
     Args:
       key: of the draws.
@@ -46,6 +48,7 @@ def propose(
       count: networks to choose; fewer, perhaps none, where the draws have fewer new optima.
       trained: networks not to choose; by default those of the table.
       draws: fields to draw at most.
+      last: whether nothing will be trained after these.
 
     Raises:
       ValueError: no budget, or a count below 1.
@@ -55,7 +58,8 @@ def propose(
     known = table.evidence.choices if trained is None else trained
     taken = set(map(tuple, np.asarray(known).tolist()))
     chosen: list[tuple[int, ...]] = []
-    for index, field in enumerate(table.draw(key, draws)):
+    means = [table.unary()] * len(budgets) if last else []
+    for index, field in enumerate([*means, *table.draw(key, draws)]):
         network = tuple(np.asarray(solve(field, budgets[index % len(budgets)])).tolist())
         if network not in taken:
             taken.add(network)
@@ -100,8 +104,10 @@ def search(
     each = EACH if each is None else each
     choices, utility, table = np.zeros((0, len(before.sites)), np.int64), np.zeros(0), before
     while len(choices) < trainings:
-        count = min(each if len(choices) else first, trainings - len(choices))
-        new = propose(jax.random.fold_in(key, len(choices)), table, solve, budgets, count, trained=choices)
+        left = trainings - len(choices)
+        count = min(each if len(choices) else first, left)
+        own = jax.random.fold_in(key, len(choices))
+        new = propose(own, table, solve, budgets, count, trained=choices, last=count == left)
         if not len(new):
             return
         choices, utility = np.concatenate([choices, new]), np.concatenate([utility, train(new)])

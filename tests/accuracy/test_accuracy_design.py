@@ -55,6 +55,19 @@ def test_proposals_hold_a_budget_each_and_are_new_and_distinct():
     assert not trained & {tuple(row) for row in proposed.tolist()}
 
 
+def test_the_optima_of_the_mean_are_among_the_last():
+    found, key = fitted(), jax.random.key(0)
+    optima = [solve(found.unary(), budget).tolist() for budget in BUDGETS]
+    proposed = design.propose(key, found, solve, BUDGETS, 5, last=True)
+    assert proposed[:2].tolist() == optima
+    assert len(np.unique(proposed, axis=0)) == 5
+    known = np.concatenate([found.evidence.choices, proposed[:2]])
+    again = design.propose(key, found, solve, BUDGETS, 3, trained=known, last=True)
+    assert again.tolist() == proposed[2:].tolist()
+    first, second = searched(8, budgets=[100.0], first=6, each=2)
+    assert second.choices[6].tolist() == solve(first.table.unary(), 100.0).tolist()
+
+
 def test_nothing_is_proposed_where_no_optimum_is_new():
     only = NETWORKS[COST <= 56.0]
     assert 0 < len(only) < 20
