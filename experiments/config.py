@@ -127,7 +127,7 @@ class AccuracyConfig:
     """Short trainings of single networks, to which the accuracy field is fitted (docs/accuracy.md)."""
 
     trainings: int = 16
-    """Networks to train; 0 to search by the prior, which hears the supernet where it is clear."""
+    """Networks to train; 0 to trust the supernet's rewards alone."""
     epochs: float = 0.25
     """Length of each, as a part of the final network's epochs."""
     from_supernet: bool = False

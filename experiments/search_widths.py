@@ -30,19 +30,10 @@ HERE = 'this device'
 
 
 def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
-    """Return the field that joint search maximises: fitted to short trainings, or what is believed without any."""
+    """Return the field that joint search maximises: fitted to short trainings, or the supernet's rewards alone."""
     if config.accuracy.trainings:
-        found = fit_accuracy.fit(config, dataset, graph, table)
-    else:
-        found = fit_accuracy.believed(config, graph, train(config, dataset, graph), _unit(config))
-    return ows.fitted(found, graph)
-
-
-def _unit(config: Config) -> str:
-    """Return the unit of utility; without trainings, what a site gains on the average from all its widths."""
-    if not config.accuracy.trainings:
-        return 'of a site'
-    return '%' if config.accuracy.measure == 'accuracy' else 'nats'
+        return ows.fitted(fit_accuracy.fit(config, dataset, graph, table), graph)
+    return rewards_of(config, train(config, dataset, graph), graph)
 
 
 def rewards_of(config: Config, supernet: Supernet, graph: Graph) -> Field:
@@ -83,7 +74,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
     result = {
         'budget_ms': limit,
         'base_ms': float(table.predict(graph.base)),
-        'unit': _unit(config),
+        'unit': '%' if config.accuracy.trainings and config.accuracy.measure == 'accuracy' else 'nats',
         'gap': float(solution.upper_bound - solution.utility),
         'methods': {
             name: {
