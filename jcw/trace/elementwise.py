@@ -102,7 +102,7 @@ REFUSED: dict[str, Function] = {
     'softplus': lambda x: np.logaddexp(x, 0),
     'tanh': np.tanh,
     'hard tanh': lambda x: np.clip(x, -1, 1),
-    'a square': np.square,
+    "a square, as of instance normalisation's moments, which are of each image and not of the training": np.square,
     **{
         f'leaky ReLU of slope {a:g}': lambda x, a=a: np.where(x > 0, x, a * x)
         for a in (0.01, 0.1, 0.2, 0.25, 0.3)

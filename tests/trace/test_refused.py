@@ -60,6 +60,10 @@ REFUSED = {
         lambda x: nn.LayerNorm()(x),
         rf'reduce_sum \(\[2 8 8 8\]\) -> \[2 8 8\] at {LINE}: it goes over channels',
     ),
+    'instance normalisation': (
+        lambda x: nn.InstanceNorm()(x),
+        rf"{LINE} is a square, as of instance normalisation's moments, which are of each image",
+    ),
     'batch statistics of training': (
         lambda x: nn.BatchNorm(use_running_average=False)(x),
         rf'reduce_sum \(\[2 8 8 8\]\) -> \[8\] at {LINE}: it goes over the batch, .* evaluation mode',
