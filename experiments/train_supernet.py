@@ -65,9 +65,12 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
     if settings.adaptive:
         wanted['budget'] = config.search.budget_ms or config.search.budget
         wanted['ridge'] = config.search.ridge
-    carry, optimiser, num_steps = start_of(config, dataset, graph)  # settings it refuses claim nothing
+    optimiser, num_steps = optimiser_of(settings, len(dataset.train))  # settings it refuses claim nothing
     folder = claim(paths(config).supernet, **wanted)
-    if not launch.first_says((folder / 'result.json').exists()):
+    begin = functools.partial(start_of, config, graph, optimiser)
+    if launch.first_says((folder / 'result.json').exists()):
+        state, width_stats, _ = read_back(folder, jax.eval_shape(begin), num_steps)
+    else:
         if settings.start is not None:
             _say_start(accuracy_of(config, dataset, graph))
         with (
@@ -77,7 +80,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
             progress.bar('Training the supernet', num_steps) as update,
         ):
             carry = loop.run(
-                carry,
+                begin(),
                 _step(config, dataset, graph, optimiser, num_steps, batch_of),
                 num_steps,
                 folder=folder,
@@ -86,9 +89,8 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
                 score=_score(config, dataset, graph) if config.launch.keep_best else None,
                 **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
-        variables = jax.device_get(carry[0].variables)
-        save_json(folder / 'result.json', _validate(config, dataset, graph, variables))
-    state, width_stats, _ = read_back(folder, carry, num_steps)
+        state, width_stats, _ = jax.device_get(carry)
+        save_json(folder / 'result.json', _validate(config, dataset, graph, state.variables))
     return Supernet(state.variables, width_stats)
 
 
@@ -99,18 +101,14 @@ def _say_start(accuracy: float) -> None:
     )
 
 
-def start_of(
-    config: Config, dataset: data.Dataset, graph: Graph
-) -> tuple[Carry, optax.GradientTransformation, int]:
-    """Return what training begins with, its optimiser and the number of its steps."""
-    settings = config.supernet
-    optimiser, num_steps = optimiser_of(settings, len(dataset.train))
+def start_of(config: Config, graph: Graph, optimiser: optax.GradientTransformation) -> Carry:
+    """Return what training begins with."""
     key = jax.random.key(config.seed)
-    if settings.start is None:
+    if config.supernet.start is None:
         state = init_state(key, functions_of(graph), optimiser)
     else:
         state = start_from(axes.widened(key, trained_network(config, graph).variables, graph), optimiser)
-    return (state, stats.empty(*graph.present.shape), aows.even_draws(graph)), optimiser, num_steps
+    return state, stats.empty(*graph.present.shape), aows.even_draws(graph)
 
 
 def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_steps: int, batch_of):

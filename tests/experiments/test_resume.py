@@ -17,7 +17,7 @@ from experiments.command_line import parse
 from experiments.paths import paths
 from experiments.space import graph_of
 from experiments.train_supernet import start_of
-from experiments.training import load_data
+from experiments.training import load_data, optimiser_of
 from jcw.latency.table import flops_table
 from jcw.train.checkpoint import Checkpoints
 
@@ -89,7 +89,8 @@ def prepare(run):
 def carry_of(config):
     """Read the last checkpoint: parameters, statistics, optimiser, width statistics and draws."""
     dataset = load_data(config)
-    like = start_of(config, dataset, graph_of(config, dataset))[0]
+    optimiser, _ = optimiser_of(config.supernet, len(dataset.train))
+    like = start_of(config, graph_of(config, dataset), optimiser)
     with Checkpoints(paths(config).supernet / 'checkpoints') as checkpoints:
         return checkpoints.latest_step, checkpoints.restore(like)[0]
 
@@ -150,7 +151,8 @@ def test_two_processes_train_the_supernet_of_one(cache, tmp_path):
     assert 'Training the supernet' not in both[1].log
     config, other = (parse(None, args=[*SMALL, '--run', str(tmp_path / n), *short]) for n in ('one', 'two'))
     dataset = load_data(config)
-    begun = start_of(config, dataset, graph_of(config, dataset))[0]
+    optimiser, _ = optimiser_of(config.supernet, len(dataset.train))
+    begun = start_of(config, graph_of(config, dataset), optimiser)
     (last, expected), (step, found) = carry_of(config), carry_of(other)
     assert step == last == 1
     np.testing.assert_allclose(found[1].gram, expected[1].gram, rtol=1e-5)

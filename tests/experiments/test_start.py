@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
@@ -85,7 +86,7 @@ def own(tmp_path):
 
 def variables_of(config: Config, graph):
     """Return the variables that the supernet begins with."""
-    (state, *_), _, _ = train_supernet.start_of(config, load_data(config), graph)
+    state, *_ = train_supernet.start_of(config, graph, optax.sgd(0.1))
     return state.variables
 
 
