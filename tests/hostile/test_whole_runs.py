@@ -27,14 +27,13 @@ from experiments import (
     train_supernet,
     training,
 )
-from experiments.config import CompareConfig, Config
-from experiments.presets import DIGITS
+from experiments.config import Config
 from experiments.space import graph_of
 from jcw import records
 from jcw.latency.table import flops_table
 from tests.experiments.paper_device import PaperDevice
 from tests.hostile import attacks
-from tests.own_network import NETWORK
+from tests.own_network import small_run
 
 pytestmark = pytest.mark.slow
 
@@ -66,34 +65,9 @@ class Whole(NamedTuple):
     reads: list[tuple[int, bool, str]]
 
 
-def settings(root: Path) -> Config:
-    (root / 'net.py').write_text(NETWORK)
-    change = dataclasses.replace
-    return change(
-        DIGITS,
-        run=root / 'run',
-        data=change(DIGITS.data, limit=200),
-        space=change(
-            DIGITS.space,
-            network=f'{root / "net.py"}:net',
-            strides=None,
-            base_multiplier=0.5,
-            levels=6,
-            divisor=2,
-        ),
-        latency=change(DIGITS.latency, networks=30, batch=2),
-        supernet=change(DIGITS.supernet, epochs=0.5, batch=32, warmup_epochs=0, recalibration_images=64),
-        accuracy=change(DIGITS.accuracy, trainings=3, epochs=0.5, seeds=(0,)),
-        search=change(DIGITS.search, budget=0.8, frontier=8, greedy_images=50),
-        repair=change(DIGITS.repair, rounds=3),
-        subnet=change(DIGITS.subnet, epochs=1, batch=32, warmup_epochs=0, seeds=(0,)),
-        compare=CompareConfig(budgets=(0.8,), methods=('joint', 'uniform'), seeds=(0,)),
-    )
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory) -> Iterator[Whole]:
-    config, read = settings(tmp_path_factory.mktemp('whole')), set()
+    config, read = small_run(tmp_path_factory.mktemp('whole')), set()
     graph = graph_of(config, training.load_data(config))
     table = flops_table(graph)
     looked = records.refuse_other_than_file
