@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Size a trained network, and compare with sizing and training from scratch: twelve epochs for each network in the end.
-# run.sh DATA RUN PRESET [SETTINGS]: DATA holds prepared tensorflow-datasets, RUN is a new folder.
+# [BUDGETS="0.5 0.33"] run.sh DATA RUN PRESET [SETTINGS]: DATA holds prepared tensorflow-datasets, RUN is a new folder.
 set -euo pipefail
 data=$1 run=$2 preset=$3
 settings=("${@:4}")
@@ -24,14 +24,14 @@ for each in sized_trained sized_scratch uniform_scratch uniform_trained; do
     mkdir -p "$run/$each"
     cp -r "$run/table/latency" "$run/$each/"
 done
-for budget in 0.5 0.33; do
+for budget in ${BUDGETS:-0.5 0.33}; do
     at=(--compare.budgets "$budget" --compare.seeds 0 1)
-    stage compare_methods sized_trained "${trained[@]}" "${at[@]}" --compare.methods joint rewards \
+    stage compare_methods sized_trained "${trained[@]}" "${at[@]}" --compare.methods rewards \
         --subnet.from-supernet --subnet.epochs 2
     stage compare_methods uniform_trained "${trained[@]}" "${at[@]}" --compare.methods uniform \
         --subnet.from-start --subnet.epochs 4
     stage compare_methods uniform_scratch "${at[@]}" --compare.methods uniform --subnet.epochs 12
-    stage compare_methods sized_scratch "${at[@]}" --compare.methods joint --subnet.epochs 10
+    stage compare_methods sized_scratch "${at[@]}" --compare.methods rewards --subnet.epochs 10
     for each in sized_trained sized_scratch uniform_scratch uniform_trained; do
         cp -r "$run/$each/comparison" "$run/$each/comparison_$budget"
     done
