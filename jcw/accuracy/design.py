@@ -37,8 +37,8 @@ def propose(
 ) -> NetworkChoices:
     """Choose the networks to train next: Thompson sampling (Thompson, 1933) with an exact solver.
 
-    Each field drawn from the posterior is maximised under one of the budgets, in turn; what is new is taken. In the last
-    round the optima of the mean come first: who takes only what was trained would go without them.
+    Each field drawn from the posterior is maximised under one of the budgets, in turn; what is new is taken. In the
+    last round the optima of the mean come first: who takes only what was trained would go without them.
 
     Args:
       key: of the draws.

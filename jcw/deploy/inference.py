@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jcw.deploy.fold import Folded, shapes
 from jcw.graph import Graph, Operation
-from jcw.nets import activations, kernels
+from jcw.nets import activations, blocks, kernels
 from jcw.nets.kernels import Implementation
 from jcw.windows import pads_of
 
@@ -168,8 +168,8 @@ def _windows(x: jax.Array, op: Operation) -> list[tuple[int, int, jax.Array]]:
     size, stride = op.kernel, op.stride
     pads = pads_of(x.shape[1:3], size, stride, op.pads)
     padded, after = (
-        jax.lax.optimization_barrier(kernels.pad(x, pads)),
-        kernels.after_of(x, size, stride, pads),
+        jax.lax.optimization_barrier(blocks.pad(x, pads)),
+        blocks.after_of(x, size, stride, pads),
     )
-    taps = kernels.live_taps(x, size, stride, pads)
-    return [(i, j, kernels.window(padded, after, i, j, stride)) for i, j in taps]
+    taps = blocks.live_taps(x, size, stride, pads)
+    return [(i, j, blocks.window(padded, after, i, j, stride)) for i, j in taps]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jcw.nets import activations, kernels
+from jcw.nets import activations, blocks, kernels
 
 Activations = Float[Array, 'batch height width channels']
 Mask = Float[Array, 'channels'] | Float[Array, 'batch channels']
@@ -115,7 +115,7 @@ def _spatial(mask: jax.Array) -> jax.Array:
 
 
 def _sums(values: tuple[jax.Array, ...], axis_name: str | None) -> tuple[jax.Array, ...]:
-    sums = tuple(v.sum((0, 1, 2), dtype=kernels.accumulator(v)) for v in values)
+    sums = tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in values)
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
@@ -137,7 +137,7 @@ def _normalise(
 ) -> tuple[jax.Array, Moments]:
     live = _live(x, mask, axis_name)
     masked = x * _spatial(mask) if mask.ndim == 2 else x
-    total, squares = _sums((masked, jnp.square(masked.astype(kernels.accumulator(x)))), axis_name)
+    total, squares = _sums((masked, jnp.square(masked.astype(blocks.accumulator(x)))), axis_name)
     count = jnp.maximum(live, 1) if mask.ndim == 2 else jnp.maximum(live.max(), 1)
     mean = total / count
     variance = jnp.maximum(squares / count - jnp.square(mean), 0)

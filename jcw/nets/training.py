@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jcw.graph import NORMALISED, Graph, Operation
-from jcw.nets import activations, axes, kernels, masking
+from jcw.nets import activations, axes, blocks, kernels, masking
 from jcw.nets.axes import Variables
 
 TracedWidths = Int[Array, 'sites'] | Int[Array, 'batch sites']
@@ -188,7 +188,7 @@ def _max_pool(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) ->
 
 
 def _mean(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax.Array:
-    return x.mean((1, 2), dtype=kernels.accumulator(x))
+    return x.mean((1, 2), dtype=blocks.accumulator(x))
 
 
 def _dense(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax.Array:
@@ -196,7 +196,7 @@ def _dense(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> ja
 
 
 def _gate(forms: Forms, op: Operation, own: dict[str, Any], x: jax.Array) -> jax.Array:
-    squeezed = x.mean((1, 2), dtype=kernels.accumulator(x))
+    squeezed = x.mean((1, 2), dtype=blocks.accumulator(x))
     inner = activations.BY_NAME[op.activation](squeezed @ own['reduce_kernel'] + own['reduce_bias'])
     if isinstance(op.inner, str):
         inner = inner * forms.masks.sites[op.inner]
