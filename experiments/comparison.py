@@ -15,15 +15,22 @@ from jcw.latency.table import LatencyTable, flops_table
 def table_of(
     table: LatencyTable,
     chosen: dict[float, dict[str, Widths]],
-    accuracies: dict[Widths, list[float]],
+    tested: dict[Widths, list[dict[str, float]]],
     times: dict[Widths, Sample],
 ) -> list[dict[str, Any]]:
-    """Return a row per budget and method; gains are relative, with the standard error over seeds."""
+    """Return a row per budget and method; gains are relative, with the standard error over seeds.
+
+    `tested` has accuracy and loss on test images of every training of each network.
+    """
     flops = flops_table(table.graph)
+
+    def of(widths: Widths, what: str) -> np.ndarray:
+        return np.array([training[f'test_{what}'] for training in tested[widths]])
+
     rows = []
     for budget, found in chosen.items():
         for name, widths in found.items():
-            values = np.array(accuracies[widths])
+            values, losses = of(widths, 'accuracy'), of(widths, 'loss')
             rows.append(
                 {
                     'budget': budget,
@@ -36,8 +43,10 @@ def table_of(
                     'test_accuracies': values,
                     'mean': values.mean(),
                     'error': standard_error(values),
+                    'loss': losses.mean(),
+                    'loss_error': standard_error(losses),
                     **{
-                        f'gain_over_{other}': gain(values, np.array(accuracies[found[other]]))
+                        f'gain_over_{other}': gain(values, of(found[other], 'accuracy'))
                         for other in ('greedy', 'uniform')
                         if other in found and found[other] != widths
                     },
@@ -63,8 +72,8 @@ def gain(values: np.ndarray, others: np.ndarray) -> list[float]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
     head = (
-        '| budget | method | predicted | measured | MFLOPs | test accuracy | over greedy | over uniform | widths |\n'
-        '|---|---|---|---|---|---|---|---|---|\n'
+        '| budget | method | predicted | measured | MFLOPs | test accuracy | test loss '
+        '| over greedy | over uniform | widths |\n|---|---|---|---|---|---|---|---|---|---|\n'
     )
     return head + ''.join(_line(row) for row in rows)
 
@@ -81,6 +90,7 @@ def _line(row: dict[str, Any]) -> str:
         f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
         f'{row["mflops"]:.2f}',
         f'{row["mean"]:.2%}{_error(row["error"], 2)}',
+        f'{row["loss"]:.3f}' + (f' ± {row["loss_error"]:.3f}' if np.isfinite(row['loss_error']) else ''),
         *gains,
         ' '.join(map(str, row['widths'])),
     )

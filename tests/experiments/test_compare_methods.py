@@ -129,17 +129,20 @@ def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
         'mflops': 2.0,
         'mean': 0.61,
         'error': 0.02,
+        'loss': 1.5,
+        'loss_error': 0.25,
         'gain_over_greedy': [0.04, 0.01],
         'widths': (8, 16),
     }
     text = comparison.markdown([row])
     assert text.splitlines()[-1] == (
-        '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% ± 2.00% | +4.0% ± 1.0% |  | 8 16 |'
+        '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% ± 2.00% | 1.500 ± 0.250 | +4.0% ± 1.0% |  | 8 16 |'
     )
-    alone = comparison.markdown([{**row, 'error': float('nan'), 'gain_over_greedy': [0.04, float('nan')]}])
+    nan = float('nan')
+    alone = comparison.markdown([{**row, 'error': nan, 'loss_error': nan, 'gain_over_greedy': [0.04, nan]}])
     assert (
         alone.splitlines()[-1]
-        == '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% | +4.0% |  | 8 16 |'
+        == '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% | 1.500 | +4.0% |  | 8 16 |'
     )
     assert comparison.draw([row]).axes[0].get_legend_handles_labels()[1] == ['joint']
 
@@ -191,6 +194,7 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     rows = json.loads((folder / 'results.json').read_text())
     assert {row['method'] for row in rows} >= {*methods} - {'other_table'}  # whose table may miss the budget
     assert all(len(row['test_accuracies']) == 2 and row['measured_ms'] > 0 for row in rows)
+    assert all(row['loss'] > 0.1 for row in rows)
     assert all(row['measured_ms'] <= 1.05 * row['budget_ms'] for row in rows)  # timed once more
     known = samples.read(config.run / 'accuracy' / 'samples.jsonl')
     drawn = samples.read(config.run / 'accuracy' / 'random_samples.jsonl')
