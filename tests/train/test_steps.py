@@ -244,6 +244,23 @@ def test_steps_taken_at_once_are_those_taken_one_by_one(most, count):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
+def test_steps_at_once_on_four_devices_are_those_of_one():
+    graph, optimiser = GRAPH.fixed(GRAPH.smallest), optax.sgd(0.05)
+    begin = start_from(jax.jit(training.functions_of(graph).init)(KEY), optimiser)
+    images, labels = (np.stack(np.split(array, 2), axis=1) for array in examples(32))
+    states = []
+    for axis in (None, parallel.AXIS):
+        net = training.functions_of(graph, axis_name=axis)
+        run = steps.at_once(steps.plain_step(net, GRAPH, optimiser, RECIPE, axis), 2)
+        if axis is None:
+            run = jax.jit(run)
+        else:
+            given = (False, False, False, True, True)
+            run = parallel.data_parallel(run, batch_args=given, batch_outputs=(False, False))
+        states.append(run(begin, KEY, np.array([3, 2], np.int32), images, labels)[0])
+    close(states[0].params, states[1].params)
+
+
 @pytest.mark.parametrize('per_example', [False, True])
 def test_recalibration_of_whole_batches_gives_their_joint_moments(per_example):
     net, variables = training.functions_of(GRAPH), trained_variables()
