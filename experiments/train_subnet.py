@@ -116,8 +116,8 @@ class Program(NamedTuple):
 
 def program_of(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> Program:
     """Return the program of a configuration, that of the last call where nothing it depends on has changed."""
-    about = config.subnet, config.data, len(dataset.train), dataset.mean, dataset.std
-    return _program(graph, widths, *about)
+    recipe = dataclasses.replace(config.subnet, from_supernet=False, from_start=False, seeds=())
+    return _program(graph, widths, recipe, config.data, len(dataset.train), dataset.mean, dataset.std)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,189 @@
+"""What tells which of two networks near a budget is better: a short training, the supernet, or arithmetic?
+
+Random networks just within the budget are trained whole with several seeds; the means of their test accuracies and
+losses are the truth. Against it stand short trainings with another seed, from scratch and from the supernet, on
+validation images, the supernet's own losses and rewards, `log(width)` and FLOPs: Spearman's rank correlations with 95 %
+bootstrap intervals, and the seconds that each takes for a network, compilation aside.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import fit_latency, measure_latency, progress, train_subnet, train_supernet
+from experiments.budget import budget_ms
+from experiments.config import Config
+from experiments.fit_accuracy import shortened
+from experiments.limits import limits_of
+from experiments.paths import named
+from experiments.ranking_study import Correlation, spearman
+from experiments.run_folder import claim, read_json, save_json
+from experiments.search_widths import rewards_of
+from experiments.space import graph_of, settings_of
+from experiments.subnet_loss import SubnetLoss
+from experiments.training import load_data, one_ahead
+from jcw import data
+from jcw.field import scores
+from jcw.graph import Graph, Widths
+from jcw.latency.table import flops_table
+from jcw.search import baselines
+
+PARTS = (0.25, 0.5)
+"""Of the final epochs, that short trainings have."""
+OTHER = 100
+"""Added to the run's seed for the seed of the short trainings, which the truth does not have."""
+
+
+class Row(NamedTuple):
+    """What ranks, how well, and what it takes."""
+
+    ranks: str
+    accuracy: Correlation  # with the mean test accuracy of whole trainings
+    loss: Correlation  # with their mean test loss, negative
+    seconds: float  # for a network
+
+
+def main(config: Config) -> None:
+    dataset = load_data(config)
+    graph = graph_of(config, dataset)
+    measure_latency.measure(config)
+    table = fit_latency.fit(config)
+    limit = budget_ms(config, table)
+    drawn = baselines.random_within(
+        jax.random.key(config.seed + 9),
+        graph,
+        table.to_cost(),
+        limit,
+        config.ranking.standalone,
+        limits_of(config, graph),
+    )
+    networks = graph.networks(drawn)
+    seeds, other = [config.seed + seed for seed in config.ranking.seeds], config.seed + OTHER
+    trained = functools.partial(_trained, dataset, graph, networks)
+    *whole, again = trained([(config, seed) for seed in (*seeds, other)])
+    truth = {
+        of: np.mean([[each[f'test_{of}'] for each in run] for run in whole], 0) for of in ('accuracy', 'loss')
+    }
+    found = _untrained(config, dataset, graph, drawn)
+    ways = {(1.0, False): again}
+    for part in PARTS:
+        recipes = [(part, False), (part, True)]
+        results = trained([(_short(config, *each), other) for each in recipes])
+        ways |= dict(zip(recipes, results, strict=True))
+    for (part, from_supernet), runs in ways.items():
+        seconds = float(np.median([each['seconds'] for each in runs]))
+        name = f'{part:g} of the epochs{" from the supernet" if from_supernet else ""}'
+        found[f'{name}, accuracy'] = np.array([each['validation_accuracy'] for each in runs]), seconds
+        found[f'{name}, loss'] = -np.array([each['validation_loss'] for each in runs]), seconds
+    rows = [
+        Row(name, spearman(values, truth['accuracy']), spearman(values, -truth['loss']), seconds)
+        for name, (values, seconds) in found.items()
+    ]
+    folder = config.run / 'training_study'
+    spread = {of: float(values.std(ddof=1)) for of, values in truth.items()}
+    save_json(
+        folder / 'results.json',
+        {
+            'budget_ms': limit,
+            'networks': networks,
+            'whole': [[[each[f'test_{of}'] for of in truth] for each in run] for run in whole],
+            'spread': spread,
+            'rows': [row._asdict() for row in rows],
+        },
+    )
+    (folder / 'table.md').write_text(markdown(rows))
+    progress.console.print(
+        f'{len(networks)} networks within {limit:.4g} ms; their mean accuracies deviate by {spread["accuracy"]:.2%}, '
+        f'losses by {spread["loss"]:.3f}\n{markdown(rows)}',
+        highlight=False,
+    )
+
+
+def _untrained(
+    config: Config, dataset: data.Dataset, graph: Graph, choices: np.ndarray
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Return what ranks without training a network: values [networks], and seconds a network."""
+    widths = graph.to_widths(choices)
+    supernet = train_supernet.train(config, dataset, graph)
+    measure = SubnetLoss(config, dataset, graph, supernet.variables, config.search.greedy_images)
+    measure(widths[0])  # compiled
+    began = time.monotonic()
+    losses = np.array([float(measure(each).loss) for each in widths])
+    seconds = (time.monotonic() - began) / len(widths)
+    return {
+        'FLOPs': (flops_table(graph).predict(widths), 0.0),
+        'log(width)': (np.log(np.maximum(widths, 1)).sum(1), 0.0),
+        "supernet's rewards": (scores(rewards_of(config, supernet, graph), choices), 0.0),
+        "supernet's loss": (-losses, seconds),
+    }
+
+
+def _short(config: Config, part: float, from_supernet: bool) -> Config:
+    accuracy = dataclasses.replace(config.accuracy, epochs=part, from_supernet=from_supernet)
+    return dataclasses.replace(config, subnet=shortened(dataclasses.replace(config, accuracy=accuracy)))
+
+
+def _trained(
+    dataset: data.Dataset, graph: Graph, networks: list[Widths], trainings: Sequence[tuple[Config, int]]
+) -> list[list[dict[str, float]]]:
+    """Train every network in every way, a recipe and a seed; return what came of it, and seconds [ways][networks].
+
+    What was trained is read back. The ways share a program, so their recipes have as many epochs.
+    """
+    folders = [_folder(config, graph, seed) for config, seed in trainings]
+
+    def seconds(folder: Path, widths: Widths) -> Path:
+        return folder / named(widths) / 'seconds.json'
+
+    left = [widths for widths in networks if not all(seconds(each, widths).exists() for each in folders)]
+    make_ready = functools.partial(train_subnet.make_ready, trainings[0][0], dataset, graph)
+    for widths in one_ahead(left, make_ready):
+        for (config, seed), folder in zip(trainings, folders, strict=True):
+            path, began = seconds(folder, widths), time.monotonic()
+            title = f'{folder.name}, network {left.index(widths) + 1} of {len(left)}'
+            train_subnet.train(config, dataset, graph, widths, path.parent, title, seed)
+            if not path.exists():
+                save_json(path, {'seconds': time.monotonic() - began})
+    return [
+        [
+            read_json(seconds(folder, widths).with_name('result.json'), *train_subnet.TESTED)
+            | read_json(seconds(folder, widths), 'seconds')
+            for widths in networks
+        ]
+        for folder in folders
+    ]
+
+
+def _folder(config: Config, graph: Graph, seed: int) -> Path:
+    settings = config.subnet
+    start = '_from_supernet' if settings.from_supernet else ''
+    return claim(
+        config.run / 'training_study' / f'{settings.epochs:g}_epochs{start}_seed_{seed}',
+        data=config.data,
+        space=settings_of(config, graph),
+        subnet=settings,
+        seed=config.seed,
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return the table as Markdown, the best first."""
+    lines = [
+        '| what ranks | against mean accuracy | against mean loss | seconds a network |\n|---|---|---|---|\n'
+    ]
+    for row in sorted(rows, key=lambda row: -row.accuracy.value):
+        lines.append(f'| {row.ranks} | {row.accuracy} | {row.loss} | {row.seconds:.2f} |\n')
+    return ''.join(lines)
+
+
+if __name__ == '__main__':
+    from experiments.command_line import parse
+    from experiments.stage import run_stage
+
+    run_stage(main, parse(__doc__, 'ranking', 'search', 'subnet', 'accuracy'), keep_freed=True)
