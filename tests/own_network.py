@@ -41,3 +41,14 @@ def small_run(root: Path) -> Config:
         subnet=change(DIGITS.subnet, epochs=1, batch=32, warmup_epochs=0, seeds=(0,)),
         compare=CompareConfig(budgets=(0.8,), methods=('joint', 'uniform'), seeds=(0,)),
     )
+
+
+def on_a_device(config: Config) -> Config:
+    """Return the run with a network and a batch so large that a real device takes longer for wider ones."""
+    change = dataclasses.replace
+    return change(
+        config,
+        space=change(config.space, base_multiplier=2.0),
+        latency=change(config.latency, batch=64),
+        search=change(config.search, budget=0.9),
+    )

@@ -7,13 +7,14 @@ import pytest
 
 from experiments import training_study
 from experiments.config import RankingConfig
-from tests.own_network import small_run
+from tests.own_network import on_a_device, small_run
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_way_of_ranking_stands_against_whole_trainings_and_a_second_call_trains_nothing(tmp_path):
-    config = dataclasses.replace(small_run(tmp_path), ranking=RankingConfig(standalone=3, seeds=(0, 1)))
+    config = on_a_device(small_run(tmp_path))
+    config = dataclasses.replace(config, ranking=RankingConfig(standalone=3, seeds=(0, 1)))
     training_study.main(config)
     folder = config.run / 'training_study'
     found = json.loads((folder / 'results.json').read_text())

@@ -19,7 +19,7 @@ from experiments.paths import paths
 from experiments.space import graph_of
 from experiments.training import load_data
 from jcw.accuracy.table import AccuracyTable
-from tests.own_network import small_run
+from tests.own_network import on_a_device, small_run
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def change(config, part, **values):
 def devices(tmp_path_factory):
     """Two runs with latency tables of real runtimes, and what one network for both must hold there."""
     root = tmp_path_factory.mktemp('devices')
-    here = change(change(small_run(root), 'space', base_multiplier=2.0), 'latency', batch=64)
+    here = on_a_device(small_run(root))
     there = change(dataclasses.replace(here, run=root / 'board'), 'latency', runtime='onnx')
     for config in (here, there):
         measure_latency.main(config)
