@@ -80,7 +80,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def _line(row: dict[str, Any]) -> str:
     gains = [
-        f'{row[key][0]:+.1%}{_error(row[key][1], 1)}' if key in row else ''
+        f'{row[key][0]:+.1%}{_error(row[key][1], ".1%")}' if key in row else ''
         for key in ('gain_over_greedy', 'gain_over_uniform')
     ]
     cells = (
@@ -89,17 +89,17 @@ def _line(row: dict[str, Any]) -> str:
         f'{row["predicted_ms"]:.3f} ms',
         f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
         f'{row["mflops"]:.2f}',
-        f'{row["mean"]:.2%}{_error(row["error"], 2)}',
-        f'{row["loss"]:.3f}' + (f' ± {row["loss_error"]:.3f}' if np.isfinite(row['loss_error']) else ''),
+        f'{row["mean"]:.2%}{_error(row["error"], ".2%")}',
+        f'{row["loss"]:.3f}{_error(row["loss_error"], ".3f")}',
         *gains,
         ' '.join(map(str, row['widths'])),
     )
     return f'| {" | ".join(cells)} |\n'
 
 
-def _error(value: float, digits: int) -> str:
+def _error(value: float, form: str) -> str:
     """Return what is written after a value; nothing where a single seed tells no error."""
-    return f' ± {value:.{digits}%}' if np.isfinite(value) else ''
+    return f' ± {value:{form}}' if np.isfinite(value) else ''
 
 
 def draw(rows: list[dict[str, Any]]) -> Any:

@@ -58,6 +58,7 @@ def dilation(x: jax.Array, g: jax.Array, size: int, stride: int, pads: Pads) -> 
 
 
 def block_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Sum the results of an elementwise function of images over all positions, a block of these at a time."""
     channels = arrays[0].shape[-1]
     flat = [array.reshape(-1, channels) for array in arrays]
     rows = block_rows(len(flat[0]), SUM_BYTES, channels * 4)

@@ -17,6 +17,7 @@ PATCH_BYTES = 2**21  # of patches gathered at a time for a larger kernel's gradi
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1, dilation: int = 1
 ) -> jax.Array:
+    """Convolve natively; `groups` of channels, and `dilation` of the images by zeros between their entries."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
