@@ -158,7 +158,7 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     return {name: tuple(methods[name]['widths']) for name in found if methods[name]['holds']}
 
 
-def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[dict[str, Any]]] | None:
+def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, comparison.Tested] | None:
     """Train every network with every seed and return what each came to; None where another process still trains one."""
     config, dataset, graph = setting.config, setting.dataset, setting.graph
     seeds = [config.seed + seed for seed in config.compare.seeds]
@@ -184,10 +184,17 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, list[di
                     train_subnet.train(config, dataset, graph, widths, folder, title, seed)
     if any(missing(widths) for widths in networks):
         return None
-    return {
+    found = {
         widths: [read_json(result(widths, seed), *train_subnet.TESTED) for seed in seeds]
         for widths in networks
     }
+    return {widths: _tested(each, len(dataset.test)) for widths, each in found.items()}
+
+
+def _tested(results: list[dict[str, Any]], images: int) -> comparison.Tested:
+    accuracy, loss = (np.array([each[f'test_{of}'] for each in results]) for of in ('accuracy', 'loss'))
+    right = [train_subnet.right_of(each, images) for each in results]
+    return comparison.Tested(accuracy, loss, None if any(each is None for each in right) else np.stack(right))
 
 
 if __name__ == '__main__':

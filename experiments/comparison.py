@@ -1,7 +1,7 @@
 """What a comparison of methods shows: its table, its arithmetic, its plots."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,26 +11,43 @@ from jcw.graph import Widths
 from jcw.latency.samples import Sample
 from jcw.latency.table import LatencyTable, flops_table
 
+OTHERS = ('greedy', 'uniform')
+"""The methods over which gains are told."""
+
+
+class Tested(NamedTuple):
+    """What the trainings of a network came to on the test images."""
+
+    accuracy: np.ndarray  # [seeds]
+    loss: np.ndarray  # [seeds], nats
+    right: np.ndarray | None  # bool [seeds images]; none where a record does not tell
+
+
+class Gain(NamedTuple):
+    """The relative gain of one mean accuracy over another, with its standard errors."""
+
+    value: float
+    seeds: float  # error, should others be drawn
+    images: float  # the same, the networks paired image by image
+
+    @property
+    def error(self) -> float:
+        """Of both, as far as known: a little too large, since what an image and a seed do together is in either."""
+        return float(np.hypot(self.seeds, np.nan_to_num(self.images)))
+
 
 def table_of(
     table: LatencyTable,
     chosen: dict[float, dict[str, Widths]],
-    tested: dict[Widths, list[dict[str, float]]],
+    tested: dict[Widths, Tested],
     times: dict[Widths, Sample],
 ) -> list[dict[str, Any]]:
-    """Return a row per budget and method; gains are relative, with the standard error over seeds.
-
-    `tested` has accuracy and loss on test images of every training of each network.
-    """
+    """Return a row per budget and method."""
     flops = flops_table(table.graph)
-
-    def of(widths: Widths, what: str) -> np.ndarray:
-        return np.array([training[f'test_{what}'] for training in tested[widths]])
-
     rows = []
     for budget, found in chosen.items():
         for name, widths in found.items():
-            values, losses = of(widths, 'accuracy'), of(widths, 'loss')
+            values, losses = tested[widths].accuracy, tested[widths].loss
             rows.append(
                 {
                     'budget': budget,
@@ -46,8 +63,8 @@ def table_of(
                     'loss': losses.mean(),
                     'loss_error': standard_error(losses),
                     **{
-                        f'gain_over_{other}': gain(values, of(found[other], 'accuracy'))
-                        for other in ('greedy', 'uniform')
+                        f'gain_over_{other}': gain(tested[widths], tested[found[other]])
+                        for other in OTHERS
                         if other in found and found[other] != widths
                     },
                     'widths': widths,
@@ -61,16 +78,19 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float('nan')
 
 
-def gain(values: np.ndarray, others: np.ndarray) -> list[float]:
-    """Return the relative gain of one mean over another, and its standard error, to first order."""
-    mean, other = values.mean(), others.mean()
-    ratio = mean / other
-    error = ratio * np.hypot(standard_error(values) / mean, standard_error(others) / other)
-    return [float(ratio - 1), float(error)]
+def gain(own: Tested, other: Tested) -> Gain:
+    """Return the gain of one network over another; errors to first order."""
+    mean, against = own.accuracy.mean(), other.accuracy.mean()
+    ratio = mean / against
+    seeds = ratio * np.hypot(standard_error(own.accuracy) / mean, standard_error(other.accuracy) / against)
+    images = float('nan')
+    if own.right is not None and other.right is not None:
+        images = standard_error(own.right.mean(0) - ratio * other.right.mean(0)) / against
+    return Gain(float(ratio - 1), float(seeds), float(images))
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table as Markdown."""
+    """Return the table as Markdown; the error of a gain is of seeds and test images together."""
     head = (
         '| budget | method | predicted | measured | MFLOPs | test accuracy | test loss '
         '| over greedy | over uniform | widths |\n|---|---|---|---|---|---|---|---|---|---|\n'
@@ -79,10 +99,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    gains = [
-        f'{row[key][0]:+.1%}{_error(row[key][1], ".1%")}' if key in row else ''
-        for key in ('gain_over_greedy', 'gain_over_uniform')
-    ]
+    gains = [Gain(*row[f'gain_over_{other}']) if f'gain_over_{other}' in row else None for other in OTHERS]
     cells = (
         f'{row["budget"]:.0%}',
         row['method'],
@@ -91,7 +108,7 @@ def _line(row: dict[str, Any]) -> str:
         f'{row["mflops"]:.2f}',
         f'{row["mean"]:.2%}{_error(row["error"], ".2%")}',
         f'{row["loss"]:.3f}{_error(row["loss_error"], ".3f")}',
-        *gains,
+        *('' if each is None else f'{each.value:+.1%}{_error(each.error, ".1%")}' for each in gains),
         ' '.join(map(str, row['widths'])),
     )
     return f'| {" | ".join(cells)} |\n'

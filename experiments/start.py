@@ -57,7 +57,7 @@ def accuracy_of(config: Config, dataset: data.Dataset, graph: Graph) -> float:
     """Return the accuracy of the trained network on validation images, as it came."""
     net = functions_of(graph.fixed(graph.base))
     evaluate = Evaluator(net, dataset.mean, dataset.std)
-    return evaluate(trained_network(config, graph).variables, dataset.validation)['accuracy']
+    return float(evaluate(trained_network(config, graph).variables, dataset.validation).accuracy)
 
 
 @functools.lru_cache(maxsize=1)

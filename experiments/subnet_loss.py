@@ -39,8 +39,7 @@ class SubnetLoss:
         self._measure = functools.partial(_evaluate, graph=graph, mean=dataset.mean, std=dataset.std)
 
     def __call__(self, widths: np.ndarray) -> steps.Evaluation:
-        evaluation = self._measure(self.variables, jnp.asarray(widths, jnp.int32), *self._arguments)
-        return jax.tree.map(float, evaluation)
+        return jax.device_get(self._measure(self.variables, jnp.asarray(widths, jnp.int32), *self._arguments))
 
 
 @functools.partial(jax.jit, static_argnames=('graph', 'mean', 'std'))

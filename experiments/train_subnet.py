@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ from jcw.train.state import TrainState, init_state, start_from
 
 TESTED = tuple(f'{part}_{of}' for part in ('validation', 'test') for of in ('accuracy', 'loss'))
 """What is known of a trained network."""
+RIGHT = 'test_right'
+"""Besides, a bit for each test image: whether it was right."""
 
 
 def train(
@@ -199,15 +201,27 @@ def _final(config: Config, dataset: data.Dataset, net: Network, state: TrainStat
     )
 
 
-def _test(dataset: data.Dataset, program: Program, variables: Variables) -> dict[str, float]:
-    parts = {'validation': dataset.validation, 'test': dataset.test}
-    found = {name: program.evaluate(variables, source) for name, source in parts.items()}
-    return {f'{name}_{of}': value for name, each in found.items() for of, value in each.items()}
+def _test(dataset: data.Dataset, program: Program, variables: Variables) -> dict[str, Any]:
+    validation, test = (program.evaluate(variables, part) for part in (dataset.validation, dataset.test))
+    return {
+        'validation_accuracy': float(validation.accuracy),
+        'validation_loss': float(validation.loss),
+        'test_accuracy': float(test.accuracy),
+        'test_loss': float(test.loss),
+        RIGHT: np.packbits(test.right).tobytes().hex(),
+    }
+
+
+def right_of(result: Mapping[str, Any], images: int) -> np.ndarray | None:
+    """Return which of the test images a trained network classifies right; nothing where its record is older."""
+    if RIGHT not in result:
+        return None
+    return np.unpackbits(np.frombuffer(bytes.fromhex(result[RIGHT]), np.uint8), count=images).astype(bool)
 
 
 def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], float]:
     """Return the accuracy on validation images as a function of what training carries."""
-    return lambda state: program.evaluate(jax.device_get(state.variables), dataset.validation)['accuracy']
+    return lambda state: float(program.evaluate(jax.device_get(state.variables), dataset.validation).accuracy)
 
 
 def measured(config: Config, graph: Graph, networks: Sequence[Widths]) -> dict[Widths, samples.Sample]:

@@ -228,7 +228,8 @@ def _note(at: loop.Progress) -> str:
 def _validate(config: Config, dataset: data.Dataset, graph: Graph, variables: Variables) -> dict:
     measure = SubnetLoss(config, dataset, graph, variables, len(dataset.validation))
     named = {'largest': graph.largest, 'base': graph.base, 'smallest': graph.smallest}
-    return {name: measure(widths)._asdict() for name, widths in named.items()}
+    found = {name: measure(widths) for name, widths in named.items()}
+    return {name: {'loss': float(e.loss), 'accuracy': float(e.accuracy)} for name, e in found.items()}
 
 
 def describe(config: Config) -> str:

@@ -85,7 +85,7 @@ def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.
 
 
 class Evaluator:
-    """Accuracy and loss of a network, `EVALUATED` images at a time: one program for sets of any size."""
+    """What a network comes to on a set, `EVALUATED` images at a time: one program for sets of any size."""
 
     def __init__(self, net: Network, mean: Sequence[float], std: Sequence[float]) -> None:
         self._part = jax.jit(
@@ -94,15 +94,15 @@ class Evaluator:
             )
         )
 
-    def __call__(self, variables: Variables, source: data.Source) -> dict[str, float]:
-        variables, parts = jax.device_put(variables), []  # once, not with every part
+    def __call__(self, variables: Variables, source: data.Source) -> steps.Evaluation:
+        variables, counts, found = jax.device_put(variables), [], []  # once, not with every part
         for part in data.in_chunks(source, EVALUATED):
-            count, images, labels = len(part), *(_filled(array) for array in part)
-            parts.append((count, self._part(variables, images, labels, np.int32(count))))
-        return {
-            name: sum(count * float(getattr(found, name)) for count, found in parts) / len(source)
-            for name in ('accuracy', 'loss')
-        }
+            counts.append(len(part))
+            found.append(self._part(variables, *map(_filled, part), np.int32(counts[-1])))
+        found = jax.device_get(found)
+        loss, accuracy = np.dot(counts, [each[:2] for each in found]) / sum(counts)
+        right = [each.right[:count] for count, each in zip(counts, found, strict=True)]
+        return steps.Evaluation(loss, accuracy, np.concatenate(right))
 
 
 def _filled(array: np.ndarray) -> np.ndarray:

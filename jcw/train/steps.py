@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key, UInt8
+from jaxtyping import Array, Bool, Int, Key, UInt8
 
 from jcw.graph import Graph
 from jcw.nets.axes import Variables, add_slices, slice_variables
@@ -253,10 +253,11 @@ def _pool(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 class Evaluation(NamedTuple):
-    """Means over a set."""
+    """Means over a set, and what they come from."""
 
     loss: jax.Array  # in nats
     accuracy: jax.Array
+    right: Bool[Array, ' examples']  # of all examples, whatever the count
 
 
 def evaluate(
@@ -278,15 +279,16 @@ def evaluate(
     padding = chunks * batch - rows
     split = functools.partial(_split_padded, chunks=chunks, padding=padding)
 
-    def add(totals: jax.Array, chunk: tuple) -> tuple[jax.Array, None]:
+    def add(totals: jax.Array, chunk: tuple) -> tuple[jax.Array, jax.Array]:
         x, y, weight = chunk
         logits, _ = network.apply(variables, normalise(x, mean, std), widths, False)
         loss = losses.cross_entropy(logits, losses.smooth_targets(y, logits.shape[-1]))
-        return totals + jnp.stack([(weight * loss).sum(), (weight * losses.correct(logits, y)).sum()]), None
+        right = losses.correct(logits, y)
+        return totals + jnp.stack([(weight * loss).sum(), (weight * right).sum()]), right > 0
 
     chunked = (split(images), split(labels), split((jnp.arange(rows) < count).astype(jnp.float32)))
-    totals, _ = jax.lax.scan(add, jnp.zeros(2), chunked)
-    return Evaluation(totals[0] / count, totals[1] / count)
+    totals, right = jax.lax.scan(add, jnp.zeros(2), chunked)
+    return Evaluation(totals[0] / count, totals[1] / count, right.reshape(-1)[:rows])
 
 
 def _split_padded(values: Array, chunks: int, padding: int) -> Array:

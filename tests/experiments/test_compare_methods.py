@@ -8,9 +8,18 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from experiments import compare_methods, comparison, fit_latency, measure_latency, plots, ranking_study
+from experiments import (
+    compare_methods,
+    comparison,
+    fit_latency,
+    measure_latency,
+    plots,
+    ranking_study,
+    train_subnet,
+)
 from experiments.config import AccuracyConfig, CompareConfig, Method, RepairConfig
 from experiments.locks import if_free
+from experiments.paths import paths
 from experiments.presets import DIGITS
 from jcw.accuracy import samples
 from jcw.field import independent
@@ -21,12 +30,59 @@ from tests.tiny_graph import mobilenet_v1
 GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
 
 
-def test_a_gain_is_relative_and_its_error_that_of_many_draws():
+def trainings_of(rng, chances, seeds, spread):
+    """Trainings of a network that classifies image i right with chance `chances[i]`, whatever the seed's luck."""
+    luck = rng.normal(0, spread, (seeds, 1))
+    right = rng.random((seeds, len(chances))) < np.clip(chances + luck, 0, 1)
+    return comparison.Tested(right.mean(1), np.zeros(seeds), right)
+
+
+def test_the_error_of_a_gain_over_seeds_is_that_of_many_draws():
     rng = np.random.default_rng(0)
-    pairs = [(rng.normal(0.5, 0.01, 5), rng.normal(0.4, 0.01, 5)) for _ in range(4000)]
-    gains, errors = zip(*(comparison.gain(*pair) for pair in pairs), strict=True)
-    assert np.mean(gains) == pytest.approx(0.25, abs=0.001)
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(gains), rel=0.05)
+    trainings = [
+        [comparison.Tested(rng.normal(mean, 0.01, 5), np.zeros(5), None) for mean in (0.5, 0.4)]
+        for _ in range(4000)
+    ]
+    gains = [comparison.gain(*pair) for pair in trainings]
+    assert np.mean([each.value for each in gains]) == pytest.approx(0.25, abs=0.001)
+    obtained = np.std([each.value for each in gains])
+    assert np.sqrt(np.mean([each.error**2 for each in gains])) == pytest.approx(obtained, rel=0.05)
+
+
+def test_the_error_of_a_gain_over_images_is_that_of_many_test_sets_whose_hard_images_are_hard_for_both():
+    rng = np.random.default_rng(1)
+    gains, alone = [], []
+    for _ in range(1500):
+        hard = rng.random(300) < 0.5  # in which test sets differ most
+        own, other = (trainings_of(rng, np.where(hard, chance, 0.98), 3, 0) for chance in (0.12, 0.1))
+        gains.append(comparison.gain(own, other))
+        alone.append(
+            np.hypot(*(comparison.standard_error(each.right.mean(0)) for each in (own, other))) / 0.54
+        )
+    obtained = np.std([each.value for each in gains])
+    assert np.sqrt(np.mean([each.images**2 for each in gains])) == pytest.approx(obtained, rel=0.07)
+    assert np.mean(alone) > 1.5 * obtained  # what is hard for both does not count
+
+
+def test_the_error_of_a_gain_covers_seeds_and_images_together():
+    rng = np.random.default_rng(2)
+    hits, errors, values = 0, [], []
+    for _ in range(1500):
+        easy = rng.random(400)
+        own, other = (trainings_of(rng, chance * easy, 5, 0.02) for chance in (0.8, 0.75))
+        found = comparison.gain(own, other)
+        values.append(found.value)
+        errors.append(found.error)
+        hits += abs(found.value - (0.8 / 0.75 - 1)) < 1.96 * found.error
+    assert 1 <= np.sqrt(np.mean(np.square(errors))) / np.std(values) < 1.4
+    assert hits >= 0.93 * 1500
+
+
+def test_what_was_right_is_kept_with_a_training(tmp_path):
+    right = np.random.default_rng(3).random(37) < 0.4
+    record = {train_subnet.RIGHT: np.packbits(right).tobytes().hex()}
+    np.testing.assert_array_equal(train_subnet.right_of(record, 37), right)
+    assert train_subnet.right_of({}, 37) is None
 
 
 def test_every_method_has_a_colour():
@@ -131,7 +187,7 @@ def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
         'error': 0.02,
         'loss': 1.5,
         'loss_error': 0.25,
-        'gain_over_greedy': [0.04, 0.01],
+        'gain_over_greedy': [0.04, 0.008, 0.006],
         'widths': (8, 16),
     }
     text = comparison.markdown([row])
@@ -139,7 +195,9 @@ def test_the_table_has_a_line_for_each_method_and_no_gain_over_itself():
         '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% ± 2.00% | 1.500 ± 0.250 | +4.0% ± 1.0% |  | 8 16 |'
     )
     nan = float('nan')
-    alone = comparison.markdown([{**row, 'error': nan, 'loss_error': nan, 'gain_over_greedy': [0.04, nan]}])
+    alone = comparison.markdown(
+        [{**row, 'error': nan, 'loss_error': nan, 'gain_over_greedy': [0.04, nan, 0.006]}]
+    )
     assert (
         alone.splitlines()[-1]
         == '| 50% | joint | 1.000 ms | 1.100 ms ± 1.0% | 2.00 | 61.00% | 1.500 | +4.0% |  | 8 16 |'
@@ -196,6 +254,15 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     assert all(len(row['test_accuracies']) == 2 and row['measured_ms'] > 0 for row in rows)
     assert all(row['loss'] > 0.1 for row in rows)
     assert all(row['measured_ms'] <= 1.05 * row['budget_ms'] for row in rows)  # timed once more
+    for row in rows:
+        for seed, accuracy in enumerate(row['test_accuracies']):
+            record = json.loads(
+                (paths(config).trained(tuple(row['widths']), seed) / 'result.json').read_text()
+            )
+            assert train_subnet.right_of(record, 360).mean() == pytest.approx(accuracy, abs=1e-6)
+    gains = [row['gain_over_greedy'] for row in rows if 'gain_over_greedy' in row]
+    assert gains
+    assert all(images > 0 for _, _, images in gains)
     known = samples.read(config.run / 'accuracy' / 'samples.jsonl')
     drawn = samples.read(config.run / 'accuracy' / 'random_samples.jsonl')
     assert len(known.trained) <= 5  # random search draws anew for a corrected budget
