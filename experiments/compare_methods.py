@@ -30,7 +30,7 @@ from experiments.budget import at_budget, budget_ms
 from experiments.config import Config
 from experiments.limits import limits_of, stated
 from experiments.locks import alone, if_free
-from experiments.methods import BASELINES, FIELDS, Setting
+from experiments.methods import BASELINES, FIELDS, Setting, seconds
 from experiments.paths import paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
@@ -52,7 +52,9 @@ def main(config: Config) -> None:
     rows = comparison.table_of(setting.table, chosen, tested, times)
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
-    (folder / 'table.md').write_text(comparison.markdown(rows))
+    took = seconds(config.run, config.compare.methods)
+    text = f'{comparison.markdown(rows)}\n{comparison.costs(took)}'
+    (folder / 'table.md').write_text(text)
     plots.save(folder / 'accuracy.png', comparison.draw(rows))
     if 'adaptive' in config.compare.methods:
         metrics = {
@@ -60,7 +62,7 @@ def main(config: Config) -> None:
             for budget in config.compare.budgets
         }
         plots.save(folder / 'entropy.png', comparison.draw_narrowing(metrics))
-    progress.console.print(comparison.markdown(rows), highlight=False)
+    progress.console.print(text, highlight=False)
     progress.console.print(f'Written to {folder}')
 
 

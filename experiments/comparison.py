@@ -98,6 +98,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return head + ''.join(_line(row) for row in rows)
 
 
+def costs(seconds: dict[str, float]) -> str:
+    """Say what each method takes besides timing and final trainings, for all budgets, as Markdown."""
+    told = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
+    return f'To choose for all budgets, timing aside: {told}.\n'
+
+
 def _line(row: dict[str, Any]) -> str:
     gains = [Gain(*row[f'gain_over_{other}']) if f'gain_over_{other}' in row else None for other in OTHERS]
     cells = (

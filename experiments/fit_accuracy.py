@@ -103,7 +103,12 @@ class Trainings:
     """
 
     def __init__(
-        self, config: Config, dataset: data.Dataset, graph: Graph, file: str = 'samples.jsonl'
+        self,
+        config: Config,
+        dataset: data.Dataset,
+        graph: Graph,
+        file: str = 'samples.jsonl',
+        part: str = 'short trainings',
     ) -> None:
         settings = config.accuracy
         self.unit = UNITS[settings.measure == 'loss']
@@ -117,12 +122,12 @@ class Trainings:
         }
         recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
         self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
-        self._path = paths(config).accuracy.parent / file
+        self._path, self._part = paths(config).accuracy.parent / file, part
 
     def __call__(self, networks: np.ndarray) -> samples.Samples:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with spent.on(self._run.run, 'short trainings'), exclusive(self._path.parent, 'training'):
+        with spent.on(self._run.run, self._part), exclusive(self._path.parent, 'training'):
             held = {(each.widths, each.seed) for each in samples.resume(self._path, self._header).samples}
             rows, seeds = self._graph.networks(networks), self._run.accuracy.seeds
             missing = {row: [seed for seed in seeds if (row, seed) not in held] for row in rows}
@@ -162,7 +167,7 @@ def best_of_random(
     drawn = baselines.random_within(key, graph, table.to_cost(), limit, count, limits)
     if not len(drawn):
         raise ValueError(f'no configuration found just within {limit:.4g} ms')
-    trainings = Trainings(config, dataset, graph, 'random_samples.jsonl')
+    trainings = Trainings(config, dataset, graph, 'random_samples.jsonl', 'trainings of random search')
     known = trainings(drawn)
     utility: dict[Widths, list[float]] = {}
     for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True):

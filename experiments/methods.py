@@ -1,13 +1,14 @@
 """The methods that are compared: what joint search maximises in its variations, and what the baselines choose."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import baseline_widths, fit_accuracy, progress, search_widths, train_supernet
+from experiments import baseline_widths, fit_accuracy, progress, search_widths, spent, train_supernet
 from experiments.budget import at_budget, load_table
 from experiments.config import Config
 from experiments.limits import limits_of
@@ -65,7 +66,7 @@ def _random(setting: Setting, limit: float) -> np.ndarray:
     baseline_widths.slim(config, graph, table, noted, limit)
     evaluations = len(asked)
     asked.clear()
-    with progress.bar('Random search', evaluations) as update:
+    with spent.on(config.run, 'random search'), progress.bar('Random search', evaluations) as update:
 
         def shown(choices: np.ndarray) -> float:
             value = noted(choices)
@@ -116,3 +117,25 @@ BASELINES = {
     'other_table': _other_table,
 }
 """From a budget in predicted ms to choices."""
+
+_SUPERNET = ('training the supernet',)
+_GREEDY = (*_SUPERNET, 'greedy slimming')
+_JOINT = (*_GREEDY, 'short trainings')  # it trains the baselines' networks, too
+PARTS: dict[str, tuple[str, ...]] = {
+    'joint': _JOINT,
+    'rewards': _SUPERNET,
+    'adaptive': (*_JOINT, 'training the narrowed supernet'),
+    'greedy': _GREEDY,
+    'uniform': (),
+    'random': (*_GREEDY, 'random search'),
+    'random_trained': ('trainings of random search',),
+    'flops': _JOINT,
+    'other_table': _JOINT,
+}
+"""What each method takes of what the run has spent, besides timing: of this all have the same share."""
+
+
+def seconds(run: Path, methods: Sequence[str]) -> dict[str, float]:
+    """Return what each method would have taken alone, for all budgets, without timing and final trainings."""
+    found = spent.of_run(run)
+    return {name: sum(found.get(part, 0.0) for part in PARTS[name]) for name in methods}

@@ -135,8 +135,8 @@ differ? Command: `python -m experiments.compare_methods tiny_imagenet100`, with 
 Expected: 4 % over greedy. Obtained: see there.
 Recipe: eight epochs of the uniform network at 60 % end at 12.2 % of validation images with batches of 128 and a rate
 of 0.2 (warm-up 0.5 epochs, decay 1e-5), as before; with batches of 64 and one epoch of warm-up at 12.5, 16.1 and 15.0 %
-with 0.4, 0.8 and 1.6, with batches of 32 at 15.2 and 16.7 % with 0.4 and 0.8; with batches of 64, two epochs of warm-up and a
-decay of 1e-4 at 17.6 and 18.7 % with 0.8 and 1.6, with 5e-4 at 16.8 and 16.5 %.
+with 0.4, 0.8 and 1.6, with batches of 32 at 15.2 and 16.7 % with 0.4 and 0.8; with batches of 64, two epochs of
+warm-up and a decay of 1e-4 at 17.6 and 18.7 % with 0.8 and 1.6, with 5e-4 at 16.8 and 16.5 %.
 """
 IMAGENET2012 = Config(
     preset='imagenet2012',

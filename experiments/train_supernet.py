@@ -74,7 +74,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
         if settings.start is not None:
             _say_start(accuracy_of(config, dataset, graph))
         with (
-            spent.on(config.run, 'training the supernet'),
+            spent.on(config.run, f'training the {"narrowed " if settings.adaptive else ""}supernet'),
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
             progress.bar('Training the supernet', num_steps) as update,

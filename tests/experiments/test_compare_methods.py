@@ -13,6 +13,7 @@ from experiments import (
     comparison,
     fit_latency,
     measure_latency,
+    methods,
     plots,
     ranking_study,
     train_subnet,
@@ -87,6 +88,17 @@ def test_what_was_right_is_kept_with_a_training(tmp_path):
 
 def test_every_method_has_a_colour():
     assert set(get_args(Method)) <= set(plots.COLOURS)
+
+
+def test_what_a_method_takes_is_what_it_needs_of_all_that_was_spent(tmp_path):
+    assert {*methods.PARTS} == {*get_args(Method)} == {*methods.FIELDS, *methods.BASELINES}
+    spent = {'timing networks': 50, 'training the supernet': 30, 'greedy slimming': 5, 'short trainings': 40}
+    lines = [json.dumps({'part': part, 'seconds': value}) for part, value in spent.items()]
+    again = json.dumps({'part': 'training the supernet', 'seconds': 2})
+    (tmp_path / 'spent.jsonl').write_text('\n'.join([*lines, again]))
+    found = methods.seconds(tmp_path, ('uniform', 'greedy', 'joint', 'random_trained'))
+    assert found == {'uniform': 0, 'greedy': 37, 'joint': 77, 'random_trained': 0}
+    assert 'greedy 37 s, joint 77 s' in comparison.costs(found)
 
 
 def test_one_seed_has_no_known_error():
@@ -231,7 +243,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 @pytest.mark.slow
 def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     latency = dataclasses.replace(DIGITS.latency, networks=24, batch=2)
-    methods = ('joint', 'rewards', 'greedy', 'uniform', 'random_trained', 'flops', 'other_table')
+    compared = ('joint', 'rewards', 'greedy', 'uniform', 'random_trained', 'flops', 'other_table')
     config = dataclasses.replace(
         DIGITS,
         run=tmp_path / 'run',
@@ -240,7 +252,7 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
         accuracy=dataclasses.replace(DIGITS.accuracy, trainings=5, seeds=(0,)),
         supernet=dataclasses.replace(DIGITS.supernet, epochs=0.5, warmup_epochs=0),
         subnet=dataclasses.replace(DIGITS.subnet, epochs=0.5, warmup_epochs=0),
-        compare=CompareConfig(budgets=(0.9,), methods=methods, seeds=(0, 1), other_table=tmp_path / 'other'),
+        compare=CompareConfig(budgets=(0.9,), methods=compared, seeds=(0, 1), other_table=tmp_path / 'other'),
     )
     other = dataclasses.replace(
         config, run=tmp_path / 'other', latency=dataclasses.replace(latency, runtime='onnx', batch=1)
@@ -250,7 +262,7 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     compare_methods.main(config)
     folder = config.run / 'comparison'
     rows = json.loads((folder / 'results.json').read_text())
-    assert {row['method'] for row in rows} >= {*methods} - {'other_table'}  # whose table may miss the budget
+    assert {row['method'] for row in rows} >= {*compared} - {'other_table'}  # whose table may miss the budget
     assert all(len(row['test_accuracies']) == 2 and row['measured_ms'] > 0 for row in rows)
     assert all(row['loss'] > 0.1 for row in rows)
     assert all(row['measured_ms'] <= 1.05 * row['budget_ms'] for row in rows)  # timed once more
@@ -260,6 +272,9 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
                 (paths(config).trained(tuple(row['widths']), seed) / 'result.json').read_text()
             )
             assert train_subnet.right_of(record, 360).mean() == pytest.approx(accuracy, abs=1e-6)
+    took = methods.seconds(config.run, compared)
+    assert 0 < took['greedy'] < took['joint']
+    assert took['random_trained'] > 0
     gains = [row['gain_over_greedy'] for row in rows if 'gain_over_greedy' in row]
     assert gains
     assert all(images > 0 for _, _, images in gains)
