@@ -14,6 +14,9 @@ from jcw.latency.samples import Sample
 WARM_MS = 100.0
 """A call of this length has filled the caches alone: further untimed calls would only take time."""
 
+LEAST = 5
+"""Calls that a visit has however long they are: of fewer, one that was interrupted is not told from the others."""
+
 INTERRUPTED = 1.5
 """Two calls in a row that differ by more than this factor differ by an interruption."""
 
@@ -29,7 +32,9 @@ class TimingPlan:
     Attributes:
       warmup: untimed calls right before every timed one, of the network and of the reference alike; one that takes
         longer than `WARM_MS` is enough.
-      calls: timed calls of a visit, each with a call of the reference before and after it.
+      calls: timed calls of a visit at most, each with a call of the reference before and after it.
+      visit_ms: a visit ends once its timed calls have taken so long together, but not before `LEAST` of them: long
+        calls disturb each other less, and would cost most.
       min_visits: visits of a network at least.
       max_visits: visits of a network at most.
       error: stop once the standard error of the ratio to the reference is below this, relative.
@@ -42,6 +47,7 @@ class TimingPlan:
 
     warmup: int = 3
     calls: int = 10
+    visit_ms: float = 5.0
     min_visits: int = 5
     max_visits: int = 8
     error: float = 0.008
@@ -57,6 +63,8 @@ class TimingPlan:
             )
         if min(self.calls, self.window, self.attempts) < 1 or self.warmup < 0:
             raise ValueError('calls, window and attempts must be positive, warmup not negative')
+        if not self.visit_ms > 0:
+            raise ValueError(f'visit_ms must be positive, got {self.visit_ms}')
         if not 0 <= self.load_s < np.inf:
             raise ValueError(f'load_s must be a time, got {self.load_s}')
 
@@ -103,13 +111,13 @@ class Conveyor:
         timing.opening_s = time.perf_counter() - start
 
     def visit(self) -> None:
-        """Call every network in turn, the reference before and after each call, `plan.calls` times."""
+        """Call every network in turn, the reference before and after each call, as often as the plan says."""
         for timing in self.timings:
             timing.begin_visit()
         for _ in range(self.plan.calls):
             before = None
             for timing in self.timings:
-                if not timing.failure:
+                if not timing.failure and not timing.visited(self.plan):
                     before = timing.call(self.reference, before, self.plan.warmup)
 
     def take(self) -> Iterator[Sample]:
@@ -141,6 +149,11 @@ class _Timing:
     def begin_visit(self) -> None:
         self.calls_ms.append([])
         self.reference_ms.append([])
+
+    def visited(self, plan: TimingPlan) -> bool:
+        """Whether this visit has taken long enough."""
+        calls = self.calls_ms[-1]
+        return len(calls) >= LEAST and sum(calls) >= plan.visit_ms
 
     def call(self, reference: Program, before: float | None, warmup: int) -> float | None:
         """Call once between two calls of the reference, whose last call may serve as the first of these."""

@@ -167,6 +167,20 @@ def test_networks_are_visited_in_turn_and_few_are_held_open(tmp_path):
     assert most <= QUICK.window + 1
 
 
+def test_a_visit_of_long_calls_has_fewer(tmp_path):
+    runtime = device(noise=0.0)
+    call_ms = float(runtime.true_ms(networks(1)[0]))
+    cases = ((0.1, 5), (6.5, 7), (1e3, 10))  # the visit's time, in calls of this network, and how many it has
+    for count, expected in cases:
+        plan = dataclasses.replace(QUICK, visit_ms=count * call_ms)
+        (sample,) = run(runtime, networks(1), tmp_path / f'{count}', plan)
+        assert [*map(len, sample.calls_ms)] == [expected] * QUICK.min_visits
+        assert [*map(len, sample.reference_ms)] == [expected] * QUICK.min_visits
+    few = dataclasses.replace(QUICK, calls=2)
+    (sample,) = run(runtime, networks(1), tmp_path / 'few', few)
+    assert [*map(len, sample.calls_ms)] == [2] * QUICK.min_visits
+
+
 def test_networks_whose_visits_disagree_are_timed_again(tmp_path):
     doubtful = TimingPlan(calls=4, min_visits=3, max_visits=3, doubt=0.01, attempts=2)
     noisy = device(noise=0.2)
@@ -187,7 +201,8 @@ def test_nonsense_times_are_failures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'change', [{'calls': 0}, {'min_visits': 3, 'max_visits': 2}, {'window': 0}, {'warmup': -1}]
+    'change',
+    [{'calls': 0}, {'min_visits': 3, 'max_visits': 2}, {'window': 0}, {'warmup': -1}, {'visit_ms': 0}],
 )
 def test_a_protocol_that_times_nothing_is_refused(change):
     with pytest.raises(ValueError, match=r'positive|min_visits'):
