@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Size a trained network, and compare with sizing and training from scratch: twelve epochs for each network in the end.
+# Size a trained network, and compare with sizing and training from scratch: twelve epochs for each network in the end, or
+# the four that are left where the trained network was there before.
 # [BUDGETS="0.5 0.33"] run.sh DATA RUN PRESET [SETTINGS]: DATA holds prepared tensorflow-datasets, RUN is a new folder.
 set -euo pipefail
 data=$1 run=$2 preset=$3
@@ -20,7 +21,8 @@ trained=(--supernet.start "$run/trained/base" --supernet.learning-rate 0.2 --sub
 
 stage measure_latency table
 stage train_base trained --subnet.epochs 8
-for each in sized_trained sized_scratch uniform_scratch uniform_trained; do
+ways=(sized_trained uniform_trained sized_scratch uniform_scratch sized_scratch_4 uniform_scratch_4)
+for each in "${ways[@]}"; do
     mkdir -p "$run/$each"
     cp -r "$run/table/latency" "$run/$each/"
 done
@@ -32,7 +34,10 @@ for budget in ${BUDGETS:-0.5 0.33}; do
         --subnet.from-start --subnet.epochs 4
     stage compare_methods uniform_scratch "${at[@]}" --compare.methods uniform --subnet.epochs 12
     stage compare_methods sized_scratch "${at[@]}" --compare.methods rewards --subnet.epochs 10
-    for each in sized_trained sized_scratch uniform_scratch uniform_trained; do
-        cp -r "$run/$each/comparison" "$run/$each/comparison_$budget"
+    [[ -d $run/sized_scratch_4/supernet ]] || cp -r "$run/sized_scratch/supernet" "$run/sized_scratch_4/"
+    stage compare_methods sized_scratch_4 "${at[@]}" --compare.methods rewards --subnet.epochs 2
+    stage compare_methods uniform_scratch_4 "${at[@]}" --compare.methods uniform --subnet.epochs 4
+    for each in "${ways[@]}"; do
+        cp -rT "$run/$each/comparison" "$run/$each/comparison_$budget"
     done
 done
