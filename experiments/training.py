@@ -25,7 +25,12 @@ EVALUATED = 250
 """Images evaluated at a time."""
 
 PROGRAMS = 16
-"""Networks trained before their programs are let go of."""
+"""Networks trained, by whichever stage, before their programs are let go of."""
+MAPPED = 1 / 3
+"""Of the pieces of memory that Linux lets a process have: a greater share makes programs let go of earlier."""
+
+_trained = [0]
+"""Networks since programs were last let go of."""
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -130,7 +135,8 @@ def one_ahead(networks: Sequence[Each], make_ready: Callable[[Each], None]) -> I
     """Yield networks in their order; while one is worked on, another thread makes the next one ready.
 
     For processes that train many networks one after another, where compiling a small one takes as long as training it.
-    Programs are let go of every `PROGRAMS` networks. What goes wrong on the way shows when the network itself is used.
+    Programs are let go of every `PROGRAMS` networks, those of earlier calls counted, or where memory gets short of
+    pieces. What goes wrong on the way shows when the network itself is used.
     Several processes of one run must do the same things in the same order, so there nothing is made ready.
     """
     alone = jax.process_count() == 1
@@ -138,10 +144,20 @@ def one_ahead(networks: Sequence[Each], make_ready: Callable[[Each], None]) -> I
     with ThreadPoolExecutor(1) as pool:
         for place, network in enumerate(networks):
             wait(coming)
-            if place and place % PROGRAMS == 0:
+            if _trained[0] >= PROGRAMS or mapped() > MAPPED:
                 forget_programs()
+            _trained[0] += 1
             coming = [pool.submit(make_ready, each) for each in networks[place + 1 : place + 2] if alone]
             yield network
+
+
+def mapped() -> float:
+    """Return which share of the pieces of memory that it may have this process has; 0 where there is no such limit."""
+    try:
+        most = int(Path('/proc/sys/vm/max_map_count').read_text())
+        return Path('/proc/self/maps').read_bytes().count(b'\n') / most
+    except (OSError, ValueError):
+        return 0.0
 
 
 def forget_programs() -> None:
@@ -150,5 +166,6 @@ def forget_programs() -> None:
     A program takes hundreds of pieces of memory, of which a
     process may have only so many (65,530 where Linux is left as it comes).
     """
+    _trained[0] = 0
     jax.clear_caches()
     gc.collect()

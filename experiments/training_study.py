@@ -52,35 +52,20 @@ class Row(NamedTuple):
 def main(config: Config) -> None:
     dataset = load_data(config)
     graph = graph_of(config, dataset)
-    measure_latency.measure(config)
-    table = fit_latency.fit(config)
-    limit = budget_ms(config, table)
-    drawn = baselines.random_within(
-        jax.random.key(config.seed + 9),
-        graph,
-        table.to_cost(),
-        limit,
-        config.ranking.standalone,
-        limits_of(config, graph),
-    )
+    limit, drawn = _near_the_budget(config, graph)
     networks = graph.networks(drawn)
-    seeds, other = [config.seed + seed for seed in config.ranking.seeds], config.seed + OTHER
     trained = functools.partial(_trained, dataset, graph, networks)
+    seeds, other = [config.seed + seed for seed in config.ranking.seeds], config.seed + OTHER
     *whole, again = trained([(config, seed) for seed in (*seeds, other)])
+    ways = {'1 of the epochs': again}
+    for part in PARTS:
+        names = f'{part:g} of the epochs', f'{part:g} of the epochs from the supernet'
+        results = trained([(_short(config, part, start), other) for start in (False, True)])
+        ways |= dict(zip(names, results, strict=True))
+    found = {**_untrained(config, dataset, graph, drawn), **_values(ways)}
     truth = {
         of: np.mean([[each[f'test_{of}'] for each in run] for run in whole], 0) for of in ('accuracy', 'loss')
     }
-    found = _untrained(config, dataset, graph, drawn)
-    ways = {(1.0, False): again}
-    for part in PARTS:
-        recipes = [(part, False), (part, True)]
-        results = trained([(_short(config, *each), other) for each in recipes])
-        ways |= dict(zip(recipes, results, strict=True))
-    for (part, from_supernet), runs in ways.items():
-        seconds = float(np.median([each['seconds'] for each in runs]))
-        name = f'{part:g} of the epochs{" from the supernet" if from_supernet else ""}'
-        found[f'{name}, accuracy'] = np.array([each['validation_accuracy'] for each in runs]), seconds
-        found[f'{name}, loss'] = -np.array([each['validation_loss'] for each in runs]), seconds
     rows = [
         Row(name, spearman(values, truth['accuracy']), spearman(values, -truth['loss']), seconds)
         for name, (values, seconds) in found.items()
@@ -103,6 +88,25 @@ def main(config: Config) -> None:
         f'losses by {spread["loss"]:.3f}\n{markdown(rows)}',
         highlight=False,
     )
+
+
+def _near_the_budget(config: Config, graph: Graph) -> tuple[float, np.ndarray]:
+    """Return the budget, ms, and random networks just within it: choices [networks sites]."""
+    measure_latency.measure(config)
+    table = fit_latency.fit(config)
+    limit, limits = budget_ms(config, table), limits_of(config, graph)
+    key, count = jax.random.key(config.seed + 9), config.ranking.standalone
+    return limit, baselines.random_within(key, graph, table.to_cost(), limit, count, limits)
+
+
+def _values(ways: dict[str, list[dict[str, float]]]) -> dict[str, tuple[np.ndarray, float]]:
+    """Return what each way of training says of the networks by accuracy and by loss, and seconds a network."""
+    found = {}
+    for name, runs in ways.items():
+        seconds = float(np.median([each['seconds'] for each in runs]))
+        found[f'{name}, accuracy'] = np.array([each['validation_accuracy'] for each in runs]), seconds
+        found[f'{name}, loss'] = -np.array([each['validation_loss'] for each in runs]), seconds
+    return found
 
 
 def _untrained(

@@ -1,10 +1,12 @@
 """What the trainings share."""
 
 import dataclasses
+import sys
 import threading
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from experiments import train_subnet, training
 from experiments.config import SubnetConfig
@@ -43,6 +45,31 @@ def test_while_a_network_is_worked_on_the_next_is_made_ready():
         if following != ' ':
             assert started[following].wait(10)  # while `name` is still worked on
     assert ready == ['b', 'c']
+
+
+@pytest.mark.parametrize(('share', 'expected'), [(0.0, 3), (0.5, 48)])
+def test_programs_are_let_go_of_after_a_number_of_networks_whatever_the_calls(monkeypatch, share, expected):
+    """Rounds of candidates are short: none of them alone has so many networks."""
+    forgotten = []
+    forget = training.forget_programs
+    monkeypatch.setattr(training, 'mapped', lambda: share)
+    monkeypatch.setattr(training, 'forget_programs', lambda: (forgotten.append(1), forget()))
+    forget()
+    for _ in range(3 * training.PROGRAMS // 3 + 1):
+        assert [*training.one_ahead('abc', lambda name: None)] == ['a', 'b', 'c']
+    assert len(forgotten) >= expected
+
+
+def test_the_share_of_memory_in_pieces_rises_with_programs():
+    before = training.mapped()
+    kept = [
+        jax.jit(lambda x, n=n: jnp.sin(x) @ jnp.cos(x + n)).lower(jnp.arange(7.0)).compile() for n in range(8)
+    ]
+    if sys.platform == 'linux':
+        assert 0 < before < training.mapped() < 1
+    else:
+        assert training.mapped() == 0
+    assert len(kept) == 8
 
 
 def test_what_cannot_be_made_ready_fails_when_it_is_used():
