@@ -195,8 +195,9 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, compari
 
 def _tested(results: list[dict[str, Any]], images: int) -> comparison.Tested:
     accuracy, loss = (np.array([each[f'test_{of}'] for each in results]) for of in ('accuracy', 'loss'))
-    right = [train_subnet.right_of(each, images) for each in results]
-    return comparison.Tested(accuracy, loss, None if any(each is None for each in right) else np.stack(right))
+    known = [train_subnet.right_of(each, images) for each in results]
+    right = [each for each in known if each is not None]
+    return comparison.Tested(accuracy, loss, np.stack(right) if len(right) == len(known) else None)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, Key, UInt8
 
@@ -257,7 +258,7 @@ class Evaluation(NamedTuple):
 
     loss: jax.Array  # in nats
     accuracy: jax.Array
-    right: Bool[Array, ' examples']  # of all examples, whatever the count
+    right: Bool[Array, ' examples'] | Bool[np.ndarray, ' examples']  # of all, whatever the count
 
 
 def evaluate(
