@@ -266,18 +266,23 @@ def test_a_comparison_of_digits_runs_and_a_second_call_reuses_it(tmp_path):
     assert all(len(row['test_accuracies']) == 2 and row['measured_ms'] > 0 for row in rows)
     assert all(row['loss'] > 0.1 for row in rows)
     assert all(row['measured_ms'] <= 1.05 * row['budget_ms'] for row in rows)  # timed once more
+    right = {}
     for row in rows:
-        for seed, accuracy in enumerate(row['test_accuracies']):
-            record = json.loads(
-                (paths(config).trained(tuple(row['widths']), seed) / 'result.json').read_text()
-            )
-            assert train_subnet.right_of(record, 360).mean() == pytest.approx(accuracy, abs=1e-6)
+        files = [paths(config).trained(tuple(row['widths']), seed) / 'result.json' for seed in (0, 1)]
+        right[row['method']] = np.stack(
+            [train_subnet.right_of(json.loads(file.read_text()), 360) for file in files]
+        )
+        assert right[row['method']].mean(1) == pytest.approx(row['test_accuracies'], abs=1e-6)
     took = methods.seconds(config.run, compared)
     assert 0 < took['greedy'] < took['joint']
     assert took['random_trained'] > 0
-    gains = [row['gain_over_greedy'] for row in rows if 'gain_over_greedy' in row]
-    assert gains
-    assert all(images > 0 for _, _, images in gains)
+    others = [row for row in rows if 'gain_over_greedy' in row]
+    assert others
+    greedy = right['greedy'].mean(0)
+    for row in others:
+        own = right[row['method']].mean(0)
+        expected = np.std(own - own.mean() / greedy.mean() * greedy, ddof=1) / np.sqrt(360) / greedy.mean()
+        assert row['gain_over_greedy'][2] == pytest.approx(expected, abs=1e-6)
     known = samples.read(config.run / 'accuracy' / 'samples.jsonl')
     drawn = samples.read(config.run / 'accuracy' / 'random_samples.jsonl')
     assert len(known.trained) <= 5  # random search draws anew for a corrected budget

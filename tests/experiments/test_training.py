@@ -44,6 +44,7 @@ def test_while_a_network_is_worked_on_the_next_is_made_ready():
         assert name in ('a', *ready)
         if following != ' ':
             assert started[following].wait(10)  # while `name` is still worked on
+        assert not any(each.is_set() for other, each in started.items() if other > max(name, following))
     assert ready == ['b', 'c']
 
 
@@ -55,7 +56,7 @@ def test_programs_are_let_go_of_after_a_number_of_networks_whatever_the_calls(mo
     monkeypatch.setattr(training, 'mapped', lambda: share)
     monkeypatch.setattr(training, 'forget_programs', lambda: (forgotten.append(1), forget()))
     forget()
-    for _ in range(3 * training.PROGRAMS // 3 + 1):
+    for _ in range(training.PROGRAMS + 1):
         assert [*training.one_ahead('abc', lambda name: None)] == ['a', 'b', 'c']
     assert len(forgotten) >= expected
 
