@@ -6,9 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-SHAPE_DEVIATION = 0.15
-"""How far a site's true curve is thought to stray from the logarithm, as a part of its height."""
-
 SIGNIFICANT = 2.0
 """Standard errors by which a supernet's height must exceed 0 to be listened to."""
 
@@ -60,11 +57,10 @@ def from_supernet(
     mean: Float[np.ndarray, 'sites choices'],
     std: Float[np.ndarray, 'sites choices'],
 ) -> Prior:
-    """Build the prior that also listens to a supernet's effects, where these are significant.
+    """Build the prior that also listens to a supernet's heights, where these are significant.
 
-    With r = (mean - mean[least]) / (mean[greatest] - mean[least]) a site's curve by the supernet, and e its relative
-    standard error, the curve is log + w (r - log), w = d^2 / (d^2 + e^2), d = `SHAPE_DEVIATION`, made increasing
-    and concave. How far its height counts is left to the evidence (`fit`).
+    Its curves within a site are not listened to: fits predicted networks left out worse with them (docs/accuracy.md).
+    How far the heights count is left to the evidence (`fit`).
 
     Args:
       widths: of every site.
@@ -82,52 +78,16 @@ def from_supernet(
         )
     if np.isnan(mean).any() or np.isnan(std).any() or (std < 0).any():
         raise ValueError('effects of the supernet must be numbers and their standard errors not negative')
-    curves, heights = prior.curves.copy(), np.zeros(len(mean))
-    for site, chosen in enumerate(widths):
-        first = int(chosen[0] == 0)
-        last = len(chosen) - 1
-        height = mean[site, last] - mean[site, first]
-        if not height > SIGNIFICANT * np.hypot(
-            std[site, last], std[site, first]
-        ):  # nor if an end was never drawn
-            continue
-        heights[site] = height
-        curve = (mean[site, : last + 1] - mean[site, first]) / height
-        weight = SHAPE_DEVIATION**2 / (SHAPE_DEVIATION**2 + (std[site, : last + 1] / height) ** 2)
-        drawn = np.isfinite(curve)
-        stray = np.where(drawn, weight * (np.where(drawn, curve, 0) - curves[site, : last + 1]), 0)
-        blend = curves[site, : last + 1] + stray
-        steps = np.asarray(chosen, np.float64)
-        curves[site, first : last + 1] = concave(steps[first:], blend[first:])
-        if first:  # not above the tangent
-            slope = curves[site, 2] / (steps[2] - steps[1])
-            curves[site, 0] = min(blend[0], -slope * steps[1])
-    heard = heights > 0
-    relative = np.log(np.where(heard, heights, 1) / prior.spans)
+    sites = np.arange(len(mean))
+    first = np.array([int(chosen[0] == 0) for chosen in widths])  # dropped branches have no part in a height
+    last = np.array([len(chosen) - 1 for chosen in widths])
+    with np.errstate(invalid='ignore'):  # an end that was never drawn
+        height = mean[sites, last] - mean[sites, first]
+        heard = np.isfinite(height) & (height > SIGNIFICANT * np.hypot(std[sites, last], std[sites, first]))
+    relative = np.log(np.where(heard, height, 1) / prior.spans)
     if heard.any():
         relative -= relative[heard].mean()
-    return prior._replace(curves=curves, supernet=np.where(heard, relative, 0), heard=heard)
-
-
-def concave(
-    widths: Float[np.ndarray, ' choices'], values: Float[np.ndarray, ' choices']
-) -> Float[np.ndarray, ' choices']:
-    """Return the increasing concave curve from 0 to 1 whose slopes are nearest to those of values that end higher.
-
-    Slopes between neighbours are averaged until none exceeds the one before it (pool adjacent violators), weighted by
-    their steps; negative ones become 0.
-    """
-    steps = np.diff(widths)
-    pools: list[tuple[float, float, int]] = []  # rise, step, members
-    for rise, step in zip(np.diff(values), steps, strict=True):
-        pool = (rise, step, 1)
-        while pools and pool[0] / pool[1] > pools[-1][0] / pools[-1][1]:
-            before = pools.pop()
-            pool = (before[0] + pool[0], before[1] + pool[1], before[2] + pool[2])
-        pools.append(pool)
-    slopes = np.concatenate([np.full(members, max(rise / step, 0)) for rise, step, members in pools])
-    curve = np.concatenate([[0.0], np.cumsum(slopes * steps)])
-    return curve / curve[-1]
+    return prior._replace(supernet=np.where(heard, relative, 0), heard=heard)
 
 
 def _logarithms(widths: np.ndarray) -> np.ndarray:

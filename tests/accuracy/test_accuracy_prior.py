@@ -41,14 +41,22 @@ def test_a_branch_that_is_whole_or_dropped_has_a_height():
     assert found.curves[0].tolist() == [-1, 0]
 
 
-def test_a_certain_supernet_gives_its_curve_and_an_uncertain_one_none():
-    widths = ((8, 16, 24, 32), (8, 16, 24, 32))
-    mean = np.array([[0, 0.7, 0.9, 1.0], [0, 0.7, 0.9, 1.0]])
-    certain = prior.from_supernet(widths, mean, np.full(mean.shape, 1e-6))
-    np.testing.assert_allclose(certain.curves, mean, atol=1e-6)
-    uncertain = prior.from_supernet(widths, mean, np.full(mean.shape, 10.0))
-    assert not uncertain.heard.any()
-    np.testing.assert_array_equal(uncertain.curves, prior.log_width(widths).curves)
+def test_a_supernet_changes_no_curve():
+    widths = ((8, 16, 24, 32), (0, 8, 16))
+    mean = np.array([[0, 0.1, 0.9, 1.0], [0, 0.7, 0.9, -np.inf]])
+    found = prior.from_supernet(widths, mean, np.full(mean.shape, 1e-6))
+    assert found.heard.all()
+    np.testing.assert_array_equal(found.curves, prior.log_width(widths).curves)
+
+
+def test_dropping_a_branch_has_no_part_in_its_height():
+    widths = ((0, 8, 16), (8, 16))
+    found = [
+        prior.from_supernet(widths, np.array([[dropped, 0, 2.0], [0, 1, -np.inf]]), np.full((2, 3), 0.1))
+        for dropped in (-5, 0)
+    ]
+    np.testing.assert_array_equal(found[0].supernet, found[1].supernet)
+    assert found[0].supernet[0] - found[0].supernet[1] == pytest.approx(np.log(2))
 
 
 def test_heights_of_the_supernet_are_relative_and_heard_only_where_significant():
@@ -61,29 +69,12 @@ def test_heights_of_the_supernet_are_relative_and_heard_only_where_significant()
     assert found.supernet[2] == 0
 
 
-def test_choices_the_supernet_never_drew_keep_the_logarithm_or_join_its_neighbours():
-    widths = ((8, 16, 24, 32),)
-    mean, std = np.array([[0, -np.inf, 0.9, 1.0]]), np.array([[0.01, np.inf, 0.01, 0.01]])
-    found = prior.from_supernet(widths, mean, std)
-    slope = slopes(widths[0], found.curves[0])
-    assert np.isfinite(found.curves).all()
-    assert (np.diff(slope) <= 1e-12).all()
-
-
-def test_the_concave_curve_of_a_concave_one_is_itself():
-    widths, values = np.array([8.0, 16, 24, 32]), np.array([0, 0.6, 0.9, 1])
-    np.testing.assert_allclose(prior.concave(widths, values), values)
-
-
-def test_any_values_become_increasing_and_concave():
-    rng = np.random.default_rng(0)
-    widths = np.array([0.0, 8, 16, 24, 40])
-    for _ in range(50):
-        values = rng.standard_normal(5)
-        values[-1] = values[0] + 1
-        slope = slopes(widths, prior.concave(widths, values))
-        assert (slope >= 0).all()
-        assert (np.diff(slope) <= 1e-9).all()
+@pytest.mark.parametrize('ends', [(-np.inf, 1.0), (0, -np.inf), (-np.inf, -np.inf)])
+def test_a_site_whose_least_or_greatest_width_was_never_drawn_is_not_heard(ends):
+    mean, std = np.array([[ends[0], 0.7, ends[1]]]), np.full((1, 3), 0.01)
+    found = prior.from_supernet(((8, 16, 24),), mean, std)
+    assert not found.heard.any()
+    assert found.supernet.tolist() == [0]
 
 
 @pytest.mark.parametrize('widths', [(), ((),), ((8, 8),), ((16, 8),), ((-1, 8),), ((0,),)])
