@@ -188,7 +188,7 @@ def shortened(config: Config) -> SubnetConfig:
 
 
 def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> AccuracyTable:
-    """Return the table before anything is trained, which listens to the supernet's rewards where these are clear."""
+    """Return the table before anything is trained, which listens to the supernet's heights where these are clear."""
     unary = stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge)
     heard = prior.from_supernet(graph.width_choices, unary.mean, unary.std)
     return untrained(graph.site_names, graph.width_choices, believed=heard, unit=unit)
