@@ -76,9 +76,9 @@ class LatencyConfig:
     load_seconds: float = 0.0
     """Call the reference network for so long before timing begins: sustained load instead of bursts."""
     cores: tuple[int, ...] | None = (0,)
-    """CPU cores the timing process is pinned to; none for no pinning."""
+    """CPU cores the timing process is pinned to, unless XLA times an accelerator; none for no pinning."""
     compile_cores: tuple[int, ...] = (1,)
-    """CPU cores on which the next networks are compiled meanwhile; none to compile in turn."""
+    """CPU cores on which the next networks are compiled meanwhile; none, or on an accelerator, in turn."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,14 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import check_data, progress, spent
+from experiments import check_data, progress, spent, timing_process
 from experiments.budget import per_call
 from experiments.config import Config, LatencyConfig
 from experiments.locks import exclusive
@@ -116,7 +117,7 @@ def _request(
         device=settings.device,
         batch=settings.batch,
         dtype=settings.dtype,
-        cores=list(settings.cores or ()),
+        cores=list(settings.cores or ()) if _on_cpu(settings) else [],
         compile_cores=list(settings.compile_cores),
         attempts=settings.attempts,
         command_format=settings.command_format,
@@ -129,15 +130,18 @@ def _request(
     )
 
 
+def _on_cpu(settings: LatencyConfig) -> bool:
+    """Say whether a core is what is timed; where an accelerator is, compiling for it takes all cores that there are."""
+    return settings.runtime != 'xla' or jax.default_backend() == 'cpu'
+
+
 def _run(config: Config, request: Request, path: Path, title: str, held: set[tuple[int, ...]]) -> None:
     with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(request.networks)) as update:
         file, space = Path(folder) / 'request.json', Path(folder) / 'space.json'
         space.write_text(json.dumps(request.graph))
         file.write_text(json.dumps({**dataclasses.asdict(request), 'space': str(space)}))
-        command = [sys.executable, '-m', 'experiments.timing_process', str(file)]
         try:
-            for line in supervise.lines(command, silence_s=_silence_s(config.latency)):
-                sample = json.loads(line)
+            for sample in _answers(config, request, file):
                 if 'refused' in sample:
                     raise Usage(f'nothing can be timed: {sample["refused"]}')
                 if sample['failure']:
@@ -147,6 +151,16 @@ def _run(config: Config, request: Request, path: Path, title: str, held: set[tup
                 update(len(held), f'{sample["ms"]:.3f} ms')
         except supervise.Stopped as stopped:
             raise Usage(f'timing stopped: {stopped}; samples so far are in {path}') from None
+
+
+def _answers(config: Config, request: Request, file: Path) -> Iterator[dict[str, Any]]:
+    """Yield what came of each network, from a process of its own; from this one on a TPU, which serves only one."""
+    if request.runtime == 'xla' and jax.default_backend() == 'tpu':
+        yield from timing_process.answers(request)
+        return
+    command = [sys.executable, '-m', 'experiments.timing_process', str(file)]
+    for line in supervise.lines(command, silence_s=_silence_s(config.latency)):
+        yield json.loads(line)
 
 
 def _silence_s(settings: LatencyConfig) -> float:

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Request:
 
 
 def main() -> None:
+    # Whoever asks may hold an accelerator, too: memory is taken as it is needed, not most of it at once.
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     try:
         _serve()
     except KeyboardInterrupt:
@@ -61,7 +63,8 @@ def _serve() -> None:
     else:
         with contextlib.suppress(OSError):
             os.nice(request.niceness)  # below 0 only where it is allowed
-        _time_or_say_why_not(request, request_file)
+        for answer in answers(request, request_file):
+            print(json.dumps(answer), flush=True)
 
 
 def _pin(cores: list[int]) -> None:
@@ -110,7 +113,7 @@ def _compile(request: Request, folder: str) -> None:
         ahead.serve(ahead.compiler(_build(request), folder, xla.FAST_COMPILE), folder)
 
 
-def _runtime(request: Request, request_file: str):
+def _runtime(request: Request, request_file: str | None):
     if request.runtime == 'command':
         import shlex
 
@@ -135,39 +138,45 @@ def _runtime(request: Request, request_file: str):
 
         write = _written(request, LITERT_FORMS[request.dtype])
         return LitertRuntime(write, dtype=request.dtype, ahead=_ahead(request, request_file))
+    import jax
+
     from jcw.latency.runtimes import xla
 
+    if (
+        jax.default_backend() != 'cpu'
+    ):  # compiling tries programs on the accelerator that is timed: in turn, then
+        return xla.XlaRuntime(_build(request))
     return xla.XlaRuntime(
         _build(request), options=xla.FAST_COMPILE, ahead=_ahead(request, request_file, compiled=True)
     )
 
 
-def _ahead(request: Request, request_file: str, *, compiled: bool = False):
+def _ahead(request: Request, request_file: str | None, *, compiled: bool = False):
     """Return the worker that makes the next networks on other cores; none where there are no others."""
     from jcw.latency.runtimes.ahead import Ahead, CompileAhead
 
-    if not set(request.compile_cores) - set(request.cores):
+    if request_file is None or not set(request.compile_cores) - set(request.cores):
         return None
     command = [sys.executable, '-m', 'experiments.timing_process', request_file, '--compile', '{directory}']
     return (CompileAhead if compiled else Ahead)(command)
 
 
-def _time_or_say_why_not(request: Request, request_file: str) -> None:
-    """Time the networks; what another start would not cure is said in a line instead of raised."""
+def answers(request: Request, request_file: str | None = None) -> Iterator[dict[str, Any]]:
+    """Time the networks and yield what came of each; what another start would not cure is said instead of raised."""
     from jcw.latency.runtimes.interface import RuntimeFailure
 
     try:
-        _time(request, request_file)
+        yield from _timed(request, request_file)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(json.dumps({'refused': f'the disk is full: {error}'}), flush=True)
+        yield {'refused': f'the disk is full: {error}'}
     except (RuntimeFailure, ValueError) as error:
         reference = 'the reference network cannot be timed: ' if isinstance(error, RuntimeFailure) else ''
-        print(json.dumps({'refused': f'{reference}{error}'}), flush=True)
+        yield {'refused': f'{reference}{error}'}
 
 
-def _time(request: Request, request_file: str) -> None:
+def _timed(request: Request, request_file: str | None) -> Iterator[dict[str, Any]]:
     from jcw.graph import Graph
     from jcw.latency.measure import measure
 
@@ -184,13 +193,12 @@ def _time(request: Request, request_file: str) -> None:
             plan=_plan(request),
             earlier={tuple(widths): attempts for widths, attempts in request.failed},
         ):
-            line = {
+            yield {
                 'widths': sample.widths,
                 'ms': sample.ms,
                 'error': sample.error,
                 'failure': sample.failure,
             }
-            print(json.dumps(line), flush=True)
     finally:
         runtime.close()
 

@@ -31,7 +31,7 @@ class PaperDevice:
         """Take the place of the runtime, and of the start of a process around it."""
         monkeypatch.setattr(timing_process, '_runtime', lambda request, file: self._runtime())
         monkeypatch.setattr(
-            measure_latency, '_run', lambda config, request, *_: timing_process._time(request, '')
+            measure_latency, '_run', lambda config, request, *_: [*timing_process._timed(request, '')]
         )
 
     def _runtime(self) -> SimulatedRuntime:

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import timing_process
-from experiments.config import Config, DataConfig, LatencyConfig
+from experiments import measure_latency, timing_process
+from experiments.config import Config, DataConfig, LatencyConfig, SpaceConfig
 from experiments.measure_latency import measure
+from experiments.presets import STRIDES_8
 from experiments.run_folder import Usage
 from jcw.latency import samples
 from jcw.latency.runtimes import Runtime
@@ -128,3 +129,39 @@ def test_what_another_start_would_not_cure_ends_the_stage_in_a_line(tmp_path):
         Usage, match=r'nothing can be timed: the reference network .* could not start the command'
     ):
         measure(Config(run=tmp_path, data=DataConfig(limit=100), latency=latency))
+
+
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_on_an_accelerator_networks_are_compiled_in_turn_on_all_cores(monkeypatch, platform):
+    """Compiling for one tries programs on it, which would disturb what is timed; and a core is not what is timed."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: platform)
+    config = Config(latency=LatencyConfig(cores=(0,)))
+    asked = measure_latency._request(config, GRAPH, [], Path('samples.jsonl'), {})
+    assert asked.cores == []
+    runtime = timing_process._runtime(dataclasses.replace(asked, compile_cores=[0]), 'request.json')
+    assert runtime._ahead is None
+    assert not [name for name in runtime.details if name.startswith('xla_cpu')]
+    assert runtime.open(GRAPH.smallest.tolist()).time_ms() > 0
+
+
+def test_a_tpu_serves_one_process_so_it_is_timed_from_the_one_that_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    monkeypatch.setattr(measure_latency.supervise, 'lines', None)
+    latency = LatencyConfig(networks=2, batch=1, attempts=1, calls=5, visits=2)
+    space = SpaceConfig(base_multiplier=0.25, max_multiplier=0.5, levels=2, strides=STRIDES_8)
+    config = Config(run=tmp_path, data=DataConfig(limit=100), space=space, latency=latency)
+    held = samples.read(measure(config))
+    assert len(held.timed) == 2
+
+
+@pytest.mark.parametrize(('set_by_user', 'held'), [(None, 'false'), ('true', 'true')])
+def test_the_timing_process_leaves_memory_of_an_accelerator_to_others(monkeypatch, set_by_user, held):
+    name = 'XLA_PYTHON_CLIENT_PREALLOCATE'
+    monkeypatch.setenv(name, '')  # so that it is as before in the end
+    monkeypatch.delenv(name)
+    if set_by_user:
+        monkeypatch.setenv(name, set_by_user)
+    seen = []
+    monkeypatch.setattr(timing_process, '_serve', lambda: seen.append(os.environ[name]))
+    timing_process.main()
+    assert seen == [held]

@@ -317,15 +317,13 @@ def test_a_disk_that_fills_while_a_run_trains_is_said_in_a_line(tmp_path, capsys
 
 
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT])
-def test_the_timing_process_says_that_the_disk_is_full_instead_of_being_started_again(
-    code, monkeypatch, capsys
-):
+def test_the_timing_process_says_that_the_disk_is_full_instead_of_being_started_again(code, monkeypatch):
     def full(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(timing_process, '_time', full)
-    timing_process._time_or_say_why_not(None, '')
-    assert 'the disk is full' in json.loads(capsys.readouterr().out)['refused']
+    monkeypatch.setattr(timing_process, '_timed', full)
+    (answer,) = timing_process.answers(None, '')
+    assert 'the disk is full' in answer['refused']
 
 
 def test_a_full_disk_is_told_through_what_libraries_make_of_it():
