@@ -22,12 +22,13 @@ MEAN, STD = (0.5,) * 3, (0.25,) * 3
 class Setup:
     """What the steps of one graph share."""
 
-    def __init__(self, graph, batch, dtype):
+    def __init__(self, graph, batch, dtype, implementation='auto'):
         self.graph, self.dtype = graph, jnp.dtype(dtype)
         rng = np.random.default_rng(0)
         self.images = jax.device_put(rng.integers(0, 256, (batch, *graph.input_shape), np.uint8))
         self.labels = jax.device_put(rng.integers(0, graph.num_classes, batch).astype(np.int32))
-        self.functions_of = functools.partial(training.functions_of, dtype=self.dtype)
+        self.how = {'dtype': self.dtype, 'implementation': implementation}
+        self.functions_of = functools.partial(training.functions_of, **self.how)
         self.optimiser = optim.sgd(0.1, 1000, warmup_steps=10)
         start = jax.jit(lambda key: state.init_state(key, self.functions_of(graph), self.optimiser))
         self.start = start(jax.random.key(0))
@@ -75,7 +76,7 @@ def masked(setup):
 
 def segments(setup):
     """Give a sandwich step in which all examples have one site mutated, and share what comes before it."""
-    return _sandwich(setup, sharing.functions_of(setup.graph, dtype=setup.dtype), 'site')
+    return _sandwich(setup, sharing.functions_of(setup.graph, **setup.how), 'site')
 
 
 def _sandwich(setup, supernet, mutated):
