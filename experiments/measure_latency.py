@@ -27,6 +27,8 @@ from jcw.latency.measure import TimingPlan, failures, pending
 
 TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float32', 'int8')}
 """Types that a runtime computes in."""
+FEW = 4
+"""Networks below which none is made ahead: starting the worker that does takes as long as making three."""
 SILENCE_S = 300.0
 """Without a network timed for so long the timing process hangs."""
 
@@ -92,8 +94,9 @@ def time_networks(
             samples.create(path, samples.read(first).header)
         held = {s.widths for s in samples.read(path).timed} if path.exists() else set()
         failed = failures(path)
-        if pending(path, wanted, TimingPlan(attempts=config.latency.attempts), failed):
-            request = _request(config, graph, wanted, path, failed)
+        left = pending(path, wanted, TimingPlan(attempts=config.latency.attempts), failed)
+        if left:
+            request = _request(config, graph, wanted, path, failed, ahead=len(left) >= FEW)
             with spent.on(config.run, 'timing networks'):
                 _run(config, request, path, title, held & {*map(tuple, wanted)})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
@@ -105,6 +108,7 @@ def _request(
     networks: list[list[int]],
     path: Path,
     failed: dict[tuple[int, ...], int],
+    ahead: bool = True,
 ) -> Request:
     """Return what the timing process is asked; `failed` networks of earlier starts are tried again."""
     settings = config.latency
@@ -118,7 +122,7 @@ def _request(
         batch=settings.batch,
         dtype=settings.dtype,
         cores=list(settings.cores or ()) if _on_cpu(settings) else [],
-        compile_cores=list(settings.compile_cores),
+        compile_cores=list(settings.compile_cores) if ahead else [],
         attempts=settings.attempts,
         command_format=settings.command_format,
         load_seconds=settings.load_seconds,

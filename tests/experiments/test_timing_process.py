@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -152,6 +153,18 @@ def test_a_tpu_serves_one_process_so_it_is_timed_from_the_one_that_has_it(tmp_pa
     config = Config(run=tmp_path, data=DataConfig(limit=100), space=space, latency=latency)
     held = samples.read(measure(config))
     assert len(held.timed) == 2
+
+
+@pytest.mark.parametrize(('number', 'worker'), [(3, []), (4, [1])])
+def test_a_few_networks_are_compiled_by_the_process_that_times_them(tmp_path, monkeypatch, number, worker):
+    def asked(config, request, *_):
+        raise Usage(str(request.compile_cores))
+
+    monkeypatch.setattr(measure_latency, '_run', asked)
+    config = Config(run=tmp_path, latency=LatencyConfig(cores=(0,), compile_cores=(1,)))
+    networks = [(width, 5, 3, 4) for width in (2, 4, 6)] + [(2, 2, 3, 4)]
+    with pytest.raises(Usage, match=re.escape(str(worker))):
+        measure_latency.time_networks(config, GRAPH, networks[:number], tmp_path / 'samples.jsonl', '')
 
 
 @pytest.mark.parametrize(('set_by_user', 'held'), [(None, 'false'), ('true', 'true')])
