@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 from jcw.graph import Graph
 from jcw.nets.axes import Variables
@@ -70,6 +71,8 @@ def trace(
     """
     multipliers = Multipliers(min_multiplier, max_multiplier, levels, divisor)
     _check_multipliers(multipliers)
+    _check_variables(variables)
+    freeze = (freeze,) if isinstance(freeze, str) else freeze
     images = _images(example)
     jaxpr = _jaxpr(apply, variables, images)
     leaves = [Known(_concrete(leaf)) for leaf in jax.tree.leaves(variables)]
@@ -84,7 +87,8 @@ def trace(
     graph = graph_of(parts, (height, width, channels), multipliers, freeze)
     own = variables_of(graph, parts)
     with jax.default_matmul_precision('highest'):
-        expected = jnp.asarray(jax.jit(apply)(variables, images)).reshape(len(images), -1)
+        (expected,) = jax.tree.leaves(jax.jit(apply)(variables, images))
+    expected = jnp.reshape(expected, (len(images), -1))
     check(to_base(graph), own, ours, expected, lambda: read(layout, seen=True))
     return graph, own
 
@@ -110,11 +114,13 @@ def _either_layout(read: Callable[[str], list[Part]], shape: tuple[int, ...]) ->
     first, second = ('NHWC', 'NCHW') if shape[3] <= shape[1] else ('NCHW', 'NHWC')
     try:
         return first, read(first)
-    except WrongLayout as error:
+    except ValueError as error:
         try:
             return second, read(second)
-        except WrongLayout:
-            raise error from None
+        except ValueError as other:
+            # What a reading with the right axes says is worth more than that the axes are wrong.
+            wrong = isinstance(error, WrongLayout) and not isinstance(other, WrongLayout)
+            raise (other if wrong else error) from None
 
 
 def _images(example: Any) -> np.ndarray:
@@ -158,12 +164,28 @@ def _jaxpr(apply: Callable, variables: Any, images: np.ndarray) -> Any:
             f'the function must return logits [{images.shape[0]} classes] and nothing else, got {shapes}: in '
             'evaluation mode no statistics are returned'
         )
-    return jaxpr
+    # What nothing comes of, such as a second output that was left out, need not be understood.
+    live, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), instantiate=True)
+    return jaxpr.replace(jaxpr=live)
 
 
 def _concrete(leaf: Any) -> Any:
     key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
     return leaf if key else np.asarray(leaf)
+
+
+def _check_variables(variables: Any) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        name = jax.tree_util.keystr(path)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f'variables{name} is a shape without numbers: trace a network that was initialised'
+            )
+        if (
+            jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+            and not np.isfinite(np.asarray(leaf, np.float32)).all()
+        ):
+            raise ValueError(f'variables{name} holds NaN or infinite numbers: nothing could be compared')
 
 
 def _check_multipliers(multipliers: Multipliers) -> None:

@@ -12,19 +12,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw.trace.elementwise import RECOGNISED
+from jcw.trace.known import part_of_root
 
 POINTS = np.concatenate([np.linspace(-9, 9, 145), [-400.0, -50.0, -12.0, 12.0, 50.0, 400.0]])
 """Where an expression is compared with the activations: between and beyond all their corners."""
+MOST = 64  # numbers in an expression around which it is compared as well: its own corners, if it has others
 EXACT = 1e-5  # relative; constants such as 1/6 are float32
 
 
 class Affine(NamedTuple):
-    """`factor * x + shift`, and a mean and a variance with epsilon met on the way; float64 [channels] or []."""
+    """`factor * x + shift`, and a normalisation met on the way; float64 [channels] or [].
+
+    Attributes:
+      mean: that was subtracted, of `x`; none where nothing was, so that a root alone is no normalisation.
+      variance: with epsilon, of `x`, if something of each channel was divided by a root.
+      square: of that root, as it was written.
+      centred: whether something was subtracted last, and the division is still to come.
+    """
 
     factor: np.ndarray
     shift: np.ndarray
     mean: np.ndarray | None = None
     variance: np.ndarray | None = None
+    square: np.ndarray | None = None
+    centred: bool = False
+
+    @property
+    def normalises(self) -> bool:
+        return self.mean is not None and self.variance is not None
 
     @property
     def changes_nothing(self) -> bool:
@@ -40,7 +55,7 @@ class Expression:
 
     Attributes:
       node: the operation whose result a leaf is.
-      value: numbers of each channel, or one of all; `square` and `taken` as in `Known`.
+      value: numbers of each channel, or one of all; `square`, `root` and `taken` as in `Known`.
       name: the primitive.
       where: what to tell the user about it.
       seen: the array that the original function has here, and the roles of its axes, where it was run.
@@ -49,6 +64,7 @@ class Expression:
     node: Any = None
     value: np.ndarray | None = None
     square: np.ndarray | None = None
+    root: np.ndarray | None = None
     taken: np.ndarray | None = None
     name: str = ''
     function: Callable[..., Any] | None = None
@@ -132,27 +148,36 @@ def activation_of(
     written down more than once, points are found that it maps to the wanted ones.
     """
     inner = [part for part in reversed(expression.parts) if part.affine is not None]
+    points = _points(expression)[:, None]
     for part in inner:
         leaf = Expression(node=part)
         free = expression.replaced({id(part): leaf})
-        if free.leaves == {part}:
-            found = free.at(POINTS[:, None])
-            if name := _name_of(found, POINTS[:, None], channels, known):
-                return name, _affine_of(part)
+        if free.leaves == {part} and (name := _name_of(free.at(points), points, channels, known)):
+            return name, _affine_of(part)
     for part in inner:
         affine = _affine_of(part)
         if np.all(affine.factor != 0):
-            points = (POINTS[:, None] - affine.shift) / affine.factor
-            reached = affine.factor * points + affine.shift
-            if name := _name_of(expression.at(points), reached, channels, known):
+            before = (points - affine.shift) / affine.factor
+            reached = affine.factor * before + affine.shift
+            if name := _name_of(expression.at(before), reached, channels, known):
                 return name, affine
     return None
+
+
+def _points(expression: Expression) -> np.ndarray:
+    """Return `POINTS` and others around and beyond the numbers that an expression has for all channels."""
+    values = [part.value for part in expression.parts if part.value is not None]
+    own = np.unique(np.concatenate([POINTS[:0], *(v.reshape(1) for v in values if v.size == 1)]))
+    own = own[np.isfinite(own) & (np.abs(own) < 1e6)][:MOST]
+    return np.concatenate(
+        [POINTS, *(own * by + step for by in (1, -1) for step in (-0.01, 0, 0.01)), 2 * own, -2 * own]
+    )
 
 
 def _name_of(
     found: Any, reached: np.ndarray, channels: int, known: Mapping[str, Callable[..., Any]]
 ) -> str | None:
-    found = np.broadcast_to(found, (len(POINTS), channels))
+    found = np.broadcast_to(found, (len(reached), channels))
     with np.errstate(all='ignore'):
         matching = (name for name, function in known.items() if _equal(found, function(reached)))
         return next(matching, None)
@@ -173,25 +198,38 @@ def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
     if name == 'neg' and isinstance(first, Affine):
         return first._replace(factor=-first.factor, shift=-first.shift)
     if name in ('add', 'add_any', 'sub'):
-        (a, b, mean, variance), (c, d, *_) = (
-            term if isinstance(term, Affine) else Affine(np.zeros(()), _value(term)) for term in terms
-        )
-        if isinstance(terms[1], Affine):
-            *_, mean, variance = terms[1] if not isinstance(first, Affine) else (mean, variance)
-        taken = next((term.taken for term in terms if isinstance(term, Expression)), None)
-        if taken is not None and variance is not None and name != 'sub' and np.all(a + c != 0):
-            mean = taken / (a + c)
-        sign = -1 if name == 'sub' else 1
-        return Affine(a + sign * c, b + sign * d, mean, variance)
+        return _sum(-1 if name == 'sub' else 1, *terms)
     known = [term for term in terms if not isinstance(term, Affine)]
     if len(known) != 1 or (name == 'div' and not isinstance(first, Affine)):
         return None
     (value,), (affine,) = known, [term for term in terms if isinstance(term, Affine)]
     factor = _value(value) if name == 'mul' else 1 / _value(value)
-    mean, variance = affine.mean, affine.variance
-    if value.square is not None and np.all(affine.factor != 0):
-        mean, variance = -affine.shift / affine.factor, value.square / np.square(affine.factor)
-    return Affine(affine.factor * factor, affine.shift * factor, mean, variance)
+    scaled = affine._replace(factor=affine.factor * factor, shift=affine.shift * factor)
+    again = affine.centred or affine.variance is None
+    if not again or value.square is None or value.square.ndim == 0 or not np.all(affine.factor != 0):
+        return scaled
+    mean = -affine.shift / affine.factor if affine.centred else None
+    variance = value.square / np.square(affine.factor)
+    return scaled._replace(mean=mean, variance=variance, square=value.square, centred=False)
+
+
+def _sum(sign: int, first: 'Affine | Expression', second: 'Affine | Expression') -> Affine:
+    """Add, or subtract, affine terms of one leaf or known numbers."""
+    a, b = (
+        term if isinstance(term, Affine) else Affine(np.zeros(()), _value(term)) for term in (first, second)
+    )
+    total = Affine(a.factor + sign * b.factor, a.shift + sign * b.shift)
+    if isinstance(first, Affine) == isinstance(second, Affine):
+        return total
+    own, known, by = (a, second, sign) if isinstance(first, Affine) else (b, first, 1)
+    assert isinstance(known, Expression)
+    total = total._replace(mean=own.mean, variance=own.variance, square=own.square)
+    root, part = part_of_root(known)
+    if part is not None and own.square is not None and np.array_equal(root, own.square):
+        # Of channels that a scale of 0 hides, the mean is gone and does not matter.
+        scale = np.where(total.factor == 0, 1, total.factor)
+        return total._replace(mean=np.where(total.factor == 0, 0, -by * part / scale))
+    return total._replace(centred=sign == -1 and own is a and _value(known).ndim > 0)
 
 
 def _value(expression: Expression) -> np.ndarray:

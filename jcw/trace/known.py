@@ -13,7 +13,8 @@ from jcw.trace.elementwise import PLAIN
 
 ROOTS = {'rsqrt', 'sqrt'}
 KEEPS = {'broadcast_in_dim', 'reshape', 'squeeze', 'transpose', 'convert_element_type', 'copy'}
-SCALES = {'mul', 'div'}
+SUMS = {'add', 'add_any', 'sub'}
+SCALES = {'mul', 'div', 'neg'}
 
 
 class Known(NamedTuple):
@@ -22,11 +23,13 @@ class Known(NamedTuple):
     Attributes:
       value: the array.
       square: of what it is, or divides by, the root; of the value's shape.
-      taken: what was subtracted to make it, if that has a square: the mean's part in a shift.
+      root: the square that belongs to `taken`.
+      taken: what was added to make it, and has a square: the mean's part in a shift, negative.
     """
 
     value: Any
     square: Any = None
+    root: Any = None
     taken: Any = None
 
 
@@ -43,16 +46,35 @@ def compute(eqn: Any, operands: list[Known]) -> list[Known]:
     elif name in SCALES:
         squares = [operand.square for operand in operands if operand.square is not None]
         square = squares[0] if len(squares) == 1 else None
-    taken = None
-    if name == 'sub' and operands[1].square is not None:
-        taken = values[1]
-    elif name in KEEPS and operands[0].taken is not None:
-        taken = _apply(eqn, [operands[0].taken])[0]
-    square, taken = (
+    root, taken = _taken(eqn, operands)
+    square, root, taken = (
         None if extra is None else np.broadcast_to(np.asarray(extra), np.shape(results[0]))
-        for extra in (square, taken)
+        for extra in (square, root, taken)
     )
-    return [Known(results[0], square, taken), *(Known(value) for value in results[1:])]
+    return [Known(results[0], square, root, taken), *(Known(value) for value in results[1:])]
+
+
+def _taken(eqn: Any, operands: list[Known]) -> tuple[Any, Any]:
+    """Return what of a sum is divided by a root, and the root's square."""
+    name = eqn.primitive.name
+    if name in KEEPS and operands[0].taken is not None:
+        return tuple(_apply(eqn, [extra])[0] for extra in (operands[0].root, operands[0].taken))
+    if name not in SUMS:
+        return None, None
+    signs = (1, -1 if name == 'sub' else 1)
+    parts = [(sign, *part_of_root(operand)) for sign, operand in zip(signs, operands, strict=True)]
+    found = [(sign, root, part) for sign, root, part in parts if part is not None]
+    if len(found) != 1:
+        return None, None
+    ((sign, root, part),) = found
+    return root, sign * np.asarray(part)
+
+
+def part_of_root(known: Any) -> tuple[Any, Any]:
+    """Return the square of the root that a number or a part of it is divided by, and that part."""
+    if known.taken is not None:
+        return known.root, known.taken
+    return (None, None) if known.square is None else (known.square, known.value)
 
 
 def _apply(eqn: Any, values: list[Any]) -> list[Any]:

@@ -9,6 +9,8 @@ from jcw.trace.elementwise import REFUSED
 from jcw.trace.expressions import Affine, Expression, activation_of
 from jcw.windows import Pads
 
+FOLDED = 'a normalisation is part of its weights: training does not normalise there any more'
+"""Said where a graph has no normalisation: after products of vectors, and within gates."""
 RISING = ('relu', 'relu6')
 """Activations that never fall."""
 

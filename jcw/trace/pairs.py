@@ -6,7 +6,7 @@ import numpy as np
 
 from jcw.operations import OPENINGS
 from jcw.trace.expressions import IDENTITY, Expression
-from jcw.trace.nodes import Node
+from jcw.trace.nodes import FOLDED, Node
 from jcw.trace.values import Axes, Value
 from jcw.trace.walk import Walk, where
 
@@ -20,7 +20,11 @@ def two(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str, 
         minus = Expression(name='neg', function=np.negative, args=(second.expression,), where=where(eqn))
         second = second._replace(expression=minus)
     nodes = walk.node(first), walk.node(second)
-    if nodes[0].size != nodes[1].size or nodes[0].size is None or nodes[0].channels != nodes[1].channels:
+    if nodes[0].size is None and nodes[1].size is None:
+        raise ValueError(
+            f'{where(eqn)}: vectors cannot be added, only maps of one size; add before the mean is taken'
+        )
+    if nodes[0].size != nodes[1].size or nodes[0].channels != nodes[1].channels:
         raise ValueError(f'{where(eqn)}: only maps of one size can be added')
     one = nodes[0]
     made = walk.nodes.append('add', *nodes, channels=one.channels, size=one.size, where=where(eqn))
@@ -50,19 +54,20 @@ def _gate(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str
         activation=reduce[3],
         opening=expand[3],
         inner=(reduce[:2], expand[:2]),
+        note=FOLDED if reduce[4] or expand[4] else '',
         scope=walk.scope_of(eqn),
     )
     return Value(Expression(node=made), axes, sizes)
 
 
-def _dense_of(node: Node, activations: tuple) -> tuple[np.ndarray, np.ndarray, Node, Any] | None:
-    """Return kernel, bias, what it reads and activation of a product of a vector."""
-    (factor, shift, *_), activation, product = IDENTITY, None, node
+def _dense_of(node: Node, activations: tuple) -> tuple[np.ndarray, np.ndarray, Node, Any, bool] | None:
+    """Return kernel, bias, what it reads and activation of a product of a vector, and whether it was normalised."""
+    affine, activation, product = IDENTITY, None, node
     if node.kind == 'pointwise':
         assert node.affine is not None
-        factor, shift, activation, product = *node.affine[:2], node.activation, node.reads[0]
+        affine, activation, product = node.affine, node.activation, node.reads[0]
     if product.kind != 'dense' or activation not in activations:
         return None
     assert product.kernel is not None
-    bias = np.broadcast_to(product.bias * factor + shift, product.channels)
-    return product.kernel * factor, bias, product.reads[0], activation
+    bias = np.broadcast_to(product.bias * affine.factor + affine.shift, product.channels)
+    return product.kernel * affine.factor, bias, product.reads[0], activation, affine.normalises

@@ -8,7 +8,7 @@ import numpy as np
 
 from jcw.operations import ACTIVATIONS
 from jcw.trace.expressions import IDENTITY, Affine
-from jcw.trace.nodes import Node
+from jcw.trace.nodes import FOLDED, Node
 
 
 class Part(NamedTuple):
@@ -37,6 +37,10 @@ def parts_of(output: Node) -> list[Part]:
             joined[read] = node
     parts = []
     for node in order:
+        if node.kind == 'sum':
+            raise ValueError(
+                f'{node.where}: a sum over rows or columns alone is only read where it leads to the mean'
+            )
         if node in joined.values():
             continue
         after = joined.get(node)
@@ -46,6 +50,8 @@ def parts_of(output: Node) -> list[Part]:
         activation = source.activation if own else None
         if activation is not None and activation not in ACTIVATIONS:
             raise ValueError(f'{source.where}: {activation} is known as what opens a gate, and only there')
+        if affine.normalises and (node.kind == 'dense' or node.size is None):
+            node.note = '; '.join(filter(None, (node.note, FOLDED)))
         parts.append(Part(node, node.reads, affine, activation, source))
     return parts
 
@@ -65,7 +71,7 @@ def _share(order: list[Node]) -> None:
             continue
         for node in own:
             if node is not first and node.affine is not None:
-                factor, shift, mean, variance = node.affine
+                factor, shift, mean, variance, *_ = node.affine
                 mean = None if mean is None else a * mean + b
                 variance = None if variance is None else a * a * variance
                 node.affine = Affine(factor / a, shift - factor * b / a, mean, variance)

@@ -22,7 +22,11 @@ def total(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
     roles = _reduced(eqn, x)
     axes = [roles for place, roles in enumerate(x.axes) if place not in eqn.params['axes']]
     if not roles:
-        walk.node(x)  # an operation from here on, as it would be on a larger map
+        node = walk.node(x)  # an operation from here on, as it would be on a larger map
+        over = {order_of(x)[place] for place in eqn.params['axes']}
+        if node.size == (1, 1) and len(x.axes) == 4 and over == {'h', 'w'}:
+            node = walk.nodes.append('mean', node, channels=node.channels, size=None, where=where(eqn))
+            return result_of(node, x.sizes['n'], axes)
         return x._replace(axes=tuple(axes))
     node, affine = walk.node(x), None
     if node.kind == 'pointwise' and node.activation is None and node.reads[0].kind == 'sum':

@@ -7,7 +7,7 @@ import numpy as np
 
 from jcw.trace.expressions import Expression
 from jcw.trace.known import Known
-from jcw.trace.nodes import Node
+from jcw.trace.nodes import FOLDED, Node
 from jcw.trace.values import Value
 from jcw.trace.walk import Walk, where
 from jcw.trace.windows import dilated, squared, stated
@@ -48,7 +48,8 @@ def windowed(
     walk: Walk, eqn: Any, read: Node, kernel: np.ndarray, stride: int, pads: Any, groups: int, after: Any
 ) -> Node:
     """Append a convolution with a kernel (h, w, in / groups, out)."""
-    if kernel.shape[:2] == (1, 1) and read.kind == 'max_pool' and read.side == 1:
+    unpadded = not np.any(pads)
+    if kernel.shape[:2] == (1, 1) and read.kind == 'max_pool' and read.side == 1 and unpadded:
         (read,), stride = read.reads, stride * read.stride
     assert read.size is not None
     if min(min(pad) for pad in pads) < 0:
@@ -77,9 +78,10 @@ def windowed(
 
 def dense(walk: Walk, eqn: Any, read: Node, kernel: np.ndarray) -> Node:
     """Append a product of a vector with a matrix (in, out); what scaled and shifted the vector becomes part of it."""
-    bias = np.zeros(())
+    bias, note = np.zeros(()), ''
     if read.kind == 'pointwise' and read.activation is None:
         assert read.affine is not None
+        note = FOLDED if read.affine.normalises else ''
         bias = np.broadcast_to(read.affine.shift, read.channels) @ kernel
         kernel = np.broadcast_to(read.affine.factor, read.channels)[:, None] * kernel
         (read,) = read.reads
@@ -88,6 +90,7 @@ def dense(walk: Walk, eqn: Any, read: Node, kernel: np.ndarray) -> Node:
         'kernel': kernel,
         'bias': bias,
         'scope': walk.scope_of(eqn),
+        'note': note,
     }
     return walk.nodes.append('dense', read, channels=kernel.shape[1], size=None, **settings)
 

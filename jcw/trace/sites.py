@@ -116,7 +116,7 @@ def graph_of(
                 kernel=int(node.side) if kind in ('conv', 'depthwise', 'max_pool') else 1,
                 stride=int(node.stride),
                 pads=node.pads,
-                norm=kind not in NORMALISED or part.affine.variance is not None,
+                norm=kind not in NORMALISED or part.affine.normalises,
                 activation=node.activation if kind == 'gate' else part.activation,
                 inner=inner,
                 opening=node.opening,

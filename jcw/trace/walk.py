@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -52,6 +53,8 @@ class Walk:
             return Known(np.asarray(atom.val)) if isinstance(atom, core.Literal) else found[atom]
 
         for eqn in jaxpr.eqns:
+            if not eqn.outvars:  # it prints or checks something
+                continue
             if within is not None and not _line(eqn):
                 traceback = within.source_info.traceback
                 eqn = eqn.replace(source_info=eqn.source_info.replace(traceback=traceback))
@@ -82,6 +85,11 @@ class Walk:
             found: Value = self.rules[name](self, eqn, operands)
             return found
         if name in SAME:
+            before, after = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
+            if np.issubdtype(before, np.floating) and not jnp.issubdtype(after, jnp.floating):
+                raise ValueError(
+                    f'{where(eqn)}: numbers that become {after} are rounded, which no operation of a graph does'
+                )
             same: Value = operands[0]
             return same
         function = function_of(name, eqn.params)
@@ -152,10 +160,10 @@ def _fixed(eqn: Any, known: Known, axes: Axes) -> Expression:
         )
     extras = (
         None if extra is None else channels_of(np.asarray(extra), axes)
-        for extra in (known.square, known.taken)
+        for extra in (known.square, known.root, known.taken)
     )
-    square, taken = (None if extra is None else np.asarray(extra, np.float64) for extra in extras)
-    return Expression(value=np.asarray(value, np.float64), square=square, taken=taken)
+    square, root, taken = (None if extra is None else np.asarray(extra, np.float64) for extra in extras)
+    return Expression(value=np.asarray(value, np.float64), square=square, root=root, taken=taken)
 
 
 def where(eqn: Any) -> str:

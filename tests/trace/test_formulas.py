@@ -1,0 +1,233 @@
+"""The same function written in other arithmetic: what is a normalisation stays one, and what is none becomes none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcw.nets.training import functions_of
+from jcw.trace import trace
+from tests.closeness import assert_close
+
+IMAGES = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+SHAPES = {
+    'first': (3, 3, 3, 8),
+    'kernel': (3, 3, 8, 8),
+    'gamma': (8,),
+    'beta': (8,),
+    'mean': (8,),
+    'variance': (8,),
+    'head': (8, 5),
+}
+
+
+def drawn(**changed):
+    draws = np.random.default_rng(0)
+    variables = {
+        name: jnp.asarray(draws.uniform(0.2, 1, shape), jnp.float32) for name, shape in SHAPES.items()
+    }
+    return {**variables, **changed}
+
+
+def conv(x, kernel, stride=1, padding='SAME'):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+def network(middle, stride=2):
+    def apply(v, x):
+        x = middle(v, jax.nn.relu(conv(x, v['first'], stride)))
+        return x.mean((1, 2)) @ v['head']
+
+    return apply
+
+
+def traced(middle, variables=None, stride=2):
+    return trace(network(middle, stride), variables or drawn(), IMAGES, divisor=2)
+
+
+def root(v):
+    return jax.lax.rsqrt(v['variance'] + 1e-5)
+
+
+def keras(v, x):
+    scale = v['gamma'] * root(v)
+    return conv(x, v['kernel']) * scale + (v['beta'] - v['mean'] * scale)
+
+
+def keras_3(v, x):
+    scale = v['gamma'] * root(v)
+    return conv(x, v['kernel']) * scale + (-v['mean'] * scale + v['beta'])
+
+
+def one_by_one(v, x):
+    scale = v['gamma'] * root(v)
+    return conv(x, v['kernel']) * scale - v['mean'] * scale + v['beta']
+
+
+def standardised(v, x):
+    deviation = jnp.sqrt(v['variance'] + 1e-5)
+    return (conv(x, v['kernel']) / deviation - v['mean'] / deviation) * v['gamma'] + v['beta']
+
+
+def centred(v, x):
+    return (conv(x, v['kernel']) - v['mean']) * (root(v) * v['gamma']) + v['beta']
+
+
+def branch(v, x):
+    return x + centred(v, x) / jnp.sqrt(2.0)
+
+
+NORMALISED = [keras, keras_3, one_by_one, standardised, centred, branch]
+
+
+@pytest.mark.parametrize('middle', NORMALISED)
+@pytest.mark.parametrize('fresh', [False, True])
+def test_a_normalisation_keeps_its_moments_however_it_is_written(middle, fresh):
+    variables = drawn(mean=jnp.zeros(8), variance=jnp.ones(8)) if fresh else drawn()
+    graph, own = traced(middle, variables)
+    (name,) = own['batch_stats']
+    assert next(op for op in graph.operations if op.name == name).kind == 'conv'
+    assert_close(own['batch_stats'][name]['mean'], variables['mean'])
+    assert_close(own['batch_stats'][name]['variance'], variables['variance'], 1e-4)
+
+
+@pytest.mark.parametrize('middle', [keras, keras_3, one_by_one, centred])
+def test_a_scale_of_0_hides_the_moments_of_its_own_channel_alone(middle):
+    variables = drawn()
+    variables['gamma'] = variables['gamma'].at[3].set(0)
+    _, own = traced(middle, variables)
+    (stats,) = own['batch_stats'].values()
+    assert_close(np.delete(stats['mean'], 3), np.delete(variables['mean'], 3))
+
+
+def weight_normalised(v, x):
+    length = jnp.sqrt(jnp.square(v['kernel']).sum((0, 1, 2)))
+    return conv(x, v['kernel']) * (v['gamma'] / length) + v['beta']
+
+
+@pytest.mark.parametrize(
+    'middle',
+    [
+        lambda v, x: (x + conv(x, v['kernel'])) / jnp.sqrt(2.0),
+        lambda v, x: conv(x, v['kernel']) * jnp.sqrt(2 / 72),
+        weight_normalised,
+        lambda v, x: conv(x, v['kernel']) * root(v),
+    ],
+    ids=['a sum by the root of two', 'a rate made equal', 'weights by their length', 'a root alone'],
+)
+def test_a_root_without_a_mean_is_no_normalisation(middle):
+    graph, own = traced(middle)
+    assert not own['batch_stats']
+    assert not [op.name for op in graph.operations if op.kind in ('conv', 'depthwise') and op.norm]
+
+
+def squeezed(v, x):
+    inner = (x.mean((1, 2)) @ v['kernel'][0, 0] - v['mean']) * root(v) * v['gamma'] + v['beta']
+    return x * jax.nn.sigmoid(jax.nn.relu(inner) @ v['kernel'][1, 1])[:, None, None]
+
+
+def of_vectors(v, x):
+    x = (x.mean((1, 2)) @ v['kernel'][0, 0] - v['mean']) * root(v)
+    return jax.nn.relu(x)[:, None, None]
+
+
+def of_the_mean(v, x):
+    return ((x.mean((1, 2)) - v['mean']) * root(v))[:, None, None]
+
+
+@pytest.mark.parametrize('middle', [squeezed, of_vectors, of_the_mean])
+def test_a_normalisation_of_vectors_is_said_to_be_lost_in_training(middle):
+    graph, _ = traced(middle)
+    assert [op for op in graph.operations if 'training does not normalise there any more' in op.note]
+
+
+def skipped(function):
+    """Hide what an activation is: nothing of it reaches the outputs."""
+    return lambda v, x: x + 0 * v['gamma'] * conv(function(conv(x, v['kernel'])), v['kernel'])
+
+
+@pytest.mark.parametrize(
+    ('middle', 'message'),
+    [
+        (lambda v, x: jnp.clip(conv(x, v['kernel']), 0, 500.0), 'none of the activations'),
+        (skipped(lambda y: jnp.where(y > 0.1, y, 0)), 'none of the activations'),
+        (skipped(lambda y: y.astype(jnp.int32).astype(jnp.float32)), 'numbers that become int32 are rounded'),
+        (lambda v, x: jax.nn.relu(x.mean(1)).mean(1)[:, None, None], 'a sum over rows or columns alone'),
+        (
+            lambda v, x: (x.mean((1, 2)) + x.max((1, 2)).reshape(2, 8) @ v['kernel'][0, 0])[:, None, None],
+            'only maps of one size|vectors cannot be added',
+        ),
+    ],
+    ids=['a clip far off', 'a threshold behind 0', 'rounding behind 0', 'rows, then columns', 'vectors'],
+)
+def test_what_is_nearly_known_is_refused(middle, message):
+    with pytest.raises(ValueError, match=message):
+        traced(middle)
+
+
+def gated(v, x):
+    mean = x.mean((1, 2), keepdims=True)
+    return x * jax.nn.sigmoid(jax.nn.relu(mean @ v['head']) @ v['head'].T)
+
+
+def test_a_gate_of_a_single_position_is_a_gate():
+    graph, _ = traced(gated, stride=8)
+    assert 'gate' in [op.kind for op in graph.operations]
+
+
+def test_a_padded_product_of_every_second_position_keeps_its_padding():
+    def padded(v, x):
+        return conv(x[:, ::2, ::2], v['kernel'][:1, :1], padding=((1, 1), (1, 1)))
+
+    graph, own = traced(padded)
+    images = jnp.asarray(np.random.default_rng(3).standard_normal(IMAGES.shape), jnp.float32)
+    assert_close(functions_of(graph).apply(own, images)[0], network(padded)(drawn(), images))
+
+
+def test_what_nothing_comes_of_need_not_be_understood():
+    def watched(v, x):
+        x.std()
+        jax.debug.print('{}', x.shape[0])
+        jax.debug.callback(lambda *_: None, x)
+        return x
+
+    graph, _ = traced(watched)
+    apply = network(watched)
+    several = trace(lambda v, x: (apply(v, x), jax.nn.softmax(apply(v, x)))[0], drawn(), IMAGES, divisor=2)
+    assert several[0] == graph
+    named = trace(lambda v, x: {'logits': apply(v, x)}, drawn(), IMAGES, divisor=2)
+    assert named[0] == graph
+
+
+def test_images_with_more_channels_than_rows_are_read_the_way_that_fits():
+    variables = {'mean': jnp.arange(64.0), 'kernel': jnp.ones((3, 3, 64, 8)), 'head': jnp.ones((8, 5))}
+
+    def apply(v, x):
+        return jax.nn.relu(conv((x - v['mean']) / 2, v['kernel'])).mean((1, 2)) @ v['head']
+
+    graph, _ = trace(apply, variables, jax.ShapeDtypeStruct((2, 16, 16, 64), jnp.float32), divisor=2)
+    assert graph.input_shape == (16, 16, 64)
+
+
+def test_a_single_name_is_frozen_as_such():
+    graph, _ = traced(centred)
+    name = graph.site_names[0]
+    frozen, _ = trace(network(centred), drawn(), IMAGES, divisor=2, freeze=name)
+    assert name not in frozen.site_names
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'beta': jnp.full(8, np.nan)}, r"variables\['beta'\] holds NaN"),
+        (
+            {'beta': jax.ShapeDtypeStruct((8,), jnp.float32)},
+            r"variables\['beta'\] is a shape without numbers",
+        ),
+    ],
+)
+def test_variables_are_numbers(changed, message):
+    with pytest.raises(ValueError, match=message):
+        traced(centred, drawn(**changed))
