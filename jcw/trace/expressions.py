@@ -27,7 +27,8 @@ class Affine(NamedTuple):
       mean: that was subtracted, of `x`; none where nothing was, so that a root alone is no normalisation.
       variance: with epsilon, of `x`, if something of each channel was divided by a root.
       square: of that root, as it was written.
-      centred: whether something was subtracted last, and the division is still to come.
+      offset: what was added to `x` before that division.
+      centred: the factor, and the mean, where a mean was taken off last and the division is still to come.
     """
 
     factor: np.ndarray
@@ -35,7 +36,8 @@ class Affine(NamedTuple):
     mean: np.ndarray | None = None
     variance: np.ndarray | None = None
     square: np.ndarray | None = None
-    centred: bool = False
+    offset: np.ndarray | None = None
+    centred: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def normalises(self) -> bool:
@@ -55,7 +57,7 @@ class Expression:
 
     Attributes:
       node: the operation whose result a leaf is.
-      value: numbers of each channel, or one of all; `square`, `root` and `taken` as in `Known`.
+      value: numbers of each channel, or one of all; `square`, `root`, `taken` and `negated` as in `Known`.
       name: the primitive.
       where: what to tell the user about it.
       seen: the array that the original function has here, and the roles of its axes, where it was run.
@@ -66,6 +68,7 @@ class Expression:
     square: np.ndarray | None = None
     root: np.ndarray | None = None
     taken: np.ndarray | None = None
+    negated: bool = False
     name: str = ''
     function: Callable[..., Any] | None = None
     args: 'tuple[Expression, ...]' = ()
@@ -205,12 +208,17 @@ def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
     (value,), (affine,) = known, [term for term in terms if isinstance(term, Affine)]
     factor = _value(value) if name == 'mul' else 1 / _value(value)
     scaled = affine._replace(factor=affine.factor * factor, shift=affine.shift * factor)
-    again = affine.centred or affine.variance is None
-    if not again or value.square is None or value.square.ndim == 0 or not np.all(affine.factor != 0):
+    if value.square is None or value.square.ndim == 0:
         return scaled
-    mean = -affine.shift / affine.factor if affine.centred else None
-    variance = value.square / np.square(affine.factor)
-    return scaled._replace(mean=mean, variance=variance, square=value.square, centred=False)
+    if affine.centred is not None:
+        by, mean = affine.centred
+        return scaled._replace(
+            mean=mean, variance=value.square / np.square(by), square=value.square, centred=None
+        )
+    if affine.variance is not None or not np.all(affine.factor != 0):
+        return scaled
+    # A scale may come before the root that it belongs to: a mean that follows will tell.
+    return scaled._replace(variance=value.square, square=value.square, offset=affine.shift / affine.factor)
 
 
 def _sum(sign: int, first: 'Affine | Expression', second: 'Affine | Expression') -> Affine:
@@ -223,13 +231,17 @@ def _sum(sign: int, first: 'Affine | Expression', second: 'Affine | Expression')
         return total
     own, known, by = (a, second, sign) if isinstance(first, Affine) else (b, first, 1)
     assert isinstance(known, Expression)
-    total = total._replace(mean=own.mean, variance=own.variance, square=own.square)
+    total = total._replace(mean=own.mean, variance=own.variance, square=own.square, offset=own.offset)
     root, part = part_of_root(known)
-    if part is not None and own.square is not None and np.array_equal(root, own.square):
+    same = own.square is not None and np.array_equal(root, own.square)
+    if part is not None and own.offset is not None and same:
         # Of channels that a scale of 0 hides, the mean is gone and does not matter.
         scale = np.where(total.factor == 0, 1, total.factor)
-        return total._replace(mean=np.where(total.factor == 0, 0, -by * part / scale))
-    return total._replace(centred=sign == -1 and own is a and _value(known).ndim > 0)
+        return total._replace(mean=np.where(total.factor == 0, 0, -own.offset - by * part / scale))
+    taken_off = own is a and (sign == -1 or known.negated) and _value(known).ndim > 0
+    if taken_off and np.all(total.factor != 0):
+        return total._replace(centred=(total.factor, -total.shift / total.factor))
+    return total
 
 
 def _value(expression: Expression) -> np.ndarray:

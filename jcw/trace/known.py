@@ -25,12 +25,14 @@ class Known(NamedTuple):
       square: of what it is, or divides by, the root; of the value's shape.
       root: the square that belongs to `taken`.
       taken: what was added to make it, and has a square: the mean's part in a shift, negative.
+      negated: whether it is the negative of something: a mean that is added to be taken off.
     """
 
     value: Any
     square: Any = None
     root: Any = None
     taken: Any = None
+    negated: bool = False
 
 
 def compute(eqn: Any, operands: list[Known]) -> list[Known]:
@@ -51,7 +53,8 @@ def compute(eqn: Any, operands: list[Known]) -> list[Known]:
         None if extra is None else np.broadcast_to(np.asarray(extra), np.shape(results[0]))
         for extra in (square, root, taken)
     )
-    return [Known(results[0], square, root, taken), *(Known(value) for value in results[1:])]
+    negated = name == 'neg' or (name in KEEPS and operands[0].negated)
+    return [Known(results[0], square, root, taken, negated), *(Known(value) for value in results[1:])]
 
 
 def _taken(eqn: Any, operands: list[Known]) -> tuple[Any, Any]:

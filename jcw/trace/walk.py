@@ -163,7 +163,8 @@ def _fixed(eqn: Any, known: Known, axes: Axes) -> Expression:
         for extra in (known.square, known.root, known.taken)
     )
     square, root, taken = (None if extra is None else np.asarray(extra, np.float64) for extra in extras)
-    return Expression(value=np.asarray(value, np.float64), square=square, root=root, taken=taken)
+    number = np.asarray(value, np.float64)
+    return Expression(value=number, square=square, root=root, taken=taken, negated=known.negated)
 
 
 def where(eqn: Any) -> str:

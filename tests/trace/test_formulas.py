@@ -75,11 +75,34 @@ def centred(v, x):
     return (conv(x, v['kernel']) - v['mean']) * (root(v) * v['gamma']) + v['beta']
 
 
+def scaled_first(v, x):
+    return v['gamma'] * (conv(x, v['kernel']) - v['mean']) * root(v) + v['beta']
+
+
+def scaled_first_and_shifted(v, x):
+    deviation = jnp.sqrt(v['variance'] + 1e-5)
+    return v['gamma'] * conv(x, v['kernel']) / deviation + (v['beta'] - v['gamma'] * v['mean'] / deviation)
+
+
+def negative_added(v, x):
+    return (conv(x, v['kernel']) + (-v['mean'])) * root(v) * v['gamma'] + v['beta']
+
+
 def branch(v, x):
     return x + centred(v, x) / jnp.sqrt(2.0)
 
 
-NORMALISED = [keras, keras_3, one_by_one, standardised, centred, branch]
+NORMALISED = [
+    keras,
+    keras_3,
+    one_by_one,
+    standardised,
+    centred,
+    branch,
+    scaled_first,
+    scaled_first_and_shifted,
+    negative_added,
+]
 
 
 @pytest.mark.parametrize('middle', NORMALISED)
@@ -93,7 +116,21 @@ def test_a_normalisation_keeps_its_moments_however_it_is_written(middle, fresh):
     assert_close(own['batch_stats'][name]['variance'], variables['variance'], 1e-4)
 
 
-@pytest.mark.parametrize('middle', [keras, keras_3, one_by_one, centred])
+@pytest.mark.parametrize('middle', [keras, keras_3, one_by_one, standardised, centred])
+def test_a_bias_before_a_normalisation_is_part_of_its_mean(middle, monkeypatch):
+    plain = conv
+
+    def with_bias(x, kernel, *settings, **more):
+        made = plain(x, kernel, *settings, **more)
+        return made + 0.3 if kernel.shape == SHAPES['kernel'] else made
+
+    monkeypatch.setitem(globals(), 'conv', with_bias)
+    _, own = traced(middle)
+    (stats,) = own['batch_stats'].values()
+    assert_close(stats['mean'], drawn()['mean'] - 0.3)
+
+
+@pytest.mark.parametrize('middle', [keras, keras_3, one_by_one, centred, scaled_first])
 def test_a_scale_of_0_hides_the_moments_of_its_own_channel_alone(middle):
     variables = drawn()
     variables['gamma'] = variables['gamma'].at[3].set(0)
