@@ -45,7 +45,7 @@ def compute(eqn: Any, operands: list[Known]) -> list[Known]:
         square = values[0]
     elif name in KEEPS and operands[0].square is not None:
         square = _apply(eqn, [operands[0].square])[0]
-    elif name in SCALES:
+    elif name in SCALES or (name == 'integer_pow' and eqn.params['y'] == -1):
         squares = [operand.square for operand in operands if operand.square is not None]
         square = squares[0] if len(squares) == 1 else None
     root, taken = _taken(eqn, operands)

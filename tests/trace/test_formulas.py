@@ -88,6 +88,10 @@ def negative_added(v, x):
     return (conv(x, v['kernel']) + (-v['mean'])) * root(v) * v['gamma'] + v['beta']
 
 
+def reciprocal(v, x):
+    return (conv(x, v['kernel']) - v['mean']) * jnp.sqrt(v['variance'] + 1e-5) ** -1 * v['gamma'] + v['beta']
+
+
 def branch(v, x):
     return x + centred(v, x) / jnp.sqrt(2.0)
 
@@ -102,6 +106,7 @@ NORMALISED = [
     scaled_first,
     scaled_first_and_shifted,
     negative_added,
+    reciprocal,
 ]
 
 
