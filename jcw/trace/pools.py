@@ -7,7 +7,7 @@ import numpy as np
 
 from jcw.trace.expressions import Affine, Expression
 from jcw.trace.nodes import Node
-from jcw.trace.products import result_of, windowed
+from jcw.trace.products import mean_of, result_of, windowed
 from jcw.trace.values import Value
 from jcw.trace.walk import Walk, where
 from jcw.trace.windows import stated
@@ -25,7 +25,7 @@ def total(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
         node = walk.node(x)  # an operation from here on, as it would be on a larger map
         over = {order_of(x)[place] for place in eqn.params['axes']}
         if node.size == (1, 1) and len(x.axes) == 4 and over == {'h', 'w'}:
-            node = walk.nodes.append('mean', node, channels=node.channels, size=None, where=where(eqn))
+            node = mean_of(walk, eqn, node)
             return result_of(node, x.sizes['n'], axes)
         return x._replace(axes=tuple(axes))
     node, affine = walk.node(x), None
@@ -42,7 +42,7 @@ def total(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
         sizes = {role: size for role, size in x.sizes.items() if role not in roles}
         return Value(Expression(node=half), tuple(axes), sizes)
     assert base.size is not None
-    mean = walk.nodes.append('mean', base, channels=base.channels, size=None, where=where(eqn))
+    mean = mean_of(walk, eqn, base)
     count = math.prod(x.sizes[role] for role in roles)
     return _scaled(mean, base.size[0] * base.size[1], x.sizes['n'], axes, where(eqn), affine, count)
 
@@ -64,7 +64,7 @@ def window_sum(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
     x, node, side, stride, pads, after = _window(walk, eqn, operands)
     axes = [(role,) if role in x.sizes else () for role in order_of(x)]
     if side == node.size and after == (1, 1) and pads == NO_PADS:
-        mean = walk.nodes.append('mean', node, channels=node.channels, size=None, where=where(eqn))
+        mean = mean_of(walk, eqn, node)
         return _scaled(mean, side[0] * side[1], x.sizes['n'], axes, where(eqn))
     ones = np.ones((*side, 1, node.channels), np.float32)
     made = windowed(walk, eqn, node, ones, stride, pads, node.channels, after)

@@ -127,7 +127,7 @@ def product(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
         kernel = matrix.reshape(1, 1, -1, matrix.shape[-1])
         made = windowed(walk, eqn, node, kernel, 1, ((0, 0), (0, 0)), 1, node.size)
     elif node.size == (1, 1):
-        made = dense(walk, eqn, _mean(walk, eqn, node), matrix.reshape(-1, matrix.shape[-1]))
+        made = dense(walk, eqn, mean_of(walk, eqn, node), matrix.reshape(-1, matrix.shape[-1]))
     else:
         made = _whole_map(walk, eqn, node, matrix, summed)
     results = [*roles, ('c',)] if own == 0 else [('c',), *roles]
@@ -158,7 +158,8 @@ def _whole_map(walk: Walk, eqn: Any, read: Node, matrix: np.ndarray, summed: lis
     return made
 
 
-def _mean(walk: Walk, eqn: Any, read: Node) -> Node:
+def mean_of(walk: Walk, eqn: Any, read: Node) -> Node:
+    """Append the mean over all positions."""
     return walk.nodes.append('mean', read, channels=read.channels, size=None, where=where(eqn))
 
 

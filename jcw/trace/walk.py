@@ -86,7 +86,7 @@ class Walk:
             return found
         if name in SAME:
             before, after = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
-            if np.issubdtype(before, np.floating) and not jnp.issubdtype(after, jnp.floating):
+            if jnp.issubdtype(before, jnp.floating) and not jnp.issubdtype(after, jnp.floating):
                 raise ValueError(
                     f'{where(eqn)}: numbers that become {after} are rounded, which no operation of a graph does'
                 )

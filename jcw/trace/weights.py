@@ -49,11 +49,13 @@ def variables_of(graph: Graph, parts: list[Part]) -> Variables:
 
 def _normalisation(affine: Affine, channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
     factor, shift = (np.broadcast_to(values, channels) for values in affine[:2])
-    mean, variance = np.zeros(channels), np.full(channels, 1 - EPSILON)
-    if affine.mean is not None and affine.variance is not None:
-        own = np.broadcast_to(affine.variance, channels) - EPSILON
-        if (own + EPSILON > 0).all() and np.isfinite(own).all():
-            mean, variance = np.broadcast_to(affine.mean, channels), own
+    assert affine.mean is not None
+    assert affine.variance is not None
+    mean, variance = (
+        np.broadcast_to(values, channels) for values in (affine.mean, affine.variance - EPSILON)
+    )
+    if not ((variance + EPSILON > 0).all() and np.isfinite(variance).all()):
+        mean, variance = np.zeros(channels), np.full(channels, 1 - EPSILON)
     scale, bias = factor * np.sqrt(variance + EPSILON), shift + factor * mean
     return {'scale': _array(scale), 'bias': _array(bias)}, {
         'mean': _array(mean),

@@ -49,9 +49,8 @@ class Lanes:
     def __init__(self, config, dataset, graph, count, stop):
         self.config, self.dataset, self.graph, self.count, self.stop = config, dataset, graph, count, stop
         settings = config.subnet
-        net = functions_of(
-            graph, implementation='cpu'
-        )  # products and shifts: lanes make them batched products
+        # Products and shifts become batched products over lanes, native convolutions grouped ones.
+        net = functions_of(graph, implementation='cpu')
         augmentation = Augmentation(config.data.crop_padding, config.data.flip, settings.mixup)
         recipe = steps.Recipe(dataset.mean, dataset.std, augmentation, settings.label_smoothing)
         sources = dataset.train, dataset.validation, dataset.test
@@ -133,16 +132,9 @@ class Search:
 
     def __init__(self, setting, number, budget, entrants):
         config, self.graph, self.table, self.before = setting
-        self.number, self.budget, self.limit = (
-            number,
-            budget,
-            budget_ms(at_budget(config, budget), self.table),
-        )
-        self.cost, self.within, self.whole = (
-            self.table.to_cost(),
-            limits_of(config, self.graph),
-            ows.flat(self.graph),
-        )
+        self.number, self.budget = number, budget
+        self.limit, self.cost = budget_ms(at_budget(config, budget), self.table), self.table.to_cost()
+        self.within, self.whole = limits_of(config, self.graph), ows.flat(self.graph)
         self.most = config.accuracy.trainings
         self.choices, self.utility = [tuple(each) for each in entrants], []
         key = jax.random.fold_in(jax.random.key(8000), number)
@@ -158,15 +150,13 @@ class Search:
 
     def propose(self):
         """Add what is to be trained next."""
-        table = self.fitted() if self.utility else self.before
-        count = min(
-            (design.EACH if self.utility else design.FIRST - len(self.choices)), self.most - len(self.choices)
-        )
-        key = jax.random.fold_in(jax.random.key(7000 + self.number), len(self.choices))
+        known, left = np.array(self.choices), self.most - len(self.choices)
+        count = min(design.EACH if self.utility else design.FIRST - len(known), left)
         if count < 1:
             return
-        known, last = np.array(self.choices), count == self.most - len(self.choices)
-        new = design.propose(key, table, self.solve, [self.limit], count, trained=known, last=last)
+        table = self.fitted() if self.utility else self.before
+        key = jax.random.fold_in(jax.random.key(7000 + self.number), len(known))
+        new = design.propose(key, table, self.solve, [self.limit], count, trained=known, last=count == left)
         self.choices += map(tuple, new.tolist())
 
     def winner(self):
