@@ -7,12 +7,13 @@ that equals an activation at a thousand points, whatever it is made of, is that 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jcw.trace.elementwise import RECOGNISED
-from jcw.trace.known import part_of_root
+from jcw.trace.known import Known
 
 POINTS = np.concatenate([np.linspace(-9, 9, 145), [-400.0, -50.0, -12.0, 12.0, 50.0, 400.0]])
 """Where an expression is compared with the activations: between and beyond all their corners."""
@@ -21,27 +22,16 @@ EXACT = 1e-5  # relative; constants such as 1/6 are float32
 
 
 class Affine(NamedTuple):
-    """`factor * x + shift`, and a normalisation met on the way; float64 [channels] or [].
-
-    Attributes:
-      mean: that was subtracted, of `x`; none where nothing was, so that a root alone is no normalisation.
-      variance: with epsilon, of `x`, if something of each channel was divided by a root.
-      square: of that root, as it was written.
-      offset: what was added to `x` before that division.
-      centred: the factor, and the mean, where a mean was taken off last and the division is still to come.
-    """
+    """`factor * x + shift`, [channels] or []; mean and variance, with epsilon, of `x` where this is a normalisation."""
 
     factor: np.ndarray
     shift: np.ndarray
     mean: np.ndarray | None = None
     variance: np.ndarray | None = None
-    square: np.ndarray | None = None
-    offset: np.ndarray | None = None
-    centred: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def normalises(self) -> bool:
-        return self.mean is not None and self.variance is not None
+        return self.mean is not None
 
     @property
     def changes_nothing(self) -> bool:
@@ -49,6 +39,7 @@ class Affine(NamedTuple):
 
 
 IDENTITY = Affine(np.ones(()), np.zeros(()))
+LINEAR = ('add', 'add_any', 'sub', 'mul', 'div', 'neg')
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,7 +48,8 @@ class Expression:
 
     Attributes:
       node: the operation whose result a leaf is.
-      value: numbers of each channel, or one of all; `square`, `root`, `taken` and `negated` as in `Known`.
+      value: numbers of each channel, or one of all.
+      known: the array that they are of, and the roles of its `axes`.
       name: the primitive.
       where: what to tell the user about it.
       seen: the array that the original function has here, and the roles of its axes, where it was run.
@@ -65,10 +57,8 @@ class Expression:
 
     node: Any = None
     value: np.ndarray | None = None
-    square: np.ndarray | None = None
-    root: np.ndarray | None = None
-    taken: np.ndarray | None = None
-    negated: bool = False
+    known: Known | None = None
+    axes: Any = None
     name: str = ''
     function: Callable[..., Any] | None = None
     args: 'tuple[Expression, ...]' = ()
@@ -82,19 +72,23 @@ class Expression:
         return frozenset().union(*(arg.leaves for arg in self.args))
 
     @cached_property
+    def degree(self) -> int | None:
+        """0 of known numbers, 1 of what only scales and shifts its leaf; none of the rest."""
+        if self.node is not None or self.value is not None:
+            return int(self.node is not None)
+        degrees = [degree for arg in self.args if (degree := arg.degree) is not None]
+        if self.name not in LINEAR or len(degrees) < len(self.args):
+            return None
+        total = sum(degrees) if self.name in ('mul', 'div') else max(degrees)
+        return total if total < 2 and not (self.name == 'div' and degrees[1]) else None
+
+    @cached_property
     def affine(self) -> Affine | None:
         """What it does to its only leaf, if that is to scale and to shift."""
-        if self.node is not None:
-            return IDENTITY
-        if self.name not in ('add', 'add_any', 'sub', 'mul', 'div', 'neg'):
+        if not self.degree:
             return None
-        terms: list[Affine | Expression] = []
-        for arg in self.args:
-            term = arg if arg.value is not None else arg.affine
-            if term is None:
-                return None
-            terms.append(term)
-        return _affine(self.name, *terms)
+        shift = np.asarray(self.at(np.zeros(())), np.float64)
+        return Affine(np.asarray(self.at(np.ones(())) - shift, np.float64), shift)
 
     @cached_property
     def parts(self) -> 'tuple[Expression, ...]':
@@ -110,13 +104,18 @@ class Expression:
         visit(self)
         return tuple(found.values())
 
-    def at(self, x: Any) -> Any:
-        """Return its value where its only leaf is `x`, [points channels] or [points 1]."""
+    def at(self, x: Any, numbers: Mapping[int, Any] = MappingProxyType({})) -> Any:
+        """Return its value where its only leaf is `x`, [points channels] or [points 1].
+
+        Parts whose `id` is in `numbers` are these.
+        """
         values: dict[int, Any] = {}
         with np.errstate(all='ignore'):
             for part in self.parts:
                 if part.node is not None:
                     values[id(part)] = x
+                elif id(part) in numbers:
+                    values[id(part)] = numbers[id(part)]
                 elif part.value is not None:
                     values[id(part)] = part.value
                 else:
@@ -144,8 +143,8 @@ class Expression:
 
 def activation_of(
     expression: Expression, channels: int, known: Mapping[str, Callable[..., Any]] = RECOGNISED
-) -> tuple[str, Affine] | None:
-    """Find the activation and the affine part of it whose activation an expression is, of one leaf.
+) -> 'tuple[str, Expression] | None':
+    """Find the activation and the affine part whose activation an expression is, of one leaf.
 
     The part is replaced by points, so that channels which it maps to one number are told apart as well; where it was
     written down more than once, points are found that it maps to the wanted ones.
@@ -156,14 +155,15 @@ def activation_of(
         leaf = Expression(node=part)
         free = expression.replaced({id(part): leaf})
         if free.leaves == {part} and (name := _name_of(free.at(points), points, channels, known)):
-            return name, _affine_of(part)
+            return name, part
     for part in inner:
-        affine = _affine_of(part)
+        affine = part.affine
+        assert affine is not None
         if np.all(affine.factor != 0):
             before = (points - affine.shift) / affine.factor
             reached = affine.factor * before + affine.shift
             if name := _name_of(expression.at(before), reached, channels, known):
-                return name, affine
+                return name, part
     return None
 
 
@@ -186,64 +186,5 @@ def _name_of(
         return next(matching, None)
 
 
-def _affine_of(part: Expression) -> Affine:
-    assert part.affine is not None
-    return part.affine
-
-
 def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.all(np.abs(found - expected) <= EXACT * (1 + np.abs(expected))))
-
-
-def _affine(name: str, *terms: 'Affine | Expression') -> Affine | None:
-    """Combine affine terms of one leaf with known numbers."""
-    first = terms[0]
-    if name == 'neg' and isinstance(first, Affine):
-        return first._replace(factor=-first.factor, shift=-first.shift)
-    if name in ('add', 'add_any', 'sub'):
-        return _sum(-1 if name == 'sub' else 1, *terms)
-    known = [term for term in terms if not isinstance(term, Affine)]
-    if len(known) != 1 or (name == 'div' and not isinstance(first, Affine)):
-        return None
-    (value,), (affine,) = known, [term for term in terms if isinstance(term, Affine)]
-    factor = _value(value) if name == 'mul' else 1 / _value(value)
-    scaled = affine._replace(factor=affine.factor * factor, shift=affine.shift * factor)
-    if value.square is None or value.square.ndim == 0:
-        return scaled
-    if affine.centred is not None:
-        by, mean = affine.centred
-        return scaled._replace(
-            mean=mean, variance=value.square / np.square(by), square=value.square, centred=None
-        )
-    if affine.variance is not None or not np.all(affine.factor != 0):
-        return scaled
-    # A scale may come before the root that it belongs to: a mean that follows will tell.
-    return scaled._replace(variance=value.square, square=value.square, offset=affine.shift / affine.factor)
-
-
-def _sum(sign: int, first: 'Affine | Expression', second: 'Affine | Expression') -> Affine:
-    """Add, or subtract, affine terms of one leaf or known numbers."""
-    a, b = (
-        term if isinstance(term, Affine) else Affine(np.zeros(()), _value(term)) for term in (first, second)
-    )
-    total = Affine(a.factor + sign * b.factor, a.shift + sign * b.shift)
-    if isinstance(first, Affine) == isinstance(second, Affine):
-        return total
-    own, known, by = (a, second, sign) if isinstance(first, Affine) else (b, first, 1)
-    assert isinstance(known, Expression)
-    total = total._replace(mean=own.mean, variance=own.variance, square=own.square, offset=own.offset)
-    root, part = part_of_root(known)
-    same = own.square is not None and np.array_equal(root, own.square)
-    if part is not None and own.offset is not None and same:
-        # Of channels that a scale of 0 hides, the mean is gone and does not matter.
-        scale = np.where(total.factor == 0, 1, total.factor)
-        return total._replace(mean=np.where(total.factor == 0, 0, -own.offset - by * part / scale))
-    taken_off = own is a and (sign == -1 or known.negated) and _value(known).ndim > 0
-    if taken_off and np.all(total.factor != 0):
-        return total._replace(centred=(total.factor, -total.shift / total.factor))
-    return total
-
-
-def _value(expression: Expression) -> np.ndarray:
-    assert expression.value is not None
-    return expression.value

@@ -1,83 +1,116 @@
 """Numbers that are known before any image is: variables, constants, and whatever is computed from them alone.
 
-They are computed as they stand, so normalisation may be written in any arithmetic. Beside a number goes what it
-divides by, where that is a root: the variance that a normalisation holds, which its product with a scale would hide.
+They are computed as they stand, so normalisation may be written in any arithmetic. Each remembers what it was computed
+from, so that `moments` can tell what it would be with other variables.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
 
-from jcw.trace.elementwise import PLAIN
+from jcw.trace.elementwise import PLAIN, SAME, function_of
 
-ROOTS = {'rsqrt', 'sqrt'}
-KEEPS = {'broadcast_in_dim', 'reshape', 'squeeze', 'transpose', 'convert_element_type', 'copy'}
-SUMS = {'add', 'add_any', 'sub'}
-SCALES = {'mul', 'div', 'neg'}
+MOVES = {
+    'broadcast_in_dim',
+    'reshape',
+    'squeeze',
+    'expand_dims',
+    'transpose',
+    'concatenate',
+    'stack',
+    'slice',
+}
+PICKS = {'dynamic_slice', 'gather', 'split'}
+"""Primitives whose results are as good as variables of their own: the rows of stacked ones."""
 
 
-class Known(NamedTuple):
-    """A known array.
-
-    Attributes:
-      value: the array.
-      square: of what it is, or divides by, the root; of the value's shape.
-      root: the square that belongs to `taken`.
-      taken: what was added to make it, and has a square: the mean's part in a shift, negative.
-      negated: whether it is the negative of something: a mean that is added to be taken off.
-    """
+@dataclasses.dataclass(eq=False)
+class Known:
+    """A known array, and what it was computed from: an equation and its operands, none of a variable."""
 
     value: Any
-    square: Any = None
-    root: Any = None
-    taken: Any = None
-    negated: bool = False
+    eqn: Any = None
+    operands: 'tuple[Known, ...]' = ()
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each of its numbers comes of single numbers of its operands."""
+        name = self.eqn.primitive.name
+        return name in MOVES or name in SAME or function_of(name, self.eqn.params) is not None
+
+    @cached_property
+    def free(self) -> bool:
+        """Whether it may be given other numbers: a variable, or the result of more than arithmetic."""
+        return self.eqn is None or not self.elementwise
+
+    @cached_property
+    def mixes(self) -> bool:
+        """Whether more than arithmetic is in it: a sum over an axis, a product of matrices."""
+        return self.eqn is not None and (self.free or any(operand.mixes for operand in self.operands))
+
+    def parts(self) -> 'list[Known]':
+        """Return itself and what it is computed from, each once, outer ones first."""
+        found: dict[int, Known] = {}
+
+        def visit(part: Known) -> None:
+            if id(part) not in found:
+                for operand in () if part.free else part.operands:
+                    visit(operand)
+                found[id(part)] = part
+
+        visit(self)
+        return list(found.values())[::-1]
+
+    def at(self, numbers: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Return what it is where some of its parts, by `id`, are other numbers; repeated axes have length 1."""
+        found: dict[int, np.ndarray] = {}
+        for part in reversed(self.parts()):
+            if id(part) in numbers:
+                found[id(part)] = numbers[id(part)]
+            elif part.free:
+                found[id(part)] = np.asarray(part.value)
+            else:
+                found[id(part)] = _again(part.eqn, [found[id(operand)] for operand in part.operands])
+        return found[id(self)]
 
 
 def compute(eqn: Any, operands: list[Known]) -> list[Known]:
     """Return the results of an equation whose operands are all known."""
-    values = [operand.value for operand in operands]
-    results = _apply(eqn, values)
-    name = eqn.primitive.name
-    square = None
-    if name in ROOTS or (name == 'pow' and np.all(np.abs(np.asarray(values[1])) == 0.5)):
-        square = values[0]
-    elif name in KEEPS and operands[0].square is not None:
-        square = _apply(eqn, [operands[0].square])[0]
-    elif name in SCALES or (name == 'integer_pow' and eqn.params['y'] == -1):
-        squares = [operand.square for operand in operands if operand.square is not None]
-        square = squares[0] if len(squares) == 1 else None
-    root, taken = _taken(eqn, operands)
-    square, root, taken = (
-        None if extra is None else np.broadcast_to(np.asarray(extra), np.shape(results[0]))
-        for extra in (square, root, taken)
-    )
-    negated = name == 'neg' or (name in KEEPS and operands[0].negated)
-    return [Known(results[0], square, root, taken, negated), *(Known(value) for value in results[1:])]
+    results = _apply(eqn, [operand.value for operand in operands])
+    if eqn.primitive.name in PICKS:
+        return [Known(value) for value in results]
+    return [Known(value, eqn, tuple(operands)) for value in results]
 
 
-def _taken(eqn: Any, operands: list[Known]) -> tuple[Any, Any]:
-    """Return what of a sum is divided by a root, and the root's square."""
-    name = eqn.primitive.name
-    if name in KEEPS and operands[0].taken is not None:
-        return tuple(_apply(eqn, [extra])[0] for extra in (operands[0].root, operands[0].taken))
-    if name not in SUMS:
-        return None, None
-    signs = (1, -1 if name == 'sub' else 1)
-    parts = [(sign, *part_of_root(operand)) for sign, operand in zip(signs, operands, strict=True)]
-    found = [(sign, root, part) for sign, root, part in parts if part is not None]
-    if len(found) != 1:
-        return None, None
-    ((sign, root, part),) = found
-    return root, sign * np.asarray(part)
-
-
-def part_of_root(known: Any) -> tuple[Any, Any]:
-    """Return the square of the root that a number or a part of it is divided by, and that part."""
-    if known.taken is not None:
-        return known.root, known.taken
-    return (None, None) if known.square is None else (known.square, known.value)
+def _again(eqn: Any, values: list[np.ndarray]) -> np.ndarray:
+    """Compute a part anew in float64, without repeating what repeats."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == 'transpose':
+        return np.transpose(values[0], params['permutation'])
+    if name == 'broadcast_in_dim':
+        shape = [1] * len(params['shape'])
+        for place, size in zip(params['broadcast_dimensions'], values[0].shape, strict=True):
+            shape[place] = size
+        return values[0].reshape(shape)
+    if name in MOVES:
+        whole = [np.broadcast_to(v, atom.aval.shape) for v, atom in zip(values, eqn.invars, strict=True)]
+        if name == 'concatenate':
+            return np.concatenate(whole, params['dimension'])
+        if name == 'stack':
+            return np.stack(whole, params['axis'])
+        if name == 'slice':
+            starts, limits, steps = (params[key] for key in ('start_indices', 'limit_indices', 'strides'))
+            return whole[0][tuple(map(slice, starts, limits, steps or (None,) * len(starts)))]
+        return whole[0].reshape(eqn.outvars[0].aval.shape)
+    function = function_of(name, params)
+    if function is None:
+        return values[0]
+    with np.errstate(all='ignore'):
+        return np.asarray(function(*values))
 
 
 def _apply(eqn: Any, values: list[Any]) -> list[Any]:
@@ -85,7 +118,7 @@ def _apply(eqn: Any, values: list[Any]) -> list[Any]:
     if not any(isinstance(value, jax.Array) for value in values):
         # NumPy computes at once what JAX would first compile, for every shape anew.
         if name == 'broadcast_in_dim':
-            return [_broadcast(np.asarray(values[0]), eqn.params)]
+            return [np.broadcast_to(_again(eqn, [np.asarray(values[0])]), made.shape)]  # takes no memory
         if name in ('reshape', 'squeeze'):
             return [np.reshape(values[0], made.shape)]
         if name in PLAIN and np.issubdtype(made.dtype, np.floating):
@@ -98,14 +131,6 @@ def bind(eqn: Any, values: list[Any]) -> list[Any]:
     """Run one equation that is no call of a program within it."""
     results = eqn.primitive.bind(*values, **eqn.params)
     return list(results) if eqn.primitive.multiple_results else [results]
-
-
-def _broadcast(value: np.ndarray, params: dict[str, Any]) -> np.ndarray:
-    """Repeat without taking memory: a bias that meets a batch of maps is as small as it was."""
-    shape = [1] * len(params['shape'])
-    for place, size in zip(params['broadcast_dimensions'], value.shape, strict=True):
-        shape[place] = size
-    return np.broadcast_to(value.reshape(shape), params['shape'])
 
 
 def _as_numpy(value: Any) -> Any:

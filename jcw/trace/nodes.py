@@ -7,6 +7,7 @@ import numpy as np
 
 from jcw.trace.elementwise import REFUSED
 from jcw.trace.expressions import Affine, Expression, activation_of
+from jcw.trace.moments import moments_of
 from jcw.windows import Pads
 
 FOLDED = 'a normalisation is part of its weights: training does not normalise there any more'
@@ -98,10 +99,10 @@ class Nodes:
             )
         (read,) = expression.leaves
         if expression.affine is not None:
-            return self._pointwise(read, expression.affine, None, expression)
+            return self._pointwise(read, _normalising(expression, read), None, expression)
         found = activation_of(expression, read.channels)
         if found is not None:
-            return self._pointwise(read, found[1], found[0], expression)
+            return self._pointwise(read, _normalising(found[1], read), found[0], expression)
         for part in expression.parts[:-1]:
             if part.affine is None and part.value is None and activation_of(part, read.channels):
                 self.node_of(part)
@@ -141,3 +142,10 @@ class Nodes:
             seen=expression.seen,
         )
         return Expression(node=node)
+
+
+def _normalising(part: Expression, read: Node) -> Affine:
+    """Return what a part does to the operation it is of, with its moments where that is to normalise."""
+    assert part.affine is not None
+    moments = moments_of(part, read.channels)
+    return part.affine if moments is None else part.affine._replace(mean=moments[0], variance=moments[1])

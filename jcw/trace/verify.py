@@ -17,6 +17,7 @@ TOLERANCE = 1e-5  # of the greatest number
 GUESSED = 1e-3
 """The same of an operation's numbers, where outputs agree: rounding makes less, a wrong operation more."""
 CONFIGURATIONS = 2
+IN_FLOAT32 = 'functions or variables in less than float32 cannot be traced: trace it in float32'
 
 
 def to_base(graph: Graph) -> Graph:
@@ -53,7 +54,8 @@ def check(
         _compare_operations(graph, variables, images, seen(), tolerance)
         if not error <= TOLERANCE:
             raise ValueError(
-                f'the graph differs from the function by {error:.1e} of its outputs, without a cause'
+                f'the graph differs from the function by {error:.1e} of its outputs, and no operation alone: '
+                f'{IN_FLOAT32}'
             )
         draws = np.random.default_rng(0)
         for _ in range(CONFIGURATIONS):
@@ -93,7 +95,7 @@ def _compare_operations(
         if not error <= tolerance:
             raise ValueError(
                 f'operation {op.name!r} gives other numbers than {part.last.where}: they differ by {error:.1e} of '
-                'the greatest. Functions in less than float32 cannot be traced: trace it in float32'
+                f'the greatest; {IN_FLOAT32}'
             )
 
 

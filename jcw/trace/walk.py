@@ -112,7 +112,7 @@ class Walk:
                 combined: Value = self.rules['two'](self, eqn, values, axes, sizes)
                 return combined
         args = tuple(
-            operand.expression if isinstance(operand, Value) else _fixed(eqn, operand, axes)
+            operand.expression if isinstance(operand, Value) else fixed(eqn, operand, axes)
             for operand in operands
         )
         made = Expression(name=eqn.primitive.name, function=function, args=args, where=where(eqn))
@@ -151,20 +151,16 @@ class Walk:
         return value
 
 
-def _fixed(eqn: Any, known: Known, axes: Axes) -> Expression:
+def fixed(eqn: Any, known: Known, axes: Axes) -> Expression:
+    """Return a known array as the numbers of each channel; its axes have the roles of those it meets."""
     value = channels_of(np.asarray(known.value), axes)
     if value is None:
         raise ValueError(
-            f'{where(eqn)}: its numbers differ from place to place (a positional embedding, a random mask); '
+            f'{where(eqn)}: its numbers differ from place to place (a positional embedding, a random mask, '
+            'how many numbers a mean pool counts at the edge); '
             'only one for each channel can be written as a normalisation'
         )
-    extras = (
-        None if extra is None else channels_of(np.asarray(extra), axes)
-        for extra in (known.square, known.root, known.taken)
-    )
-    square, root, taken = (None if extra is None else np.asarray(extra, np.float64) for extra in extras)
-    number = np.asarray(value, np.float64)
-    return Expression(value=number, square=square, root=root, taken=taken, negated=known.negated)
+    return Expression(value=np.asarray(value, np.float64), known=known, axes=axes)
 
 
 def where(eqn: Any) -> str:

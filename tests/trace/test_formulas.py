@@ -96,7 +96,51 @@ def branch(v, x):
     return x + centred(v, x) / jnp.sqrt(2.0)
 
 
+def epsilon_outside(v, x):
+    deviation = jnp.sqrt(v['variance']) + 1e-5
+    return (conv(x, v['kernel']) - v['mean']) / deviation * v['gamma'] + v['beta']
+
+
+def by_logarithm(v, x):
+    return (conv(x, v['kernel']) - v['mean']) * jnp.exp(-0.5 * jnp.log(v['variance'] + 1e-5)) * v['gamma']
+
+
+def from_the_mean(v, x):
+    scale = v['gamma'] / jnp.sqrt(v['variance'] + 1e-5)
+    return v['beta'] - (v['mean'] * scale - conv(x, v['kernel']) * scale)
+
+
+def stacked(v, x):
+    scale = v['gamma'] * root(v)
+    by = jnp.stack([scale, v['beta'] - v['mean'] * scale])
+    return conv(x, v['kernel']) * by[0] + by[1]
+
+
+def of_rows(v, x):
+    rows = jnp.stack([v['mean'], v['variance'], v['gamma'], v['beta']])
+    mean, variance, gamma, beta = rows
+    return (conv(x, v['kernel']) - mean) / jnp.sqrt(variance + 1e-5) * gamma + beta
+
+
+def unbiased(v, x):
+    seen = 1 - jnp.power(0.9, 8.0)
+    mean, variance = v['mean'] * seen / seen, v['variance'] * seen / seen
+    return (conv(x, v['kernel']) - mean) * jax.lax.rsqrt(variance + 1e-5) * v['gamma'] + v['beta']
+
+
+def by_einsum(v, x):
+    x = jnp.einsum('nhwc,c->nhwc', conv(x, v['kernel']) - v['mean'], v['gamma'] * root(v))
+    return x + v['beta']
+
+
 NORMALISED = [
+    by_einsum,
+    epsilon_outside,
+    by_logarithm,
+    from_the_mean,
+    stacked,
+    of_rows,
+    unbiased,
     keras,
     keras_3,
     one_by_one,
@@ -156,10 +200,23 @@ def weight_normalised(v, x):
         lambda v, x: conv(x, v['kernel']) * jnp.sqrt(2 / 72),
         weight_normalised,
         lambda v, x: conv(x, v['kernel']) * root(v),
+        lambda v, x: (conv(x, v['kernel']) - v['beta']) * jnp.sqrt(v['gamma']),
+        lambda v, x: weight_normalised(v, x) - v['mean'],
+        lambda v, x: (weight_normalised(v, x) - v['mean']) * v['gamma'],
+        lambda v, x: (conv(x, v['kernel']) - v['mean']) / v['variance'],
     ],
-    ids=['a sum by the root of two', 'a rate made equal', 'weights by their length', 'a root alone'],
+    ids=[
+        'a sum by the root of two',
+        'a rate made equal',
+        'weights by their length',
+        'a root alone',
+        'the root of a scale',
+        'weights by their length, less a bias',
+        'weights by their length, less a bias, scaled',
+        'no root at all',
+    ],
 )
-def test_a_root_without_a_mean_is_no_normalisation(middle):
+def test_a_root_or_a_mean_alone_is_no_normalisation(middle):
     graph, own = traced(middle)
     assert not own['batch_stats']
     assert not [op.name for op in graph.operations if op.kind in ('conv', 'depthwise') and op.norm]
