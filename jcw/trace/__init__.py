@@ -77,8 +77,8 @@ def trace(
     jaxpr = _jaxpr(apply, variables, images)
     leaves = [Known(_concrete(leaf)) for leaf in jax.tree.leaves(variables)]
 
-    def read(layout: str, seen: bool = False) -> list[Part]:
-        return _read(jaxpr, leaves, images, LAYOUTS[layout], seen)
+    def read(layout: str, seen: jax.Array | None = None) -> list[Part]:
+        return _read(jaxpr, leaves, images.shape, LAYOUTS[layout], seen)
 
     layout, parts = _either_layout(read, images.shape)
     order = [LAYOUTS[layout].index(role) for role in 'nhwc']
@@ -89,20 +89,21 @@ def trace(
     with jax.default_matmul_precision('highest'):
         (expected,) = jax.tree.leaves(jax.jit(apply)(variables, images))
     expected = jnp.reshape(expected, (len(images), -1))
-    check(to_base(graph), own, ours, expected, lambda: read(layout, seen=True))
+    check(to_base(graph), own, ours, expected, images, lambda seen: read(layout, seen))
     return graph, own
 
 
 def _read(
-    jaxpr: Any, leaves: list[Known], images: np.ndarray, roles: tuple[str, ...], seen: bool
+    jaxpr: Any, leaves: list[Known], shape: tuple[int, ...], roles: tuple[str, ...], seen: jax.Array | None
 ) -> list[Part]:
-    walk = Walk(RULES, seen)
-    shape = dict(zip(roles, images.shape, strict=True))
-    node = walk.nodes.append('images', channels=shape['c'], size=(shape['h'], shape['w']), where='the images')
-    value = result_of(node, shape['n'], [(role,) for role in roles])
-    if seen:
-        node.seen = images, value.axes
-        value = value._replace(seen=jnp.asarray(images), expression=Expression(node=node, seen=node.seen))
+    """Read the program; with images `seen`, run it on them, too."""
+    walk = Walk(RULES, seen is not None)
+    sizes = dict(zip(roles, shape, strict=True))
+    node = walk.nodes.append('images', channels=sizes['c'], size=(sizes['h'], sizes['w']), where='the images')
+    value = result_of(node, sizes['n'], [(role,) for role in roles])
+    if seen is not None:
+        node.seen = seen, value.axes
+        value = value._replace(seen=seen, expression=Expression(node=node, seen=node.seen))
     (logits,) = walk.run(jaxpr.jaxpr, [Known(c) for c in jaxpr.consts], [*leaves, value])
     if not isinstance(logits, Value):
         raise ValueError('the function traced gives the same outputs for any images')
@@ -150,7 +151,10 @@ def _jaxpr(apply: Callable, variables: Any, images: np.ndarray) -> Any:
             f'{str(error).strip().splitlines()[0]}'
         ) from error
     except Exception as error:  # whatever the user's library raises
-        training = 'it changes statistics as it runs, as in training: trace it in evaluation mode'
+        training = (
+            'it changes variables as it runs, as statistics in training, or has them from outside: trace it in '
+            'evaluation mode, with all of its variables as arguments'
+        )
         said = (str(error).strip().splitlines() or [''])[0]
         why = training if type(error).__name__ in CHANGES else f'{type(error).__name__}: {said}'
         raise ValueError(
@@ -180,6 +184,11 @@ def _check_variables(variables: Any) -> None:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise ValueError(
                 f'variables{name} is a shape without numbers: trace a network that was initialised'
+            )
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+            raise ValueError(
+                f'variables{name} is no array but {type(leaf).__name__}: part what is none from the variables first, '
+                'as with eqx.partition(model, eqx.is_array)'
             )
         if (
             jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

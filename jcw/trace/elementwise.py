@@ -55,7 +55,6 @@ SAME = {
     'copy_p',
     'convert_element_type',
     'stop_gradient',
-    'optimization_barrier',
     'reduce_precision',
     'name',
     'sharding_constraint',

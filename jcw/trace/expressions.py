@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcw.trace.elementwise import RECOGNISED
-from jcw.trace.known import Known
+from jcw.trace.known import Known, inner_first
 
 POINTS = np.concatenate([np.linspace(-9, 9, 145), [-400.0, -50.0, -12.0, 12.0, 50.0, 400.0]])
 """Where an expression is compared with the activations: between and beyond all their corners."""
@@ -35,11 +35,23 @@ class Affine(NamedTuple):
 
     @property
     def changes_nothing(self) -> bool:
-        return bool(np.all(np.abs(self.factor - 1) < 1e-6) and np.all(self.shift == 0))
+        same = np.all(np.abs(self.factor - 1) < 1e-6) and np.all(self.shift == 0)
+        return bool(same and not self.normalises)
+
+    def equals(self, other: 'Affine') -> bool:
+        return all(_equal_arrays(a, b) for a, b in zip(self, other, strict=True))
+
+    def normalises_as(self, other: 'Affine') -> bool:
+        """Whether both come of one normalisation."""
+        return self.normalises and all(_equal_arrays(a, b) for a, b in zip(self[2:], other[2:], strict=True))
+
+
+def _equal_arrays(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 IDENTITY = Affine(np.ones(()), np.zeros(()))
-LINEAR = ('add', 'add_any', 'sub', 'mul', 'div', 'neg')
+LINEAR = ('add', 'add_any', 'sub', 'mul', 'div', 'neg', 'select_n')
 
 
 @dataclasses.dataclass(eq=False)
@@ -79,6 +91,8 @@ class Expression:
         degrees = [degree for arg in self.args if (degree := arg.degree) is not None]
         if self.name not in LINEAR or len(degrees) < len(self.args):
             return None
+        if self.name == 'select_n':
+            return None if degrees[0] else max(degrees)
         total = sum(degrees) if self.name in ('mul', 'div') else max(degrees)
         return total if total < 2 and not (self.name == 'div' and degrees[1]) else None
 
@@ -93,16 +107,7 @@ class Expression:
     @cached_property
     def parts(self) -> 'tuple[Expression, ...]':
         """Itself and all it is made of, each once, inner ones first."""
-        found: dict[int, Expression] = {}
-
-        def visit(part: Expression) -> None:
-            if id(part) not in found:
-                for arg in part.args:
-                    visit(arg)
-                found[id(part)] = part
-
-        visit(self)
-        return tuple(found.values())
+        return tuple(inner_first(self, lambda part: part.args))
 
     def at(self, x: Any, numbers: Mapping[int, Any] = MappingProxyType({})) -> Any:
         """Return its value where its only leaf is `x`, [points channels] or [points 1].

@@ -5,8 +5,7 @@ from, so that `moments` can tell what it would be with other variables.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,40 +29,23 @@ PICKS = {'dynamic_slice', 'gather', 'split'}
 
 @dataclasses.dataclass(eq=False)
 class Known:
-    """A known array, and what it was computed from: an equation and its operands, none of a variable."""
+    """A known array.
+
+    Attributes:
+      value: the array.
+      eqn: the arithmetic that it was computed by; none of a variable, and of what more than arithmetic made.
+      operands: of that.
+      mixes: whether there is more than arithmetic in it: a sum over an axis, a product of matrices.
+    """
 
     value: Any
     eqn: Any = None
     operands: 'tuple[Known, ...]' = ()
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether each of its numbers comes of single numbers of its operands."""
-        name = self.eqn.primitive.name
-        return name in MOVES or name in SAME or function_of(name, self.eqn.params) is not None
-
-    @cached_property
-    def free(self) -> bool:
-        """Whether it may be given other numbers: a variable, or the result of more than arithmetic."""
-        return self.eqn is None or not self.elementwise
-
-    @cached_property
-    def mixes(self) -> bool:
-        """Whether more than arithmetic is in it: a sum over an axis, a product of matrices."""
-        return self.eqn is not None and (self.free or any(operand.mixes for operand in self.operands))
+    mixes: bool = False
 
     def parts(self) -> 'list[Known]':
         """Return itself and what it is computed from, each once, outer ones first."""
-        found: dict[int, Known] = {}
-
-        def visit(part: Known) -> None:
-            if id(part) not in found:
-                for operand in () if part.free else part.operands:
-                    visit(operand)
-                found[id(part)] = part
-
-        visit(self)
-        return list(found.values())[::-1]
+        return inner_first(self, lambda part: part.operands)[::-1]
 
     def at(self, numbers: Mapping[int, np.ndarray]) -> np.ndarray:
         """Return what it is where some of its parts, by `id`, are other numbers; repeated axes have length 1."""
@@ -71,19 +53,35 @@ class Known:
         for part in reversed(self.parts()):
             if id(part) in numbers:
                 found[id(part)] = numbers[id(part)]
-            elif part.free:
+            elif part.eqn is None:
                 found[id(part)] = np.asarray(part.value)
             else:
                 found[id(part)] = _again(part.eqn, [found[id(operand)] for operand in part.operands])
         return found[id(self)]
 
 
+def inner_first(whole: Any, of: Callable[[Any], Sequence[Any]]) -> list[Any]:
+    """Return a whole and all that it is made of, each once, after what it is made of itself."""
+    found: dict[int, Any] = {}
+    stack = [(whole, False)]
+    while stack:
+        part, made = stack.pop()
+        if made:
+            found.setdefault(id(part), part)
+        elif id(part) not in found:
+            stack += [(part, True), *((inner, False) for inner in reversed(of(part)))]
+    return list(found.values())
+
+
 def compute(eqn: Any, operands: list[Known]) -> list[Known]:
     """Return the results of an equation whose operands are all known."""
-    results = _apply(eqn, [operand.value for operand in operands])
-    if eqn.primitive.name in PICKS:
-        return [Known(value) for value in results]
-    return [Known(value, eqn, tuple(operands)) for value in results]
+    results, name = _apply(eqn, [operand.value for operand in operands]), eqn.primitive.name
+    mixes = any(operand.mixes for operand in operands)
+    if name in PICKS:
+        return [Known(value, mixes=mixes) for value in results]
+    if name in MOVES or name in SAME or function_of(name, eqn.params) is not None:
+        return [Known(value, eqn, tuple(operands), mixes) for value in results]
+    return [Known(value, mixes=True) for value in results]
 
 
 def _again(eqn: Any, values: list[np.ndarray]) -> np.ndarray:

@@ -94,21 +94,18 @@ class Nodes:
 
     def _recognised(self, expression: Expression) -> Expression:
         if len(expression.leaves) != 1:
-            raise ValueError(
-                f'{expression.where} combines {len(expression.leaves)} operations in one formula'
-            )
+            return self._sum(expression)
         (read,) = expression.leaves
         if expression.affine is not None:
             return self._pointwise(read, _normalising(expression, read), None, expression)
-        found = activation_of(expression, read.channels)
-        if found is not None:
-            return self._pointwise(read, _normalising(found[1], read), found[0], expression)
-        for part in expression.parts[:-1]:
-            if part.affine is None and part.value is None and activation_of(part, read.channels):
+        normalised = _normalised(expression, read)
+        for part in [normalised] if normalised else reversed(expression.parts):
+            found = None if part.degree is not None else activation_of(part, read.channels)
+            if found is not None and part is expression:
+                return self._pointwise(read, _normalising(found[1], read), found[0], expression)
+            if found is not None:
                 self.node_of(part)
-                rest = expression.replaced(self._of)
-                if len(rest.leaves) > 1:
-                    break
+                rest = self.current(expression)
                 return rest if rest.node is not None else self._recognised(rest)
         other = activation_of(expression, read.channels, REFUSED)
         what = f'is {other[0]}' if other else 'ends arithmetic that is no normalisation'
@@ -116,6 +113,19 @@ class Nodes:
             f'{expression.where} {what}, and none of the activations ReLU, ReLU6, hard-swish, SiLU, sigmoid and '
             'hard-sigmoid'
         )
+
+    def _sum(self, expression: Expression) -> Expression:
+        """Append the sum of two results that were one formula until one of them became an operation."""
+        if expression.name not in ('add', 'add_any') or any(arg.value is not None for arg in expression.args):
+            raise ValueError(
+                f'{expression.where} combines {len(expression.leaves)} operations in one formula'
+            )
+        reads = [self.node_of(arg) for arg in expression.args]
+        if None in (read.size for read in reads):
+            raise ValueError(f'{expression.where}: vectors cannot be added, only maps of one size')
+        settings: dict[str, Any] = {'channels': reads[0].channels, 'size': reads[0].size}
+        node = self.append('add', *reads, where=expression.where, seen=expression.seen, **settings)
+        return Expression(node=node)
 
     def _pointwise(
         self, read: Node, affine: Affine, activation: str | None, expression: Expression
@@ -131,6 +141,10 @@ class Nodes:
             pool = dataclasses.replace(read, reads=(before.node,), number=len(self.all), seen=expression.seen)
             self.all.append(pool)
             return Expression(node=pool)
+        for node in self.all:
+            same = node.reads == (read,) and node.activation == activation
+            if same and node.affine is not None and affine.equals(node.affine):
+                return Expression(node=node)
         node = self.append(
             'pointwise',
             read,
@@ -149,3 +163,17 @@ def _normalising(part: Expression, read: Node) -> Affine:
     assert part.affine is not None
     moments = moments_of(part, read.channels)
     return part.affine if moments is None else part.affine._replace(mean=moments[0], variance=moments[1])
+
+
+def _normalised(expression: Expression, read: Node) -> Expression | None:
+    """Return what is normalised within an expression after it was activated.
+
+    That becomes an operation first: with moments of 0 and 1 the normalisation would pass for nothing at all.
+    """
+    for part in expression.parts:
+        for inner in part.parts[:-1]:
+            if inner.degree is None:
+                outer = part.replaced({id(inner): Expression(node=inner)})
+                if outer.leaves == {inner} and outer.degree and moments_of(outer, read.channels) is not None:
+                    return inner
+    return None

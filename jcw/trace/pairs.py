@@ -15,7 +15,7 @@ def two(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str, 
     """Read a sum, a difference, or a product of two results: a residual or a gate."""
     first, second = values
     if eqn.primitive.name == 'mul':
-        return _gate(walk, eqn, values, axes, sizes)
+        return gate(walk, eqn, values, axes, sizes)
     if eqn.primitive.name == 'sub':
         minus = Expression(name='neg', function=np.negative, args=(second.expression,), where=where(eqn))
         second = second._replace(expression=minus)
@@ -31,7 +31,8 @@ def two(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str, 
     return Value(Expression(node=made), axes, sizes)
 
 
-def _gate(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str, int]) -> Value:
+def gate(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str, int]) -> Value:
+    """Read a product of two results one by one."""
     nodes = [walk.node(value) for value in values]
     vectors = [node for node in nodes if node.size is None]
     maps = [node for node in nodes if node.size is not None]

@@ -66,15 +66,17 @@ def _share(order: list[Node]) -> None:
         first = next((node for node in own if node.kind == 'pointwise' and node.activation is None), None)
         if first is None or len(own) == 1 or any(node.kind != 'pointwise' for node in own):
             continue
-        a, b = first.affine[:2] if first.affine else IDENTITY[:2]
+        once = first.affine or IDENTITY
+        a, b = once[:2]
         if read.kind not in ('conv', 'depthwise') or not np.all(a):
             continue
         for node in own:
             if node is not first and node.affine is not None:
-                factor, shift, mean, variance, *_ = node.affine
-                mean = None if mean is None else a * mean + b
-                variance = None if variance is None else a * a * variance
-                node.affine = Affine(factor / a, shift - factor * b / a, mean, variance)
+                factor, shift, mean, variance = node.affine
+                moments = None, None
+                if mean is not None and variance is not None and not node.affine.normalises_as(once):
+                    moments = a * mean + b, a * a * variance
+                node.affine = Affine(factor / a, shift - factor * b / a, *moments)
                 node.reads = (first,)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jcw.trace.expressions import Expression
 from jcw.trace.known import Known
 from jcw.trace.nodes import FOLDED, Node
+from jcw.trace.pairs import gate
 from jcw.trace.values import Value
 from jcw.trace.walk import Walk, fixed, where
 from jcw.trace.windows import dilated, squared, stated
@@ -99,8 +100,12 @@ def product(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
     """Read `dot_general`: over channels, or over all positions and channels, as after a flatten."""
     contracting, batch = eqn.params['dimension_numbers']
     values = [operand for operand in operands if isinstance(operand, Value)]
-    if len(values) == 1 and batch[0]:
+    if len(values) == 1 and not contracting[0]:
         return _scaled(walk, eqn, operands)
+    if len(values) == 2 and len(batch[0]) in (len(x.axes) for x in values):
+        first, second = (_batch_first(x, places) for x, places in zip(values, batch, strict=True))
+        axes = max(first.axes, second.axes, key=len)
+        return gate(walk, eqn, [first, second], axes, first.sizes | second.sizes)
     if len(values) == 2:
         raise ValueError(f'{where(eqn)}: a product of two results, as of attention, cannot be expressed')
     own = 0 if isinstance(operands[0], Value) else 1
@@ -137,19 +142,22 @@ def product(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
 
 
 def _scaled(walk: Walk, eqn: Any, operands: list[Any]) -> Value:
-    """Read a product over no axis, as of `einsum('nhwc,c->nhwc')`: batch axes first, those of the result after them."""
-    contracting, batch = eqn.params['dimension_numbers']
+    """Read a product with known numbers over no axis, as of `einsum('nhwc,c->nhwc')`."""
+    _, batch = eqn.params['dimension_numbers']
     own = 0 if isinstance(operands[0], Value) else 1
     x, known = operands[own], operands[1 - own]
-    if contracting[0] or len(batch[0]) < np.ndim(known.value):
+    if len(batch[0]) < np.ndim(known.value) or x.pads:
         raise ValueError(f'{where(eqn)}: a product of axes one by one, and over others, cannot be expressed')
-    if x.pads:
-        raise ValueError(f'{where(eqn)}: a padded map is only read by a convolution or a pool')
     roles = dict(zip(batch[1 - own], (x.axes[place] for place in batch[own]), strict=True))
     factor = fixed(eqn, known, tuple(roles[place] for place in range(len(roles))))
     made = Expression(name='mul', function=np.multiply, args=(x.expression, factor), where=where(eqn))
-    order = *batch[own], *(place for place in range(len(x.axes)) if place not in batch[own])
-    return Value(made, tuple(x.axes[place] for place in order), x.sizes)
+    return _batch_first(x, batch[own])._replace(expression=made)
+
+
+def _batch_first(x: Value, batch: Sequence[int]) -> Value:
+    """Return a value with its axes in the order of a product's result: those that go one by one, then the others."""
+    order = *batch, *(place for place in range(len(x.axes)) if place not in batch)
+    return x._replace(axes=tuple(x.axes[place] for place in order))
 
 
 def result_of(node: Node, batch: int, axes: Sequence[tuple[str, ...]]) -> Value:

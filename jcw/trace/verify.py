@@ -30,7 +30,12 @@ def to_base(graph: Graph) -> Graph:
 
 
 def check(
-    graph: Graph, variables: Variables, images: jax.Array, expected: jax.Array, seen: Callable[[], list[Part]]
+    graph: Graph,
+    variables: Variables,
+    images: jax.Array,
+    expected: jax.Array,
+    originals: np.ndarray,
+    seen: Callable[[jax.Array], list[Part]],
 ) -> None:
     """Compare operations and outputs; then, in random configurations, the masked network with the sliced one.
 
@@ -39,7 +44,8 @@ def check(
       variables: of it.
       images: NHWC.
       expected: what the function traced gives for them.
-      seen: traces it again, running it, for the parts with the arrays they have there.
+      originals: the same images as the function takes them.
+      seen: reads it again, running it on these, for the parts with the arrays they have there.
 
     Raises:
       ValueError: they differ; names the first operation that does.
@@ -51,18 +57,18 @@ def check(
         # Outputs do not tell what is behind a scale of 0, nor, where they are all alike, anything else.
         told_apart = np.ptp(np.asarray(expected), axis=0).max() > TOLERANCE * np.abs(expected).max()
         tolerance = GUESSED if error <= TOLERANCE and told_apart else TOLERANCE
-        _compare_operations(graph, variables, images, seen(), tolerance)
+        _compare_operations(graph, variables, (images, originals), seen, tolerance)
         if not error <= TOLERANCE:
             raise ValueError(
                 f'the graph differs from the function by {error:.1e} of its outputs, and no operation alone: '
                 f'{IN_FLOAT32}'
             )
-        draws = np.random.default_rng(0)
+        draws, arrays = np.random.default_rng(0), jax.device_get(variables)
         for _ in range(CONFIGURATIONS):
             widths = graph.to_widths(draws.integers(0, graph.num_choices))
             masked = run(variables, images, jnp.asarray(widths))[0]
             alone = training.functions_of(graph.fixed(widths), implementation='native').apply
-            sliced = jax.jit(alone)(slice_variables(variables, graph, widths), images)[0]
+            sliced = jax.jit(alone)(slice_variables(arrays, graph, widths), images)[0]
             error = difference(masked, sliced)
             if not error <= TOLERANCE:
                 raise ValueError(
@@ -81,16 +87,24 @@ def difference(found: Any, expected: Any) -> float:
 
 
 def _compare_operations(
-    graph: Graph, variables: Variables, images: jax.Array, parts: list[Part], tolerance: float
+    graph: Graph,
+    variables: Variables,
+    images: tuple[jax.Array, np.ndarray],
+    seen: Callable[[jax.Array], list[Part]],
+    tolerance: float,
 ) -> None:
-    def values(variables: Variables, images: jax.Array) -> list[jax.Array]:
-        return training.values(graph, variables, images)
+    parts: list[Part] = []
 
-    found = jax.jit(values)(variables, images)
-    for op, part, value in zip(graph.operations, parts, found, strict=True):
-        if part.last.seen is None:
+    def both(variables: Variables, ours: jax.Array, originals: jax.Array) -> tuple:
+        parts.extend(seen(originals))
+        arrays = [None if part.last.seen is None else part.last.seen[0] for part in parts]
+        return training.values(graph, variables, ours), arrays
+
+    found = zip(*jax.jit(both)(variables, *images), strict=True)
+    for op, part, (value, array) in zip(graph.operations, parts, found, strict=True):
+        if array is None:
             continue
-        array, axes = part.last.seen
+        _, axes = part.last.seen
         error = difference(value, _as_ours(array, axes, value.shape))
         if not error <= tolerance:
             raise ValueError(

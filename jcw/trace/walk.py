@@ -26,6 +26,7 @@ REFUSED = {
     'gather': 'entries that are picked one by one cannot be written as an operation of a graph',
     'rev': 'reversed axes cannot be written as an operation of a graph',
     'sort': 'sorted entries cannot be written as an operation of a graph',
+    'psum': 'it goes over the batch, as normalisation does in training: trace the function in evaluation mode',
     **CONTROL,
 }
 
@@ -76,6 +77,8 @@ class Walk:
             return results
         if all(isinstance(operand, Known) for operand in operands):
             return compute(eqn, operands)
+        if name == 'optimization_barrier':
+            return operands
         value = self.value(eqn, operands)
         return [self.run_too(eqn, operands, value) if self.seen else value]
 

@@ -165,6 +165,82 @@ def test_a_normalisation_keeps_its_moments_however_it_is_written(middle, fresh):
     assert_close(own['batch_stats'][name]['variance'], variables['variance'], 1e-4)
 
 
+def normalised(v, x, training):
+    mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if training else (v['mean'], v['variance'])
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * v['gamma'] + v['beta']
+
+
+def of_images(v, x, training):
+    x = normalised({name: a[:3] for name, a in v.items()}, (x - 0.45) / 0.22, training)
+    return jax.nn.relu(conv(x, v['first'], 2))
+
+
+def after_a_pool(v, x, training):
+    pooled = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 1, 1, 1), 'SAME') / 4
+    return normalised(v, pooled, training)
+
+
+def read_twice(v, x, training):
+    y = normalised(v, conv(x, v['kernel']), training)
+    return y + conv(jax.nn.relu(y), v['kernel'])
+
+
+MASK = jnp.arange(8.0).clip(0, 1)
+AFTER = {
+    'ReLU': lambda v, x, t: normalised(v, jax.nn.relu(conv(x, v['kernel'])), t),
+    'swish': lambda v, x, t: normalised(v, jax.nn.swish(conv(x, v['kernel'])), t),
+    'hard-swish': lambda v, x, t: normalised(v, jax.nn.hard_swish(conv(x, v['kernel'])), t),
+    'ReLU6, and before a ReLU': lambda v, x, t: jax.nn.relu(
+        normalised(v, jax.nn.relu6(conv(x, v['kernel'])), t)
+    ),
+    'a scale': lambda v, x, t: normalised(v, 0.1 * conv(x, v['kernel']), t),
+    'a bias and a scale': lambda v, x, t: normalised(v, (conv(x, v['kernel']) + 0.3) * v['beta'], t),
+    'a scaled sum': lambda v, x, t: normalised(v, (x + conv(x, v['kernel'])) / jnp.sqrt(2.0), t),
+    'another normalisation': lambda v, x, t: normalised(v, normalised(v, conv(x, v['kernel']), t), t),
+    'a mask': lambda v, x, t: normalised(
+        {**v, 'mean': v['mean'] * MASK, 'variance': v['variance'] * MASK}, conv(x, v['kernel']) * MASK, t
+    ),
+    'a pool of maxima': lambda v, x, t: jax.nn.relu(
+        normalised(v, jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'SAME'), t)
+    ),
+    'a pool': after_a_pool,
+    'nothing, and is read twice': read_twice,
+}
+
+
+@pytest.mark.parametrize('fresh', [False, True])
+@pytest.mark.parametrize('middle', AFTER.values(), ids=AFTER)
+def test_a_traced_network_trains_as_its_function_does_wherever_it_normalises(middle, fresh):
+    variables = drawn(mean=jnp.zeros(8), variance=jnp.ones(8), gamma=jnp.ones(8)) if fresh else drawn()
+
+    def apply(v, x, training=False):
+        return network(lambda v, x: middle(v, x, training))(v, x)
+
+    graph, own = trace(apply, variables, IMAGES, divisor=2)
+    images = jax.random.normal(jax.random.key(0), IMAGES.shape)
+    found = functions_of(graph).apply(own, images, train=True)[0]
+    assert_close(found, apply(variables, images, training=True), 2e-3)  # epsilon is scaled with the variance
+
+
+def test_constants_that_prepare_images_are_no_moments():
+    def apply(v, x, training=False):
+        return of_images(v, x, training).mean((1, 2)) @ v['head']
+
+    graph, own = trace(apply, drawn(), IMAGES, divisor=2)
+    images = jax.random.normal(jax.random.key(0), IMAGES.shape)
+    assert_close(functions_of(graph).apply(own, images, train=True)[0], apply(drawn(), images, True), 2e-3)
+
+
+def test_one_normalisation_read_twice_is_done_once():
+    _, own = traced(lambda v, x: read_twice(v, x, False))
+    assert len(own['batch_stats']) == 1
+    again = network(
+        lambda v, x: (lambda y: jax.nn.relu(y) + conv(jax.nn.relu(y), v['kernel']))(centred(v, x))
+    )
+    once, _ = trace(again, drawn(), IMAGES, divisor=2)
+    assert len([op for op in once.operations if op.norm and op.kind in ('conv', 'depthwise')]) == 1
+
+
 @pytest.mark.parametrize('middle', [keras, keras_3, one_by_one, standardised, centred])
 def test_a_bias_before_a_normalisation_is_part_of_its_mean(middle, monkeypatch):
     plain = conv
@@ -204,6 +280,7 @@ def weight_normalised(v, x):
         lambda v, x: weight_normalised(v, x) - v['mean'],
         lambda v, x: (weight_normalised(v, x) - v['mean']) * v['gamma'],
         lambda v, x: (conv(x, v['kernel']) - v['mean']) / v['variance'],
+        lambda v, x: (conv(x, v['kernel']) + v['mean']) * root(v) * v['gamma'] + v['beta'],
     ],
     ids=[
         'a sum by the root of two',
@@ -214,6 +291,7 @@ def weight_normalised(v, x):
         'weights by their length, less a bias',
         'weights by their length, less a bias, scaled',
         'no root at all',
+        'a bias, and a root mean square',
     ],
 )
 def test_a_root_or_a_mean_alone_is_no_normalisation(middle):
@@ -310,6 +388,33 @@ def test_images_with_more_channels_than_rows_are_read_the_way_that_fits():
     assert graph.input_shape == (16, 16, 64)
 
 
+READ = {
+    'twice a swish': lambda v, x: 2 * jax.nn.swish(conv(x, v['kernel'])),
+    'a sum with its own activation': lambda v, x: (lambda y: y + jax.nn.swish(y))(conv(x, v['kernel'])),
+    'a mask by choice': lambda v, x: jnp.where(jnp.arange(8) > 2, conv(x, v['kernel']), 0),
+    'a choice among variables': lambda v, x: conv(x, v['kernel']) * jnp.where(v['gamma'] > 0.5, v['beta'], 0),
+    'numbers that might be none': lambda v, x: conv(x, v['kernel']) * jnp.nan_to_num(v['gamma']),
+    'a barrier': lambda v, x: jax.lax.optimization_barrier((conv(x, v['kernel']), v['gamma']))[0],
+    'a scale by einsum': lambda v, x: jnp.einsum('nhwc,->nhwc', conv(x, v['kernel']), v['gamma'][0]),
+    'many numbers in turn': lambda v, x: conv(x, v['kernel']) + sum([v['beta'] * 0.001] * 500),
+}
+
+
+@pytest.mark.parametrize('middle', READ.values(), ids=READ)
+def test_ordinary_arithmetic_is_read(middle):
+    graph, _ = traced(middle)
+    assert 'conv' in [op.kind for op in graph.operations]
+
+
+def test_a_gate_by_einsum_is_a_gate():
+    def gated(v, x):
+        inner = jax.nn.relu(x.mean((1, 2)) @ v['head'])
+        return jnp.einsum('nhwc,nc->nhwc', x, jax.nn.sigmoid(inner @ v['head'].T))
+
+    graph, _ = traced(gated)
+    assert 'gate' in [op.kind for op in graph.operations]
+
+
 def test_a_single_name_is_frozen_as_such():
     graph, _ = traced(centred)
     name = graph.site_names[0]
@@ -325,6 +430,8 @@ def test_a_single_name_is_frozen_as_such():
             {'beta': jax.ShapeDtypeStruct((8,), jnp.float32)},
             r"variables\['beta'\] is a shape without numbers",
         ),
+        ({'beta': jax.nn.relu}, r"variables\['beta'\] is no array"),
+        ({'name': 'net'}, r"variables\['name'\] is no array but str"),
     ],
 )
 def test_variables_are_numbers(changed, message):
