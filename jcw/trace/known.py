@@ -122,7 +122,8 @@ def _apply(eqn: Any, values: list[Any]) -> list[Any]:
         if name in PLAIN and np.issubdtype(made.dtype, np.floating):
             with np.errstate(all='ignore'):
                 return [np.asarray(PLAIN[name](*values), made.dtype)]
-    return [_as_numpy(value) for value in bind(eqn, values)]
+    with jax.ensure_compile_time_eval():  # the program may be run as part of another
+        return [_as_numpy(value) for value in bind(eqn, values)]
 
 
 def bind(eqn: Any, values: list[Any]) -> list[Any]:
