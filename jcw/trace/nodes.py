@@ -99,24 +99,31 @@ class Nodes:
         if expression.affine is not None:
             return self._pointwise(read, _normalising(expression, read), None, expression)
         normalised = _normalised(expression, read)
+        whole = normalised or expression
         for part in [normalised] if normalised else reversed(expression.parts):
             found = None if part.degree is not None else activation_of(part, read.channels)
             if found is not None and part is expression:
                 return self._pointwise(read, _normalising(found[1], read), found[0], expression)
-            if found is not None:
-                self.node_of(part)
-                rest = self.current(expression)
-                return rest if rest.node is not None else self._recognised(rest)
-        other = activation_of(expression, read.channels, REFUSED)
-        what = f'is {other[0]}' if other else 'ends arithmetic that is no normalisation'
-        raise ValueError(
-            f'{expression.where} {what}, and none of the activations ReLU, ReLU6, hard-swish, SiLU, sigmoid and '
-            'hard-sigmoid'
-        )
+            if part is whole and found is None and (other := activation_of(whole, read.channels, REFUSED)):
+                raise _refusal(expression, f'is {other[0]}')
+            if found is None:
+                continue
+            # An activation may meet what it is of: their sum is a residual, no other formula is known.
+            leaf = Expression(node=part)
+            met = (p for p in expression.parts if len(p.replaced({id(part): leaf}).leaves) > 1)
+            both = next(met, None)
+            if both is not None and both.name not in ('add', 'add_any'):
+                break
+            self.node_of(part)
+            if both is not None:
+                self.node_of(both)
+            rest = self.current(expression)
+            return rest if rest.node is not None else self._recognised(rest)
+        raise _refusal(expression, 'ends arithmetic that is no normalisation')
 
     def _sum(self, expression: Expression) -> Expression:
         """Append the sum of two results that were one formula until one of them became an operation."""
-        if expression.name not in ('add', 'add_any') or any(arg.value is not None for arg in expression.args):
+        if expression.name not in ('add', 'add_any'):
             raise ValueError(
                 f'{expression.where} combines {len(expression.leaves)} operations in one formula'
             )
@@ -156,6 +163,13 @@ class Nodes:
             seen=expression.seen,
         )
         return Expression(node=node)
+
+
+def _refusal(expression: Expression, what: str) -> ValueError:
+    return ValueError(
+        f'{expression.where} {what}, and none of the activations ReLU, ReLU6, hard-swish, SiLU, sigmoid and '
+        'hard-sigmoid'
+    )
 
 
 def _normalising(part: Expression, read: Node) -> Affine:

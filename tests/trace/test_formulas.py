@@ -391,6 +391,9 @@ def test_images_with_more_channels_than_rows_are_read_the_way_that_fits():
 READ = {
     'twice a swish': lambda v, x: 2 * jax.nn.swish(conv(x, v['kernel'])),
     'a sum with its own activation': lambda v, x: (lambda y: y + jax.nn.swish(y))(conv(x, v['kernel'])),
+    'the mean with its own activation': lambda v, x: (lambda y: 0.5 * (y + jax.nn.relu(y)) - v['mean'])(
+        conv(x, v['kernel'])
+    ),
     'a mask by choice': lambda v, x: jnp.where(jnp.arange(8) > 2, conv(x, v['kernel']), 0),
     'a choice among variables': lambda v, x: conv(x, v['kernel']) * jnp.where(v['gamma'] > 0.5, v['beta'], 0),
     'numbers that might be none': lambda v, x: conv(x, v['kernel']) * jnp.nan_to_num(v['gamma']),
