@@ -93,33 +93,32 @@ class Nodes:
         return found.node
 
     def _recognised(self, expression: Expression) -> Expression:
+        """Make operations of a formula, from the outermost activation in it on inwards."""
         if len(expression.leaves) != 1:
             return self._sum(expression)
         (read,) = expression.leaves
         if expression.affine is not None:
             return self._pointwise(read, _normalising(expression, read), None, expression)
-        normalised = _normalised(expression, read)
-        whole = normalised or expression
-        for part in [normalised] if normalised else reversed(expression.parts):
-            found = None if part.degree is not None else activation_of(part, read.channels)
-            if found is not None and part is expression:
-                return self._pointwise(read, _normalising(found[1], read), found[0], expression)
-            if part is whole and found is None and (other := activation_of(whole, read.channels, REFUSED)):
-                raise _refusal(expression, f'is {other[0]}')
-            if found is None:
-                continue
-            # An activation may meet what it is of: their sum is a residual, no other formula is known.
-            leaf = Expression(node=part)
-            met = (p for p in expression.parts if len(p.replaced({id(part): leaf}).leaves) > 1)
-            both = next(met, None)
-            if both is not None and both.name not in ('add', 'add_any'):
-                break
-            self.node_of(part)
-            if both is not None:
-                self.node_of(both)
-            rest = self.current(expression)
-            return rest if rest.node is not None else self._recognised(rest)
-        raise _refusal(expression, 'ends arithmetic that is no normalisation')
+        first = _normalised(expression, read) or expression
+        found = activation_of(first, read.channels)
+        if found is not None and first is expression:
+            return self._pointwise(read, _normalising(found[1], read), found[0], expression)
+        if found is None and (other := activation_of(first, read.channels, REFUSED)):
+            raise _refusal(expression, f'is {other[0]}')
+        activated = (p for p in reversed(first.parts) if p.degree is None and activation_of(p, read.channels))
+        part = next(activated, None)
+        if part is None:
+            raise _refusal(expression, 'ends arithmetic that is no normalisation')
+        # It may meet what it is of: their sum is a residual, no other formula is known.
+        leaf = Expression(node=part)
+        met = (p for p in expression.parts if len(p.replaced({id(part): leaf}).leaves) > 1)
+        both = next(met, None)
+        if both is not None and both.name not in ('add', 'add_any'):
+            raise _refusal(expression, 'ends arithmetic that is no normalisation')
+        for one in (part, both) if both else (part,):
+            self.node_of(one)
+        rest = self.current(expression)
+        return rest if rest.node is not None else self._recognised(rest)
 
     def _sum(self, expression: Expression) -> Expression:
         """Append the sum of two results that were one formula until one of them became an operation."""
