@@ -22,12 +22,18 @@ EXACT = 1e-5  # relative; constants such as 1/6 are float32
 
 
 class Affine(NamedTuple):
-    """`factor * x + shift`, [channels] or []; mean and variance, with epsilon, of `x` where this is a normalisation."""
+    """`factor * x + shift`, [channels] or []; where this is a normalisation, of what.
+
+    Attributes:
+      mean, variance: of `x`, the latter with epsilon.
+      before: what `x` is multiplied by first, so that epsilon is added to `before ** 2` times its variance.
+    """
 
     factor: np.ndarray
     shift: np.ndarray
     mean: np.ndarray | None = None
     variance: np.ndarray | None = None
+    before: np.ndarray | None = None
 
     @property
     def normalises(self) -> bool:
@@ -37,17 +43,6 @@ class Affine(NamedTuple):
     def changes_nothing(self) -> bool:
         same = np.all(np.abs(self.factor - 1) < 1e-6) and np.all(self.shift == 0)
         return bool(same and not self.normalises)
-
-    def equals(self, other: 'Affine') -> bool:
-        return all(_equal_arrays(a, b) for a, b in zip(self, other, strict=True))
-
-    def normalises_as(self, other: 'Affine') -> bool:
-        """Whether both come of one normalisation."""
-        return self.normalises and all(_equal_arrays(a, b) for a, b in zip(self[2:], other[2:], strict=True))
-
-
-def _equal_arrays(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 IDENTITY = Affine(np.ones(()), np.zeros(()))
@@ -79,15 +74,21 @@ class Expression:
 
     @cached_property
     def leaves(self) -> frozenset:
-        if self.node is not None:
-            return frozenset([self.node])
-        return frozenset().union(*(arg.leaves for arg in self.args))
+        return frozenset(part.node for part in self.parts if part.node is not None)
+
+    @cached_property
+    def variables(self) -> frozenset:
+        """The arrays, by `id`, that its numbers come from."""
+        known = [part.known for part in self.parts if part.known is not None]
+        return frozenset(id(k) for own in known for k in own.parts() if not k.operands and np.ndim(k.value))
 
     @cached_property
     def degree(self) -> int | None:
         """0 of known numbers, 1 of what only scales and shifts its leaf; none of the rest."""
         if self.node is not None or self.value is not None:
             return int(self.node is not None)
+        for part in self.parts[:-1]:  # from the inner ones on: a chain may be longer than calls within calls
+            _ = part.degree
         degrees = [degree for arg in self.args if (degree := arg.degree) is not None]
         if self.name not in LINEAR or len(degrees) < len(self.args):
             return None

@@ -19,8 +19,8 @@ EXACT = 1e-6
 NEARLY = 1e-2  # the root of a variance, plus epsilon, is nearly that of the variance plus another
 
 
-def moments_of(expression: Expression, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return mean and variance, with epsilon, [channels], of the leaf of an affine expression; none without both."""
+def moments_of(expression: Expression, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return mean, variance with epsilon, and `a` of an affine expression's leaf, [channels]; none without both."""
     study = _Study(expression, channels)
     found = study.variance()
     before = None if found is None else study.scale_before(found[0])
@@ -33,8 +33,9 @@ def moments_of(expression: Expression, channels: int) -> tuple[np.ndarray, np.nd
     with np.errstate(all='ignore'):
         mean, variance = (beta - shift) / scale, variance / np.square(before)
     gone = ~(np.isfinite(mean) & np.isfinite(variance))  # channels that never were anything but beta
-    mean, variance = np.where(gone, 0, mean), np.where(gone, 1, variance)
-    return np.broadcast_to(mean, channels), np.broadcast_to(variance, channels)
+    pairs = (0, mean), (1, variance), (1, before)
+    mean, variance, before = (np.broadcast_to(np.where(gone, none, own), channels) for none, own in pairs)
+    return mean, variance, before
 
 
 class _Study:

@@ -31,7 +31,7 @@ class Node:
       kernel: (k, k, in, out), of 'depthwise' (k, k, out), of 'dense' (in, out).
       bias: of 'dense'.
       side, stride, pads: of windows, the last none for those of 'SAME'.
-      affine: of 'pointwise'.
+      affine: of 'pointwise'; `variables` are the arrays, by `id`, that it comes from.
       activation: of 'pointwise'; a gate's inner one.
       inner: of a gate, its two products.
       frozen: why its channels cannot be searched.
@@ -52,6 +52,7 @@ class Node:
     stride: int = 1
     pads: Pads | None = None
     affine: Affine | None = None
+    variables: frozenset = frozenset()
     activation: str | None = None
     opening: str = 'hard_sigmoid'
     inner: 'tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None' = None
@@ -85,19 +86,24 @@ class Nodes:
         Raises:
           ValueError: the arithmetic is no normalisation and no activation that is known.
         """
-        found = self.current(expression)
-        if found.node is None:
-            found = self._recognised(found)
+        found = self._recognised(self.current(expression))
         self._of[id(expression)] = found
         self._kept.append(expression)
         return found.node
 
     def _recognised(self, expression: Expression) -> Expression:
         """Make operations of a formula, from the outermost activation in it on inwards."""
+        if expression.node is not None:
+            return expression
         if len(expression.leaves) != 1:
             return self._sum(expression)
         (read,) = expression.leaves
         if expression.affine is not None:
+            for total in expression.parts:
+                if own := _normalised_term(total, read):
+                    self.node_of(own)
+                    self.node_of(total)
+                    return self._recognised(self.current(expression))
             return self._pointwise(read, _normalising(expression, read), None, expression)
         first = _normalised(expression, read) or expression
         found = activation_of(first, read.channels)
@@ -117,8 +123,7 @@ class Nodes:
             raise _refusal(expression, 'ends arithmetic that is no normalisation')
         for one in (part, both) if both else (part,):
             self.node_of(one)
-        rest = self.current(expression)
-        return rest if rest.node is not None else self._recognised(rest)
+        return self._recognised(self.current(expression))
 
     def _sum(self, expression: Expression) -> Expression:
         """Append the sum of two results that were one formula until one of them became an operation."""
@@ -148,8 +153,8 @@ class Nodes:
             self.all.append(pool)
             return Expression(node=pool)
         for node in self.all:
-            same = node.reads == (read,) and node.activation == activation
-            if same and node.affine is not None and affine.equals(node.affine):
+            alike = node.reads == (read,) and node.activation == activation
+            if alike and node.variables == expression.variables and _equal(affine, node.affine):
                 return Expression(node=node)
         node = self.append(
             'pointwise',
@@ -158,6 +163,7 @@ class Nodes:
             size=read.size,
             where=expression.where,
             affine=affine,
+            variables=expression.variables,
             activation=activation,
             seen=expression.seen,
         )
@@ -175,7 +181,14 @@ def _normalising(part: Expression, read: Node) -> Affine:
     """Return what a part does to the operation it is of, with its moments where that is to normalise."""
     assert part.affine is not None
     moments = moments_of(part, read.channels)
-    return part.affine if moments is None else part.affine._replace(mean=moments[0], variance=moments[1])
+    return part.affine if moments is None else Affine(*part.affine[:2], *moments)
+
+
+def _normalised_term(part: Expression, read: Node) -> Expression | None:
+    """Return the normalisation in a sum of an operation's result with a normalisation of itself."""
+    if part.name not in ('add', 'add_any') or any(arg.degree != 1 for arg in part.args):
+        return None
+    return next((arg for arg in part.args if moments_of(arg, read.channels) is not None), None)
 
 
 def _normalised(expression: Expression, read: Node) -> Expression | None:
@@ -190,3 +203,8 @@ def _normalised(expression: Expression, read: Node) -> Expression | None:
                 if outer.leaves == {inner} and outer.degree and moments_of(outer, read.channels) is not None:
                     return inner
     return None
+
+
+def _equal(a: Affine, b: Affine | None) -> bool:
+    pairs = () if b is None else zip(a, b, strict=True)
+    return b is not None and all(x is y or np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)

@@ -42,7 +42,11 @@ def gate(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str,
     )
     if len(vectors) != 1:
         raise refusal
-    expand = _dense_of(vectors[0], tuple(OPENINGS))
+    (vector,), factor = vectors, None
+    affine = vector.affine
+    if affine is not None and vector.activation is None and not np.any(affine.shift):
+        (vector,), factor = vector.reads, affine.factor  # what scales the opening scales the result
+    expand = _dense_of(vector, tuple(OPENINGS))
     reduce = _dense_of(expand[2], ('relu', 'relu6', 'hard_swish', 'swish', None)) if expand else None
     if not expand or not reduce or reduce[2].kind != 'mean' or reduce[2].reads[0] is not maps[0]:
         raise refusal
@@ -58,7 +62,11 @@ def gate(walk: Walk, eqn: Any, values: list[Value], axes: Axes, sizes: dict[str,
         note=FOLDED if reduce[4] or expand[4] else '',
         scope=walk.scope_of(eqn),
     )
-    return Value(Expression(node=made), axes, sizes)
+    opened = Expression(node=made)
+    if factor is not None:
+        scale = Expression(value=factor)
+        opened = Expression(name='mul', function=np.multiply, args=(opened, scale), where=where(eqn))
+    return Value(opened, axes, sizes)
 
 
 def _dense_of(node: Node, activations: tuple) -> tuple[np.ndarray, np.ndarray, Node, Any, bool] | None:

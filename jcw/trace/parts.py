@@ -71,13 +71,14 @@ def _share(order: list[Node]) -> None:
         if read.kind not in ('conv', 'depthwise') or not np.all(a):
             continue
         for node in own:
-            if node is not first and node.affine is not None:
-                factor, shift, mean, variance = node.affine
-                moments = None, None
-                if mean is not None and variance is not None and not node.affine.normalises_as(once):
-                    moments = a * mean + b, a * a * variance
-                node.affine = Affine(factor / a, shift - factor * b / a, *moments)
-                node.reads = (first,)
+            again = once.normalises and not node.variables >= first.variables
+            if node is first or node.affine is None or again:
+                continue  # of two normalisations each is one of the convolution
+            factor, shift, mean, variance, before = node.affine
+            node.affine = Affine(factor / a, shift - factor * b / a)
+            if not once.normalises and mean is not None and variance is not None and before is not None:
+                node.affine = Affine(*node.affine[:2], a * mean + b, a * a * variance, before / a)
+            node.reads = (first,)
 
 
 def _reachable(output: Node) -> list[Node]:

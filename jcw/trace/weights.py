@@ -16,7 +16,7 @@ def variables_of(graph: Graph, parts: list[Part]) -> Variables:
     """Return the variables of a graph at its base widths.
 
     Where moments were met, scale `a` and shift `b` become `scale = a sqrt(variance + eps)` and `bias = b + a mean`,
-    which is the same function; elsewhere part of the kernel and the bias of an operation without normalisation.
+    which is the same function; what was multiplied before, and all of both elsewhere, is part of kernel and bias.
     """
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
@@ -25,7 +25,8 @@ def variables_of(graph: Graph, parts: list[Part]) -> Variables:
         if op.kind in ('conv', 'depthwise'):
             kernel = np.ones((1, 1, channels)) if node.kernel is None else node.kernel
             if op.norm:
-                own, stats[op.name] = _normalisation(part.affine, channels)
+                own, stats[op.name], before = _normalisation(part.affine, channels)
+                kernel = kernel * before
             else:
                 factor, shift = (np.broadcast_to(values, channels) for values in part.affine[:2])
                 kernel, own = kernel * factor, {'bias': _array(shift)}
@@ -47,20 +48,17 @@ def variables_of(graph: Graph, parts: list[Part]) -> Variables:
     return {'params': params, 'batch_stats': stats}
 
 
-def _normalisation(affine: Affine, channels: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    factor, shift = (np.broadcast_to(values, channels) for values in affine[:2])
-    assert affine.mean is not None
-    assert affine.variance is not None
-    mean, variance = (
-        np.broadcast_to(values, channels) for values in (affine.mean, affine.variance - EPSILON)
+def _normalisation(affine: Affine, channels: int) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """Return variables of a normalisation of `x * before`, and `before`, which the kernel does."""
+    factor, shift, *moments = (
+        np.ones(()) if own is None else np.broadcast_to(own, channels) for own in affine
     )
-    if not ((variance + EPSILON > 0).all() and np.isfinite(variance).all()):
-        mean, variance = np.zeros(channels), np.full(channels, 1 - EPSILON)
-    scale, bias = factor * np.sqrt(variance + EPSILON), shift + factor * mean
-    return {'scale': _array(scale), 'bias': _array(bias)}, {
-        'mean': _array(mean),
-        'variance': _array(variance),
-    }
+    mean, variance, before = moments
+    factor, mean, variance = factor / before, mean * before, variance * before**2
+    if not ((variance > 0).all() and np.isfinite(variance).all()):
+        mean, variance = np.zeros(channels), np.ones(channels)
+    params = {'scale': _array(factor * np.sqrt(variance)), 'bias': _array(shift + factor * mean)}
+    return params, {'mean': _array(mean), 'variance': _array(variance - EPSILON)}, before
 
 
 def _array(values: Any) -> Any:

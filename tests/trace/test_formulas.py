@@ -185,6 +185,20 @@ def read_twice(v, x, training):
     return y + conv(jax.nn.relu(y), v['kernel'])
 
 
+def read_raw_too(v, x, training):
+    y = conv(x, v['kernel'])
+    return conv(jax.nn.relu(y), v['kernel']) + normalised(v, y, training)
+
+
+def two_of_one(v, x, training):
+    y, other = conv(x, v['kernel']), {**v, 'gamma': v['beta'] * 0.01, 'beta': v['gamma']}
+    return normalised(other, y, training) + conv(jax.nn.relu(normalised(v, y, training)), v['kernel'])
+
+
+def with_itself(v, x, training):
+    return x + v['beta'] * normalised(v, x, training)
+
+
 MASK = jnp.arange(8.0).clip(0, 1)
 AFTER = {
     'ReLU': lambda v, x, t: normalised(v, jax.nn.relu(conv(x, v['kernel'])), t),
@@ -205,6 +219,9 @@ AFTER = {
     ),
     'a pool': after_a_pool,
     'nothing, and is read twice': read_twice,
+    'what is read as it is, too': read_raw_too,
+    'what is normalised otherwise, too': two_of_one,
+    'what it is added to': with_itself,
 }
 
 
@@ -219,7 +236,7 @@ def test_a_traced_network_trains_as_its_function_does_wherever_it_normalises(mid
     graph, own = trace(apply, variables, IMAGES, divisor=2)
     images = jax.random.normal(jax.random.key(0), IMAGES.shape)
     found = functions_of(graph).apply(own, images, train=True)[0]
-    assert_close(found, apply(variables, images, training=True), 2e-3)  # epsilon is scaled with the variance
+    assert_close(found, apply(variables, images, training=True), 2e-4)
 
 
 def test_constants_that_prepare_images_are_no_moments():
@@ -228,7 +245,7 @@ def test_constants_that_prepare_images_are_no_moments():
 
     graph, own = trace(apply, drawn(), IMAGES, divisor=2)
     images = jax.random.normal(jax.random.key(0), IMAGES.shape)
-    assert_close(functions_of(graph).apply(own, images, train=True)[0], apply(drawn(), images, True), 2e-3)
+    assert_close(functions_of(graph).apply(own, images, train=True)[0], apply(drawn(), images, True), 2e-4)
 
 
 def test_one_normalisation_read_twice_is_done_once():
@@ -412,10 +429,25 @@ def test_ordinary_arithmetic_is_read(middle):
 def test_a_gate_by_einsum_is_a_gate():
     def gated(v, x):
         inner = jax.nn.relu(x.mean((1, 2)) @ v['head'])
-        return jnp.einsum('nhwc,nc->nhwc', x, jax.nn.sigmoid(inner @ v['head'].T))
+        return jnp.einsum('nhwc,nc->nhwc', x, 2 * jax.nn.sigmoid(inner @ v['head'].T))
 
     graph, _ = traced(gated)
     assert 'gate' in [op.kind for op in graph.operations]
+
+
+def test_normalisations_that_are_alike_before_training_are_two():
+    def two(v, x):
+        y = conv(x, v['kernel'])
+        parts = [(y - v[f'mean {i}']) * jax.lax.rsqrt(v[f'variance {i}'] + 1e-5) for i in range(2)]
+        return parts[0] + conv(parts[1], v['kernel'])
+
+    fresh = {
+        f'{name} {i}': jnp.full(8, float(name == 'variance'))
+        for name in ('mean', 'variance')
+        for i in range(2)
+    }
+    _, own = traced(two, drawn(**fresh))
+    assert len(own['batch_stats']) == 2
 
 
 def test_a_single_name_is_frozen_as_such():
