@@ -130,11 +130,11 @@ class AccuracyConfig:
     """Networks to train; 0 to trust the supernet's rewards alone."""
     epochs: float = 0.25
     """Length of each, as a part of the final network's epochs."""
-    from_supernet: bool = False
-    """Start from the supernet's weights instead of from scratch."""
+    from_supernet: bool = True
+    """Start from the supernet's weights instead of from scratch; with `subnet.from_start` from that."""
     seeds: tuple[int, ...] = (0,)
     """Trainings of each; where they are as long as the final ones, these are the same and done once."""
-    measure: Literal['accuracy', 'loss'] = 'accuracy'
+    measure: Literal['accuracy', 'loss'] = 'loss'
     """What of their validation is fitted."""
     budgets: tuple[float, ...] = ()
     """Budgets that share them, as fractions of the base network's latency; by default the search's alone."""

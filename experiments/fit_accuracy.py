@@ -183,7 +183,7 @@ def shortened(config: Config) -> SubnetConfig:
         settings,
         epochs=settings.epochs * config.accuracy.epochs,
         warmup_epochs=settings.warmup_epochs * config.accuracy.epochs,
-        from_supernet=config.accuracy.from_supernet,
+        from_supernet=config.accuracy.from_supernet and not settings.from_start,
     )
 
 

@@ -64,7 +64,9 @@ def own(settings: DataConfig) -> Config:
             warmup_epochs=1,
             recalibration_images=min(2000, images),
         ),
-        accuracy=AccuracyConfig(trainings=14, epochs=1.0 if images < 5000 else 0.5, measure='loss'),
+        accuracy=AccuracyConfig(trainings=14, epochs=1.0, from_supernet=False)
+        if images < 5000
+        else AccuracyConfig(trainings=14),
         search=SearchConfig(greedy_images=min(2000, max(about.training - images, 1))),
         repair=RepairConfig(rounds=6),
         subnet=SubnetConfig(

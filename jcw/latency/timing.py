@@ -17,6 +17,9 @@ WARM_MS = 100.0
 LEAST = 5
 """Calls that a visit has however long they are: of fewer, one that was interrupted is not told from the others."""
 
+LONG_VISITS = 3
+"""Visits that are enough where their time ended them: those of long calls."""
+
 INTERRUPTED = 1.5
 """Two calls in a row that differ by more than this factor differ by an interruption."""
 
@@ -35,7 +38,7 @@ class TimingPlan:
       calls: timed calls of a visit at most, each with a call of the reference before and after it.
       visit_ms: a visit ends once its timed calls have taken so long together, but not before `LEAST` of them: long
         calls disturb each other less, and would cost most.
-      min_visits: visits of a network at least.
+      min_visits: visits of a network at least; `LONG_VISITS` of one whose calls end a visit by `visit_ms`.
       max_visits: visits of a network at most.
       error: stop once the standard error of the ratio to the reference is below this, relative.
       doubt: time a network again, after the others, if its standard error is still above this, relative.
@@ -173,7 +176,11 @@ class _Timing:
         visits = len(self.calls_ms)
         if self.failure or visits >= plan.max_visits:
             return True
-        return visits >= plan.min_visits and locate(self.calls_ms, self.reference_ms).error < plan.error
+        ended = len(self.calls_ms[-1]) < plan.calls
+        return (
+            visits >= min(plan.min_visits, LONG_VISITS if ended else plan.min_visits)
+            and locate(self.calls_ms, self.reference_ms).error < plan.error
+        )
 
     def close(self) -> None:
         if self.program is not None:

@@ -98,12 +98,12 @@ class Nodes:
         if len(expression.leaves) != 1:
             return self._sum(expression)
         (read,) = expression.leaves
+        for total in expression.parts:
+            if own := _normalised_term(total, read):
+                self.node_of(own)
+                self.node_of(total)
+                return self._recognised(self.current(expression))
         if expression.affine is not None:
-            for total in expression.parts:
-                if own := _normalised_term(total, read):
-                    self.node_of(own)
-                    self.node_of(total)
-                    return self._recognised(self.current(expression))
             return self._pointwise(read, _normalising(expression, read), None, expression)
         first = _normalised(expression, read) or expression
         found = activation_of(first, read.channels)

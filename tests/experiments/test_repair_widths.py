@@ -123,8 +123,13 @@ def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monk
     assert repair_widths.best_known(run.config, None, GRAPH, run.table, 1e-6) == {}
 
 
-@pytest.mark.parametrize(('epochs', 'taken'), [(1.0, 'trained'), (0.25, 'untrained')])
-def test_where_trainings_are_the_final_ones_only_what_was_trained_is_taken(run, monkeypatch, epochs, taken):
+@pytest.mark.parametrize(
+    ('epochs', 'from_supernet', 'taken'),
+    [(1.0, False, 'trained'), (1.0, True, 'untrained'), (0.25, False, 'untrained')],
+)
+def test_where_trainings_are_the_final_ones_only_what_was_trained_is_taken(
+    run, monkeypatch, epochs, from_supernet, taken
+):
     from jcw.accuracy.table import refit, untrained
 
     choices = np.eye(12, 14, dtype=np.int64)
@@ -134,7 +139,7 @@ def test_where_trainings_are_the_final_ones_only_what_was_trained_is_taken(run, 
     timed = np.concatenate([choices, np.ones((1, 14), np.int64)])  # the last would be better than all
     candidates = paths(run.config).candidates
     measure_latency.time_networks(run.config, GRAPH, GRAPH.to_widths(timed), candidates, 'Timing candidates')
-    accuracy = dataclasses.replace(run.config.accuracy, epochs=epochs)
+    accuracy = dataclasses.replace(run.config.accuracy, epochs=epochs, from_supernet=from_supernet)
     config = dataclasses.replace(run.config, accuracy=accuracy)
     found = repair_widths.best_known(config, None, GRAPH, run.table, 100.0)
     expected = {'trained': choices[11], 'untrained': timed[12]}[taken]

@@ -176,6 +176,9 @@ def test_a_visit_of_long_calls_has_fewer(tmp_path):
         (sample,) = run(runtime, networks(1), tmp_path / f'{count}', plan)
         assert [*map(len, sample.calls_ms)] == [expected] * QUICK.min_visits
         assert [*map(len, sample.reference_ms)] == [expected] * QUICK.min_visits
+        more = dataclasses.replace(plan, min_visits=4)
+        (sample,) = run(runtime, networks(1), tmp_path / f'{count}, more visits', more)
+        assert len(sample.calls_ms) == (4 if expected == plan.calls else 3)
     few = dataclasses.replace(QUICK, calls=2)
     (sample,) = run(runtime, networks(1), tmp_path / 'few', few)
     assert [*map(len, sample.calls_ms)] == [2] * QUICK.min_visits

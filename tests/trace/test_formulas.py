@@ -222,6 +222,9 @@ AFTER = {
     'what is read as it is, too': read_raw_too,
     'what is normalised otherwise, too': two_of_one,
     'what it is added to': with_itself,
+    'what it is added to, before a ReLU': lambda v, x, t: jax.nn.relu(
+        with_itself(v, conv(x, v['kernel']), t)
+    ),
 }
 
 
