@@ -27,6 +27,8 @@ from jcw.latency.measure import TimingPlan, failures, pending
 
 TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float32', 'int8')}
 """Types that a runtime computes in."""
+LONG_VISITS = 3
+"""Visits of a network of long calls that are enough for the table; candidates, which are to hold a limit, have more."""
 FEW = 4
 """Networks below which none is made ahead: starting the worker that does takes as long as making three."""
 SILENCE_S = 300.0
@@ -128,6 +130,7 @@ def _request(
         load_seconds=settings.load_seconds,
         calls=settings.calls,
         visits=settings.visits,
+        long_visits=LONG_VISITS if path == paths(config).samples else TimingPlan.long_visits,
         time_limit=settings.time_limit,
         niceness=settings.niceness,
         failed=[*failed.items()],

@@ -17,9 +17,6 @@ WARM_MS = 100.0
 LEAST = 5
 """Calls that a visit has however long they are: of fewer, one that was interrupted is not told from the others."""
 
-LONG_VISITS = 3
-"""Visits that are enough where their time ended them: those of long calls."""
-
 INTERRUPTED = 1.5
 """Two calls in a row that differ by more than this factor differ by an interruption."""
 
@@ -38,7 +35,9 @@ class TimingPlan:
       calls: timed calls of a visit at most, each with a call of the reference before and after it.
       visit_ms: a visit ends once its timed calls have taken so long together, but not before `LEAST` of them: long
         calls disturb each other less, and would cost most.
-      min_visits: visits of a network at least; `LONG_VISITS` of one whose calls end a visit by `visit_ms`.
+      min_visits: visits of a network at least.
+      long_visits: the same of one whose calls end a visit by `visit_ms`. Three are enough for a table, which is of many
+        networks; where one is to hold a limit, their standard error would say too often that it does.
       max_visits: visits of a network at most.
       error: stop once the standard error of the ratio to the reference is below this, relative.
       doubt: time a network again, after the others, if its standard error is still above this, relative.
@@ -52,6 +51,7 @@ class TimingPlan:
     calls: int = 10
     visit_ms: float = 5.0
     min_visits: int = 5
+    long_visits: int = 5
     max_visits: int = 8
     error: float = 0.008
     doubt: float = 0.02
@@ -64,8 +64,8 @@ class TimingPlan:
             raise ValueError(
                 f'need 1 <= min_visits <= max_visits, got {self.min_visits} and {self.max_visits}'
             )
-        if min(self.calls, self.window, self.attempts) < 1 or self.warmup < 0:
-            raise ValueError('calls, window and attempts must be positive, warmup not negative')
+        if min(self.calls, self.window, self.attempts, self.long_visits) < 1 or self.warmup < 0:
+            raise ValueError('calls, visits, window and attempts must be positive, warmup not negative')
         if not self.visit_ms > 0:
             raise ValueError(f'visit_ms must be positive, got {self.visit_ms}')
         if not 0 <= self.load_s < np.inf:
@@ -177,10 +177,8 @@ class _Timing:
         if self.failure or visits >= plan.max_visits:
             return True
         ended = len(self.calls_ms[-1]) < plan.calls
-        return (
-            visits >= min(plan.min_visits, LONG_VISITS if ended else plan.min_visits)
-            and locate(self.calls_ms, self.reference_ms).error < plan.error
-        )
+        least = min(plan.min_visits, plan.long_visits) if ended else plan.min_visits
+        return visits >= least and locate(self.calls_ms, self.reference_ms).error < plan.error
 
     def close(self) -> None:
         if self.program is not None:

@@ -16,6 +16,7 @@ import pytest
 from experiments import measure_latency, timing_process
 from experiments.config import Config, DataConfig, LatencyConfig, SpaceConfig
 from experiments.measure_latency import measure
+from experiments.paths import paths
 from experiments.presets import STRIDES_8
 from experiments.run_folder import Usage
 from jcw.latency import samples
@@ -130,6 +131,14 @@ def test_what_another_start_would_not_cure_ends_the_stage_in_a_line(tmp_path):
         Usage, match=r'nothing can be timed: the reference network .* could not start the command'
     ):
         measure(Config(run=tmp_path, data=DataConfig(limit=100), latency=latency))
+
+
+def test_candidates_of_long_calls_have_more_visits_than_networks_of_a_table(tmp_path):
+    config = Config(run=tmp_path)
+    files = paths(config).samples, paths(config).candidates
+    asked = [measure_latency._request(config, GRAPH, [], file, {}) for file in files]
+    assert [timing_process._plan(each).long_visits for each in asked] == [3, 5]
+    assert timing_process._plan(asked[1]).min_visits == 5
 
 
 @pytest.mark.parametrize('platform', ['gpu', 'tpu'])

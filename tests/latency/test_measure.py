@@ -176,7 +176,7 @@ def test_a_visit_of_long_calls_has_fewer(tmp_path):
         (sample,) = run(runtime, networks(1), tmp_path / f'{count}', plan)
         assert [*map(len, sample.calls_ms)] == [expected] * QUICK.min_visits
         assert [*map(len, sample.reference_ms)] == [expected] * QUICK.min_visits
-        more = dataclasses.replace(plan, min_visits=4)
+        more = dataclasses.replace(plan, min_visits=4, long_visits=3)
         (sample,) = run(runtime, networks(1), tmp_path / f'{count}, more visits', more)
         assert len(sample.calls_ms) == (4 if expected == plan.calls else 3)
     few = dataclasses.replace(QUICK, calls=2)
@@ -205,7 +205,14 @@ def test_nonsense_times_are_failures(tmp_path):
 
 @pytest.mark.parametrize(
     'change',
-    [{'calls': 0}, {'min_visits': 3, 'max_visits': 2}, {'window': 0}, {'warmup': -1}, {'visit_ms': 0}],
+    [
+        {'calls': 0},
+        {'long_visits': 0},
+        {'min_visits': 3, 'max_visits': 2},
+        {'window': 0},
+        {'warmup': -1},
+        {'visit_ms': 0},
+    ],
 )
 def test_a_protocol_that_times_nothing_is_refused(change):
     with pytest.raises(ValueError, match=r'positive|min_visits'):
