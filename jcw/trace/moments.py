@@ -46,11 +46,13 @@ class _Study:
         self.values = [part for part in expression.parts if part.known is not None]
         # The last comes first: after another normalisation nothing is left of the one before.
         self.parts = [part for value in self.values[::-1] if value.known for part in value.known.parts()]
-        self.own = [
-            part for part in self.parts if part.eqn is None and not part.mixes and self._is_vector(part)
-        ]
-        draws = np.random.default_rng(0)
-        self.anywhere = {id(part): draws.uniform(0.5, 2, _thin(part).shape) for part in self.own}
+        draws, self.own, self.anywhere = np.random.default_rng(0), list[Known](), dict[int, np.ndarray]()
+        for part in self.parts:
+            drawn = {id(part): draws.uniform(0.5, 2, _thin(part).shape)}
+            free = part.eqn is None and not part.mixes and self._is_vector(part)
+            if free and all(number is not None for number in self._numbers(drawn).values()):
+                self.own.append(part)
+                self.anywhere |= drawn
 
     def _is_vector(self, part: Known) -> bool:
         value = _thin(part)
@@ -119,11 +121,15 @@ class _Study:
 
     def affine(self, numbers: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return scale and shift with some parts, by `id`, other numbers."""
-        values = {
-            id(part): channels_of(part.known.at(numbers), part.axes) for part in self.values if part.known
-        }
+        values = self._numbers(numbers)
         shift = np.asarray(self.expression.at(np.zeros(()), values))
         return np.asarray(self.expression.at(np.ones(()), values) - shift), shift
+
+    def _numbers(self, numbers: dict[int, np.ndarray]) -> dict[int, np.ndarray | None]:
+        """Return the numbers of each channel, by `id` of what has them; none of what differs from place to place."""
+        return {
+            id(part): channels_of(part.known.at(numbers), part.axes) for part in self.values if part.known
+        }
 
 
 def _thin(part: Known) -> np.ndarray:

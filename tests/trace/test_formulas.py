@@ -409,6 +409,10 @@ def test_images_with_more_channels_than_rows_are_read_the_way_that_fits():
 
 
 READ = {
+    'rows of zeros before a normalisation': lambda v, x: centred(v, x + 0 * v['gamma'][:4, None, None]),
+    'rows that begin as zeros': lambda v, x: (
+        (conv(x, v['kernel']) + jnp.zeros(4)[:, None, None] - v['mean']) * root(v)
+    ),
     'twice a swish': lambda v, x: 2 * jax.nn.swish(conv(x, v['kernel'])),
     'a sum with its own activation': lambda v, x: (lambda y: y + jax.nn.swish(y))(conv(x, v['kernel'])),
     'the mean with its own activation': lambda v, x: (lambda y: 0.5 * (y + jax.nn.relu(y)) - v['mean'])(
