@@ -1,5 +1,6 @@
 """Write the found network in its deployable form."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from experiments import progress
 from experiments.budget import load_table
 from experiments.config import Config
 from experiments.paths import paths
+from experiments.run_folder import Usage
 from experiments.space import graph_of
 from experiments.train_subnet import found, timed, train
 from experiments.training import load_data
@@ -65,6 +67,26 @@ FORMS = (
 """Files of a network, what each is for, and the setting that writes it; none for those that always are."""
 
 
+PACKAGES = {'onnx': ('onnx',), 'litert': ('ai_edge_litert',), 'int8': ('ai_edge_litert', 'ai_edge_quantizer')}
+"""What writes each form, and is no part of the installation unless asked for."""
+
+
+def check(config: Config) -> None:
+    """Refuse forms whose packages are missing, before hours of work and not after them.
+
+    Raises:
+      Usage: with the way out.
+    """
+    for form, packages in PACKAGES.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if getattr(config.export, form) and missing:
+            extra = 'onnx' if form == 'onnx' else 'litert'
+            raise Usage(
+                f'--export.{form} needs {" and ".join(name.replace("_", "-") for name in missing)}: '
+                f"pip install -e '.[{extra}]', or leave it out and export later"
+            )
+
+
 def shipped(config: Config) -> list[tuple[str, str]]:
     """Return the files to ship and on what, and how to have those that were not asked for."""
     forms = config.export
@@ -91,6 +113,7 @@ def litert_accuracy(model: bytes, source: data.Source) -> float:
 
 
 def main(config: Config) -> None:
+    check(config)
     dataset = load_data(config)
     folder = export(config, dataset, graph_of(config, dataset))
     progress.console.print(f'Deployable network: {folder}', highlight=False)

@@ -29,6 +29,7 @@ from experiments.training import load_data
 
 def main(config: Config) -> None:
     began = time.monotonic()
+    export.check(config)
     dataset = load_data(config)
     graph = graph_of(config, dataset)
     check_data.once(config, dataset)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from experiments import export as export_stage
-from experiments import timing_process
+from experiments import quickstart, timing_process
 from experiments.command_line import parse
 from experiments.config import Config, ExportConfig, LatencyConfig
 from experiments.measure_latency import measure
@@ -117,6 +117,23 @@ def test_the_stage_times_int8_networks(tmp_path):
     held = samples.read(measure(Config(tmp_path, data=DataConfig(limit=100), space=space, latency=latency)))
     assert len(held.timed) == 3
     assert (held.header.runtime, held.header.dtype) == ('litert', 'int8')
+
+
+@pytest.mark.parametrize(
+    ('form', 'message'),
+    [
+        ('onnx', r"--export\.onnx needs onnx: pip install -e '\.\[onnx\]'"),
+        ('int8', r"--export\.int8 needs ai-edge-litert and ai-edge-quantizer: pip install -e '\.\[litert\]'"),
+    ],
+)
+def test_a_form_whose_package_is_missing_is_refused_before_anything_is_done(
+    monkeypatch, tmp_path, form, message
+):
+    config = parse('', args=['digits', '--run', str(tmp_path), f'--export.{form}'])
+    monkeypatch.setattr(export_stage.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(Usage, match=message):
+        quickstart.main(config)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_command_line_reaches_the_forms_of_export():
