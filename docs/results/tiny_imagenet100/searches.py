@@ -177,6 +177,8 @@ def main():
     parser.add_argument('--steps', type=int)
     options = parser.parse_args()
     config = parse(None, args=['--run', str(options.run)])
+    if config.accuracy.from_supernet:
+        parser.error('lanes begin from scratch: give a RUN with --accuracy.no-from-supernet')
     dataset = load_data(config)
     graph, table = graph_of(config, dataset), load_table(config)
     before = fit_accuracy.believed(config, graph, supernet_of(config, dataset, graph), UNITS[1])
