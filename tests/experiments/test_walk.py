@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from jcw import data, deploy
+from jcw.accuracy import samples
+from jcw.accuracy.table import UNITS, AccuracyTable
 from jcw.latency.table import LatencyTable
 from tests.own_network import NETWORK
 
@@ -26,7 +28,8 @@ FIRST = (
     *('--latency.command-format', 'onnx', '--latency.device', 'a board', '--latency.networks', '20'),
     *('--latency.calls', '2', '--latency.visits', '2', '--latency.attempts', '1'),
     *('--supernet.epochs', '2', '--subnet.epochs', '3', '--subnet.seeds', '0', '--accuracy.trainings', '3'),
-    *('--accuracy.epochs', '0.5', '--repair.rounds', '2', '--search.greedy-images', '50'),
+    *('--accuracy.epochs', '0.25', '--accuracy.from-supernet', '--repair.rounds', '2'),
+    *('--search.greedy-images', '50'),
 )
 
 
@@ -130,6 +133,24 @@ def test_the_budget_given_once_is_that_of_the_stages_after(finished):
     run, said, share = finished
     assert f'ms per call of 1 image, {float(share):.0%} of the base network' in said['search_widths']
     assert (run / 'network' / f'{float(share):g}' / 'network.json').exists()
+
+
+def test_short_trainings_go_on_from_the_supernet_and_final_ones_begin_anew(finished):
+    run, said, share = finished
+    read = samples.read(run / 'accuracy' / 'samples.jsonl')
+    assert len(read.trained) == 3
+    assert AccuracyTable.load(run / 'accuracy' / f'{float(share):g}' / 'table.json').unit == UNITS[True]
+    assert '3 networks' in said['fit_accuracy']
+    first = {
+        kind: np.mean([step_of(path)['loss'] for path in run.glob(f'{kind}/*/seed_0/metrics.jsonl')])
+        for kind in ('accuracy/trained', 'trained')
+    }
+    assert first['accuracy/trained'] < first['trained'] - 0.3, first
+
+
+def step_of(path):
+    """Return the first step on file."""
+    return json.loads(path.read_text().splitlines()[0])
 
 
 def test_the_report_says_what_it_came_to_what_it_took_and_what_next(finished):
