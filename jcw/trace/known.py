@@ -23,7 +23,7 @@ MOVES = {
     'stack',
     'slice',
 }
-PICKS = {'dynamic_slice', 'gather', 'split'}
+PICKS = {'dynamic_slice', 'gather', 'split', 'unstack'}
 """Primitives whose results are as good as variables of their own: the rows of stacked ones."""
 
 

@@ -136,7 +136,7 @@ def test_a_line_without_a_number_that_is_needed_is_named(tmp_path):
 
 def test_however_deep_values_are_nested_they_are_read_or_refused():
     outcomes = {'read': 0, 'refused': 0}
-    for depth in [*range(10, 1500, 10), 3000, 10**5]:
+    for depth in [*range(10, 1500, 10), *range(2000, 10**5, 5000), 10**5]:  # where it ends depends on Python
         text = '{"a":' * depth + '1' + '}' * depth
         try:
             value = records.parse(text)
