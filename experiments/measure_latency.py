@@ -130,7 +130,7 @@ def _request(
         load_seconds=settings.load_seconds,
         calls=settings.calls,
         visits=settings.visits,
-        long_visits=LONG_VISITS if path == paths(config).samples else TimingPlan.long_visits,
+        long_visits=LONG_VISITS if path == paths(config).samples else None,
         time_limit=settings.time_limit,
         niceness=settings.niceness,
         failed=[*failed.items()],

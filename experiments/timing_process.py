@@ -37,7 +37,7 @@ class Request:
     load_seconds: float = 0.0
     calls: int | None = None
     visits: int | None = None
-    long_visits: int = 5
+    long_visits: int | None = None
     time_limit: float = 60.0
     niceness: int = 0
     space: str = ''
@@ -208,9 +208,9 @@ def _plan(request: Request):
     """A user's own program warms up as it sees fit; each of its answers counts."""
     from jcw.latency.measure import TimingPlan
 
-    own = {'long_visits': request.long_visits}
-    if request.runtime == 'command':
-        own['warmup'] = 0
+    own = {'warmup': 0} if request.runtime == 'command' else {}
+    if request.long_visits is not None:
+        own['long_visits'] = request.long_visits
     if request.calls is not None:
         own['calls'] = request.calls
     if request.visits is not None:

@@ -5,7 +5,8 @@
 RUN is a folder of `compare_methods`: its table, its supernet, and what uniform widths and greedy slimming chose are
 taken from it. Networks are not timed again, budgets hold as the table predicts. All searches go on in turn, and what
 they train at a time are lanes of one program: masked networks of traced widths, `vmap` of the plain step, so that
-nothing is compiled for a network. A lane begins, sees images and learns as with `train_subnet`, up to rounding.
+nothing is compiled for a network. A lane begins, sees images and learns as with `train_subnet`, up to rounding;
+short trainings begin with the supernet's weights where the run says so.
 `--steps` ends every training early: does it run?
 """
 
@@ -46,8 +47,9 @@ CPU = jax.local_devices(backend='cpu')[0]
 class Lanes:
     """Trains up to `count` networks at once, whatever their widths and seeds."""
 
-    def __init__(self, config, dataset, graph, count, stop):
-        self.config, self.dataset, self.graph, self.count, self.stop = config, dataset, graph, count, stop
+    def __init__(self, config, dataset, graph, supernet, count, stop):
+        self.config, self.dataset, self.graph, self.supernet = config, dataset, graph, supernet
+        self.count, self.stop = count, stop
         settings = config.subnet
         # Products and shifts become batched products over lanes, native convolutions grouped ones.
         net = functions_of(graph, implementation='cpu')
@@ -87,7 +89,10 @@ class Lanes:
         optimiser, number = _optimiser(self.config, examples, part)
         widths = np.stack([self.graph.to_widths(np.array(choices)) for choices, _ in jobs])
         seeds = [seed for _, seed in jobs]
-        starts = [self._start(tuple(own.tolist()), seed) for own, seed in zip(widths, seeds, strict=True)]
+        start = self._sliced if part < 1 and self.config.accuracy.from_supernet else self._drawn
+        starts = [
+            self._padded(start(tuple(own.tolist()), seed)) for own, seed in zip(widths, seeds, strict=True)
+        ]
         variables = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *starts)
         params, stats = variables['params'], variables['batch_stats']
         state = TrainState(jnp.zeros(len(jobs), jnp.int32), params, stats, jax.vmap(optimiser.init)(params))
@@ -104,10 +109,15 @@ class Lanes:
         validation, test = (self.evaluate(state.variables, widths, *held) for held in self.held)
         return np.stack([validation[0], test[1], test[0]], 1).tolist()
 
-    def _start(self, widths, seed):
-        """Return what a network of these widths begins with, zeros after it up to the largest widths."""
+    def _drawn(self, widths, seed):
         with jax.default_device(CPU):
-            thin = _initial(seed + 2, self.graph.fixed(widths))
+            return _initial(seed + 2, self.graph.fixed(widths))
+
+    def _sliced(self, widths, seed):
+        return axes.slice_variables(self.supernet.variables, self.graph, widths)
+
+    def _padded(self, thin):
+        """Return what a network begins with, zeros after it up to the largest widths."""
         whole = axes.shapes(self.graph)
         return jax.tree.map(
             lambda s, t: np.pad(t, [(0, a - b) for a, b in zip(s.shape, t.shape, strict=True)]), whole, thin
@@ -177,11 +187,10 @@ def main():
     parser.add_argument('--steps', type=int)
     options = parser.parse_args()
     config = parse(None, args=['--run', str(options.run)])
-    if config.accuracy.from_supernet:
-        parser.error('lanes begin from scratch: give a RUN with --accuracy.no-from-supernet')
     dataset = load_data(config)
     graph, table = graph_of(config, dataset), load_table(config)
-    before = fit_accuracy.believed(config, graph, supernet_of(config, dataset, graph), UNITS[1])
+    supernet = supernet_of(config, dataset, graph)
+    before = fit_accuracy.believed(config, graph, supernet, UNITS[1])
     searches = []
     for number in range(options.searches):
         for budget in config.compare.budgets:
@@ -193,7 +202,7 @@ def main():
                 searches.append(
                     Search((config, graph, table, before), number, budget, graph.to_choices(chosen).tolist())
                 )
-    lanes = Lanes(config, dataset, graph, options.lanes, options.steps)
+    lanes = Lanes(config, dataset, graph, supernet, options.lanes, options.steps)
 
     def short(jobs):
         return [-found[0] for found in lanes(jobs, config.accuracy.epochs)]
