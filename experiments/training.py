@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import optax
 
 from experiments.config import Config, SubnetConfig, SupernetConfig
 from experiments.run_folder import Usage
-from jcw import data
+from jcw import compilation, data
 from jcw.nets.axes import Variables
 from jcw.nets.training import Network
 from jcw.train import optim, steps
@@ -93,11 +93,10 @@ class Evaluator:
     """What a network comes to on a set, `EVALUATED` images at a time: one program for sets of any size."""
 
     def __init__(self, net: Network, mean: Sequence[float], std: Sequence[float]) -> None:
-        self._part = jax.jit(
-            lambda v, images, labels, count: steps.evaluate(
-                net, v, None, images, labels, mean, std, count=count
-            )
-        )
+        def part(variables: Variables, images: Any, labels: Any, count: Any) -> steps.Evaluation:
+            return steps.evaluate(net, variables, None, images, labels, mean, std, count=count)
+
+        self._part = compilation.to_train(jax.jit(part))
 
     def __call__(self, variables: Variables, source: data.Source) -> steps.Evaluation:
         variables, counts, found = jax.device_put(variables), [], []  # once, not with every part

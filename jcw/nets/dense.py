@@ -1,7 +1,4 @@
-"""Convolutions over all channels: 1x1 ones as products of matrices, and the gradients of larger ones written out.
-
-XLA:CPU makes the transposed convolutions of a gradient fast outside of loops only, and gates are loops.
-"""
+"""Convolutions over all channels: 1x1 ones as products of matrices, and the gradients of larger ones written out."""
 
 import functools
 
@@ -10,8 +7,6 @@ import jax.numpy as jnp
 
 from jcw.nets import blocks
 from jcw.windows import Pads
-
-PATCH_BYTES = 2**21  # of patches gathered at a time for a larger kernel's gradient
 
 
 def convolve(
@@ -63,34 +58,32 @@ def _spatial_forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -
 
 
 def _spatial_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Convolve the dilated gradient with the flipped kernel; gather patches for the kernel's own.
+    """Write both gradients out as convolutions of the kind that XLA:CPU has a library for.
 
-    XLA makes the first of its transposed convolution as well, but outside of loops alone. Its gradient of the kernel
-    takes 1.6 to 7 times as long on large maps even there.
+    Of the images: the gradient, dilated by the stride, with the flipped kernel. Of the kernel: the images, examples as
+    channels, with the gradient. XLA makes the same of its transposed convolutions, but outside of loops alone.
     """
     x, kernel = residuals
     around = [(low, high) for low, high, _ in blocks.dilation(x, g, kernel.shape[0], stride, pads)]
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     dx = convolve(g, flipped, 1, (around[0], around[1]), dilation=stride)
-    return dx, _patch_products(x, g, kernel, stride, pads)
+    across, by = jax.lax.optimization_barrier((x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)))
+    dkernel = jax.lax.conv_general_dilated(
+        across,
+        by,
+        (1, 1),
+        [_around(x, g, axis, kernel.shape[0], stride, pads) for axis in (0, 1)],
+        rhs_dilation=(stride, stride),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        preferred_element_type=blocks.accumulator(x),
+    )
+    return dx, dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
+
+
+def _around(x: jax.Array, g: jax.Array, axis: int, size: int, stride: int, pads: Pads) -> tuple[int, int]:
+    """Return the padding of images by which the dilated gradient meets them once for every kernel position."""
+    low, length, dilated = pads[axis][0], x.shape[axis + 1], (g.shape[axis + 1] - 1) * stride + 1
+    return low, size - 1 + dilated - length - low
 
 
 spatial.defvjp(_spatial_forward, _spatial_backward)
-
-
-def _patch_products(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """Sum `patch^T g` over positions: a block of patches at a time is gathered in cache, and multiplied there."""
-    size, channels = kernel.shape[0], kernel.shape[2]
-    wide = blocks.accumulator(x)
-
-    def add(total: jax.Array, windows: list[jax.Array], own: jax.Array) -> jax.Array:
-        rows, rows_g = (a.reshape(-1, a.shape[-1]) for a in (jnp.concatenate(windows, axis=-1), own))
-        return total + jax.lax.dot_general(
-            rows, rows_g, (((0,), (0,)), ((), ())), preferred_element_type=wide
-        )
-
-    entries = [(i, j) for i in range(size) for j in range(size)]
-    block = blocks.block_of(g, PATCH_BYTES, size * size * channels * 4)
-    zeros = jnp.zeros((size * size * channels, g.shape[-1]), wide)
-    total = blocks.fold_blocks(add, zeros, blocks.pad(x, pads), g, entries, size, stride, block)
-    return total.reshape(kernel.shape).astype(kernel.dtype)

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jcw import compilation
+
 AXIS = 'data'
 
 
@@ -67,6 +69,7 @@ def data_parallel(
         in_axes=tuple(0 if batch else None for batch in batch_args),
         out_axes=tuple(0 if batch else None for batch in batch_outputs),
     )
+    program = compilation.to_train(mapped)
     # Arguments placed the way pmap places its results compile once; unplaced ones compile a second program at the
     # second call, when the first call's results come back in.
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
@@ -85,7 +88,7 @@ def data_parallel(
         ]
         return tuple(
             jax.tree.map(_join, output) if batch else output
-            for output, batch in zip(mapped(*placed), batch_outputs, strict=True)
+            for output, batch in zip(program(*placed), batch_outputs, strict=True)
         )
 
     return run

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcw.compilation import for_training
 from jcw.latency.table import flops_table
 from jcw.nets import segments as sharing
 from jcw.nets import training
@@ -113,7 +114,7 @@ def compiled(setup, form, quick=False):
     program = (
         jax.jit(function)
         .lower(*arguments(None, 0))
-        .compile(compiler_options={'xla_backend_optimization_level': 0} if quick else None)
+        .compile(compiler_options={'xla_backend_optimization_level': 0} if quick else dict(for_training()))
     )
     seconds = time.perf_counter() - begin
     last, count = [None], itertools.count()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jcw import deploy
+from jcw.compilation import known_options
 from jcw.latency import samples
 from jcw.latency.measure import TimingPlan, measure
 from jcw.latency.runtimes import (
@@ -17,7 +18,6 @@ from jcw.latency.runtimes import (
     RuntimeFailure,
     XlaRuntime,
 )
-from jcw.latency.runtimes.ahead import known_options
 from tests import tiny_graph
 from tests.latency.simulated import small_graph
 

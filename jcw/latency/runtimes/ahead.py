@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,11 +21,11 @@ import jax
 from jax import export
 from jax.experimental.compilation_cache import compilation_cache
 
+from jcw.compilation import Options, known_options
 from jcw.graph import Widths
 
 Build = Callable[[Sequence[int]], tuple[Callable[..., Any], tuple[Any, ...]]]
 Make = Callable[[Sequence[int]], bytes]
-Options = Mapping[str, Any]
 
 
 class Ahead:
@@ -160,17 +160,6 @@ def compile_exported(exported: export.Exported, options: Options) -> Any:
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
     arguments, keywords = jax.tree.unflatten(exported.in_tree, shapes)
     return jax.jit(exported.call).lower(*arguments, **keywords).compile(compiler_options=dict(options))
-
-
-def known_options(options: Options) -> dict[str, Any]:
-    """Keep the options that this version of the compiler knows, by trying each on a trivial program."""
-    lowered = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((), 'float32'))
-    known = {}
-    for name, value in options.items():
-        with contextlib.suppress(Exception):
-            lowered.compile(compiler_options={name: value})
-            known[name] = value
-    return known
 
 
 def use_cache(folder: str | Path | None) -> None:

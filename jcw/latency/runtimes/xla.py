@@ -11,8 +11,9 @@ import jaxlib
 import numpy as np
 from jax import export
 
+from jcw.compilation import Options, known_options
 from jcw.latency import device
-from jcw.latency.runtimes.ahead import Build, CompileAhead, Options, compile_exported, known_options
+from jcw.latency.runtimes.ahead import Build, CompileAhead, compile_exported
 from jcw.latency.runtimes.interface import RuntimeFailure
 
 FAST_COMPILE = {'xla_cpu_use_fusion_emitters': False, 'xla_cpu_parallel_codegen_split_count': 1}

@@ -1,0 +1,46 @@
+"""How programs are compiled: options of XLA that leave their results alone and suit what they are for."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+Options = Mapping[str, Any]
+
+_LIBRARY, _KIND = 'xla_cpu_experimental_ynn_fusion_type', 'LIBRARY_FUSION_TYPE_'
+TRAINING: Options = {_LIBRARY: f'{_KIND}DOT,{_KIND}REDUCE'}
+"""On CPUs, for training and evaluation. Products and sums stay with YNNPACK, which XLA takes by default; dense
+convolutions, which take up to twice as long there, do not (docs/benchmarks.md)."""
+
+
+def known_options(options: Options) -> dict[str, Any]:
+    """Keep the options that this version of the compiler knows, by trying each on a trivial program."""
+    lowered = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((), 'float32'))
+    known = {}
+    for name, value in options.items():
+        with contextlib.suppress(Exception):
+            lowered.compile(compiler_options={name: value})
+            known[name] = value
+    return known
+
+
+@functools.cache
+def for_training() -> Options:
+    """Return what to compile training and evaluation with, for JAX's default device."""
+    return known_options(TRAINING) if jax.default_backend() == 'cpu' else {}
+
+
+def to_train(function: Any) -> Callable[..., Any]:
+    """Compile what `jax.jit` or `jax.pmap` returned by the options of training, for each new shape of its arguments."""
+    programs: dict[Any, Any] = {}
+
+    def run(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        kind = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        if kind not in programs:
+            programs[kind] = function.lower(*args).compile(compiler_options=dict(for_training()))
+        return programs[kind](*args)
+
+    return run
