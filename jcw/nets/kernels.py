@@ -88,20 +88,21 @@ def max_pool(
 
 
 def position_sums(
-    function: Callable[..., tuple[jax.Array, ...]], *arrays: Images
+    function: Callable[..., tuple[jax.Array, ...]],
+    images: tuple[Images, ...],
+    channels: tuple[Float[Array, ' channels'], ...],
 ) -> tuple[Float[Array, ' channels'], ...]:
-    """Sum the results of an elementwise function over batch, height and width, in at least float32.
+    """Sum the results of `function(*images, *channels)` over batch, height and width, in at least float32.
 
-    On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a fused product an entry at a
-    time, several times slower.
+    The function is elementwise. On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a
+    fused product an entry at a time, several times slower.
     """
 
-    def plain(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in function(*arrays))
+    def plain(images: tuple, channels: tuple) -> tuple[jax.Array, ...]:
+        return tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in function(*images, *channels))
 
-    return jax.lax.platform_dependent(
-        *arrays, cpu=functools.partial(blocks.block_sums, function), default=plain
-    )
+    cpu = functools.partial(blocks.block_sums, function)
+    return jax.lax.platform_dependent(images, channels, cpu=cpu, default=plain)
 
 
 def _choose(cpu: Callable, native: Callable, implementation: str) -> Callable:
