@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jcw.windows import Pads, size_after
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
-WIDE = 128  # channels up to which positions are taken together: of few, a loop over them is mostly overhead
 LONG_FOLD = 2**23  # bytes read from which a second loop earns its compilation
 
 
@@ -58,27 +57,20 @@ def dilation(x: jax.Array, g: jax.Array, size: int, stride: int, pads: Pads) -> 
     return found
 
 
-def block_sums(
-    function: Callable, images: tuple[jax.Array, ...], channels: tuple[jax.Array, ...]
-) -> tuple[jax.Array, ...]:
-    """Sum the results of an elementwise function of images, and of a number per channel, over all positions.
-
-    A block of positions is added at a time. Where channels are few, several positions are taken as one of more.
-    """
-    own, read = images[0].shape[-1], sum(array.nbytes for array in images)
-    together = block_rows(images[0].size // own, WIDE, own) if read >= LONG_FOLD else 1
-    flat = [array.reshape(-1, together * own) for array in images]
-    repeated = [jnp.tile(each, together) for each in channels]
-    rows = block_rows(len(flat[0]), SUM_BYTES, together * own * 4)
+def block_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Sum the results of an elementwise function of images over all positions, a block of these at a time."""
+    channels = arrays[0].shape[-1]
+    flat = [array.reshape(-1, channels) for array in arrays]
+    rows = block_rows(len(flat[0]), SUM_BYTES, channels * 4)
 
     def add(index: jax.Array, totals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        values = function(*(jax.lax.dynamic_slice_in_dim(a, index * rows, rows) for a in flat), *repeated)
+        values = function(*(jax.lax.dynamic_slice_in_dim(a, index * rows, rows) for a in flat))
         return tuple(t + v.astype(t.dtype) for t, v in zip(totals, values, strict=True))
 
-    like = jax.eval_shape(function, *(a[:rows] for a in flat), *repeated)
+    like = jax.eval_shape(function, *(a[:rows] for a in flat))
     zeros = tuple(jnp.zeros(v.shape, jnp.promote_types(v.dtype, jnp.float32)) for v in like)
-    totals = running_sums(len(flat[0]) // rows, add, zeros, read)
-    return tuple(t.reshape(-1, own).sum(0) for t in totals)
+    totals = running_sums(len(flat[0]) // rows, add, zeros, sum(a.nbytes for a in flat))
+    return tuple(t.sum(0) for t in totals)
 
 
 def fold_blocks(

@@ -88,21 +88,20 @@ def max_pool(
 
 
 def position_sums(
-    function: Callable[..., tuple[jax.Array, ...]],
-    images: tuple[Images, ...],
-    channels: tuple[Float[Array, ' channels'], ...],
+    function: Callable[..., tuple[jax.Array, ...]], *arrays: Images
 ) -> tuple[Float[Array, ' channels'], ...]:
-    """Sum the results of `function(*images, *channels)` over batch, height and width, in at least float32.
+    """Sum the results of an elementwise function over batch, height and width, in at least float32.
 
-    The function is elementwise. On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a
-    fused product an entry at a time, several times slower.
+    On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a fused product an entry at a
+    time, several times slower.
     """
 
-    def plain(images: tuple, channels: tuple) -> tuple[jax.Array, ...]:
-        return tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in function(*images, *channels))
+    def plain(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in function(*arrays))
 
-    cpu = functools.partial(blocks.block_sums, function)
-    return jax.lax.platform_dependent(images, channels, cpu=cpu, default=plain)
+    return jax.lax.platform_dependent(
+        *arrays, cpu=functools.partial(blocks.block_sums, function), default=plain
+    )
 
 
 def _choose(cpu: Callable, native: Callable, implementation: str) -> Callable:

@@ -168,26 +168,23 @@ def _normalise_backward(
     inverse = jax.lax.rsqrt(moments.variance + EPSILON)
     factor, shift = _affine(scale, bias, moments.mean, moments.variance)
 
-    def active(x: jax.Array, g: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
+    def active(x: jax.Array, g: jax.Array) -> jax.Array:
         before = x * factor + shift
         slope: jax.Array = jax.jvp(activations.BY_NAME[activation], (before,), (g.astype(before.dtype),))[1]
         return slope
 
-    def parts(
-        x: jax.Array, g: jax.Array, factor: jax.Array, shift: jax.Array, mean: jax.Array, inverse: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        g = active(x, g, factor, shift)
-        return g, g * ((x - mean) * inverse)
+    def parts(x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        g = active(x, g)
+        return g, g * ((x - moments.mean) * inverse)
 
     masked = gradients[0] * _spatial(mask) if mask.ndim == 2 else gradients[0]
-    own = kernels.position_sums(parts, (x, masked), (factor, shift, moments.mean, inverse))
+    own = kernels.position_sums(parts, x, masked)
     dbias, dscale = own if mask.ndim == 2 else (total * mask for total in own)
     total, projected = (dbias, dscale) if axis_name is None else jax.lax.psum((dbias, dscale), axis_name)
     live = jnp.maximum(moments.live, 1)
     slope = -inverse * projected / live
     offset = -total / live
-    before = active(x, gradients[0], factor, shift)
-    dx = factor * (before + slope * (x - moments.mean) + offset) * _spatial(mask)
+    dx = factor * (active(x, gradients[0]) + slope * (x - moments.mean) + offset) * _spatial(mask)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype), jnp.zeros_like(mask)
 
 
