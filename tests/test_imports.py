@@ -10,6 +10,7 @@ import jcw
 ROOT = Path(jcw.__file__).parent
 ALLOWED = {
     'records': set(),
+    'compilation': set(),
     'field': set(),
     'order': set(),
     'trellis': {'field', 'order'},
@@ -24,11 +25,11 @@ ALLOWED = {
     'constraints': {'field'},
     'budget': {'field', 'trellis', 'recursions'},
     'ranks': set(),
-    'latency': {'graph', 'field', 'recursions', 'records', 'ranks'},
+    'latency': {'graph', 'field', 'recursions', 'records', 'ranks', 'compilation'},
     'accuracy': {'ranks', 'records'},
     'nets': {'graph', 'windows'},
     'search': {'field', 'recursions', 'budget', 'graph', 'constraints', 'accuracy'},
-    'train': {'nets', 'graph', 'records'},
+    'train': {'nets', 'graph', 'records', 'compilation'},
     'deploy': {'nets', 'graph', 'records', 'windows'},
     'trace': {'graph', 'builder', 'operations', 'nets', 'windows'},
     'describe': {'graph'},

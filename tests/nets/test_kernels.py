@@ -25,7 +25,7 @@ SHAPES = [
     (24, 4, 4, 64, 3, 1),  # sums over blocks of examples
     (2, 24, 20, 64, 3, 2),  # sums over blocks of rows
     (27, 16, 16, 40, 3, 1),  # patches in blocks of examples, in two loops
-    (1, 128, 126, 40, 3, 2),  # patches in blocks of rows
+    (1, 128, 126, 40, 3, 2),  # sums over blocks of rows
 ]
 
 PADDED = [
@@ -37,7 +37,7 @@ PADDED = [
     (2, 5, 5, 3, 1, 1, ((1, 0), (0, 2))),
     (2, 3, 4, 3, 2, 1, ((3, 2), (2, 0))),  # windows that meet padding alone
     (3, 9, 8, 2, 3, 3, ((0, 0), (0, 0))),  # entries that no window meets
-    (1, 132, 130, 40, 3, 2, ((1, 1), (1, 1))),  # patches in blocks of rows
+    (1, 132, 130, 40, 3, 2, ((1, 1), (1, 1))),  # sums over blocks of rows
     (24, 6, 6, 64, 3, 1, ((0, 0), (0, 0))),  # sums over blocks of examples
 ]
 

@@ -1,0 +1,28 @@
+"""Programs of training: compiled once for each shape, by options that this compiler knows."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcw import compilation
+from jcw.nets import kernels
+
+
+def test_a_program_is_compiled_once_for_each_shape_and_type():
+    traced = chex.assert_max_traces(lambda x, more: x + more['one'], n=3)
+    program = compilation.to_train(jax.jit(traced))
+    for shape, dtype in [((2,), 'float32'), ((3,), 'float32'), ((2,), 'int32')] * 2:
+        x = np.ones(shape, dtype)
+        np.testing.assert_array_equal(program(x, {'one': x}), 2 * x)
+
+
+def test_dense_convolutions_of_training_are_not_the_librarys_that_is_slower():
+    if not compilation.for_training():
+        pytest.skip('this compiler has no such option')
+    x, kernel = jnp.ones((8, 16, 16, 24)), jnp.ones((3, 3, 24, 24))
+    lowered = jax.jit(lambda x, kernel: kernels.conv(x, kernel, 1, 'native')).lower(x, kernel)
+    assert '__ynn_fusion' in lowered.compile().as_text(), 'it is no longer the default: the option may go'
+    chosen = lowered.compile(compiler_options=dict(compilation.for_training()))
+    assert '__ynn_fusion' not in chosen.as_text()
