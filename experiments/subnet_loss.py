@@ -1,6 +1,7 @@
 """Validation loss of the supernet's subnets."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.training import calibration_images
-from jcw import data
+from jcw import compilation, data
 from jcw.graph import Graph
 from jcw.nets import switched
 from jcw.nets.axes import Variables
@@ -36,26 +37,28 @@ class SubnetLoss:
         images = calibration_images(config, dataset, config.supernet.batch) if recalibrated else None
         held = dataset.validation.take(slice(validation))
         self._arguments = jax.device_put((images, held.images, held.labels))
-        self._measure = functools.partial(_evaluate, graph=graph, mean=dataset.mean, std=dataset.std)
+        self._measure = _program(graph, dataset.mean, dataset.std)
 
     def __call__(self, widths: np.ndarray) -> steps.Evaluation:
         return jax.device_get(self._measure(self.variables, jnp.asarray(widths, jnp.int32), *self._arguments))
 
 
-@functools.partial(jax.jit, static_argnames=('graph', 'mean', 'std'))
-def _evaluate(
-    variables: Variables,
-    widths: jax.Array,
-    images: jax.Array | None,
-    held_images: jax.Array,
-    held_labels: jax.Array,
-    *,
-    graph: Graph,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> steps.Evaluation:
-    """Evaluate one subnet; compiled once for a space and numbers of images, whoever asks."""
+@functools.lru_cache(maxsize=4)
+def _program(
+    graph: Graph, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[..., steps.Evaluation]:
+    """Return what evaluates one subnet; compiled once for a space and numbers of images, whoever asks."""
     net = switched.functions_of(graph)
-    if images is not None:
-        variables = steps.recalibrate(net, variables, widths, images, mean, std)
-    return steps.evaluate(net, variables, widths, held_images, held_labels, mean, std)
+
+    def evaluate(
+        variables: Variables,
+        widths: jax.Array,
+        images: jax.Array | None,
+        held_images: jax.Array,
+        held_labels: jax.Array,
+    ) -> steps.Evaluation:
+        if images is not None:
+            variables = steps.recalibrate(net, variables, widths, images, mean, std)
+        return steps.evaluate(net, variables, widths, held_images, held_labels, mean, std)
+
+    return compilation.to_train(jax.jit(evaluate))
