@@ -33,12 +33,12 @@ def for_training() -> Options:
 
 
 def to_train(function: Any) -> Callable[..., Any]:
-    """Compile what `jax.jit` or `jax.pmap` returned by the options of training, for each new shape of its arguments."""
+    """Compile what `jax.jit` or `jax.pmap` returned by the options of training, anew for other shapes or places."""
     programs: dict[Any, Any] = {}
 
     def run(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        kind = tree, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        kind = tree, *((leaf.shape, leaf.dtype, getattr(leaf, 'sharding', None)) for leaf in leaves)
         if kind not in programs:
             programs[kind] = function.lower(*args).compile(compiler_options=dict(for_training()))
         return programs[kind](*args)

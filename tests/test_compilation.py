@@ -10,12 +10,15 @@ from jcw import compilation
 from jcw.nets import kernels
 
 
-def test_a_program_is_compiled_once_for_each_shape_and_type():
+def test_a_program_is_compiled_once_for_each_shape_type_and_place():
     traced = chex.assert_max_traces(lambda x, more: x + more['one'], n=3)
     program = compilation.to_train(jax.jit(traced))
-    for shape, dtype in [((2,), 'float32'), ((3,), 'float32'), ((2,), 'int32')] * 2:
-        x = np.ones(shape, dtype)
-        np.testing.assert_array_equal(program(x, {'one': x}), 2 * x)
+    arrays = [np.ones(shape, dtype) for shape, dtype in [((2,), 'f4'), ((3,), 'f4'), ((2,), 'i4')]]
+    elsewhere = jax.device_put(arrays[0], jax.devices()[-1])
+    for x in [*arrays, elsewhere] * 2:
+        y = program(x, {'one': x})
+        np.testing.assert_array_equal(y, 2 * np.asarray(x))
+        assert x is not elsewhere or y.devices() == elsewhere.devices()
 
 
 def test_dense_convolutions_of_training_are_not_the_librarys_that_is_slower():
