@@ -145,7 +145,7 @@ def test_short_trainings_go_on_from_the_supernet_and_final_ones_begin_anew(finis
         kind: np.mean([step_of(path)['loss'] for path in run.glob(f'{kind}/*/seed_0/metrics.jsonl')])
         for kind in ('accuracy/trained', 'trained')
     }
-    assert first['accuracy/trained'] < first['trained'] - 0.3, first
+    assert first['accuracy/trained'] < first['trained'] - 0.05, first  # of 2.30, which is chance
 
 
 def step_of(path):
