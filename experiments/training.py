@@ -160,7 +160,7 @@ def mapped() -> float:
 
 
 def forget_programs() -> None:
-    """Let go of all compiled programs; what is needed again is compiled again.
+    """Let go of compiled programs but those of the last few networks; what is needed again is compiled again.
 
     A program takes hundreds of pieces of memory, of which a
     process may have only so many (65,530 where Linux is left as it comes).

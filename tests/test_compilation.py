@@ -4,7 +4,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jcw import compilation
 from jcw.nets import kernels
@@ -22,8 +21,6 @@ def test_a_program_is_compiled_once_for_each_shape_type_and_place():
 
 
 def test_dense_convolutions_of_training_are_not_the_librarys_that_is_slower():
-    if not compilation.for_training():
-        pytest.skip('this compiler has no such option')
     x, kernel = jnp.ones((8, 16, 16, 24)), jnp.ones((3, 3, 24, 24))
     lowered = jax.jit(lambda x, kernel: kernels.conv(x, kernel, 1, 'native')).lower(x, kernel)
     assert '__ynn_fusion' in lowered.compile().as_text(), 'it is no longer the default: the option may go'

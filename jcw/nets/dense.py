@@ -64,7 +64,8 @@ def _spatial_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -
     channels, with the gradient. XLA makes the same of its transposed convolutions, but outside of loops alone.
     """
     x, kernel = residuals
-    around = [(low, high) for low, high, _ in blocks.dilation(x, g, kernel.shape[0], stride, pads)]
+    size = kernel.shape[0]
+    around = [(low, high) for low, high, _ in blocks.dilation(x, g, size, stride, pads)]
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     dx = convolve(g, flipped, 1, (around[0], around[1]), dilation=stride)
     across, by = jax.lax.optimization_barrier((x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)))
@@ -72,18 +73,12 @@ def _spatial_backward(stride: int, pads: Pads, residuals: tuple, g: jax.Array) -
         across,
         by,
         (1, 1),
-        [_around(x, g, axis, kernel.shape[0], stride, pads) for axis in (0, 1)],
+        [(size - 1 - low, size - 1 - high) for low, high in around],
         rhs_dilation=(stride, stride),
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         preferred_element_type=blocks.accumulator(x),
     )
     return dx, dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
-
-
-def _around(x: jax.Array, g: jax.Array, axis: int, size: int, stride: int, pads: Pads) -> tuple[int, int]:
-    """Return the padding of images by which the dilated gradient meets them once for every kernel position."""
-    low, length, dilated = pads[axis][0], x.shape[axis + 1], (g.shape[axis + 1] - 1) * stride + 1
-    return low, size - 1 + dilated - length - low
 
 
 spatial.defvjp(_spatial_forward, _spatial_backward)

@@ -24,7 +24,7 @@ SHAPES = [
     (2, 1, 2, 3, 7, 1),
     (24, 4, 4, 64, 3, 1),  # sums over blocks of examples
     (2, 24, 20, 64, 3, 2),  # sums over blocks of rows
-    (27, 16, 16, 40, 3, 1),  # patches in blocks of examples, in two loops
+    (27, 16, 16, 40, 3, 1),  # sums over blocks of examples, in two loops
     (1, 128, 126, 40, 3, 2),  # sums over blocks of rows
 ]
 
