@@ -77,16 +77,25 @@ def _parsed(description: str | None, args: list[str]) -> Config:
         run = base.run if run is None else run
         found = kept.read(run)
         if found is None:
-            config = _tyro(description, args, dataclasses.replace(base, run=run))
+            config = _of_one_budget(args, _tyro(description, args, dataclasses.replace(base, run=run)))
             return dataclasses.replace(config, space=_own_network(config.space, base.space))
     if found.preset != name:
         raise Usage(
             f'{run} was begun with the preset {found.preset!r}, not {name!r}: leave the preset out, '
             'or give another --run'
         )
-    config = _tyro(description, args, found)
+    config = _of_one_budget(args, _tyro(description, args, found))
     kept.refuse_mixed(found, config)
     return config
+
+
+def _of_one_budget(args: Sequence[str], config: Config) -> Config:
+    """Let a fraction that is given take the place of milliseconds that the run has kept."""
+    if not _gives(args, 'search.budget'):
+        return config
+    if _gives(args, 'search.budget-ms') or _gives(args, 'search.budget_ms'):
+        raise Usage('--search.budget and --search.budget-ms: one of them')
+    return dataclasses.replace(config, search=dataclasses.replace(config.search, budget_ms=None))
 
 
 def _tyro(description: str | None, args: Sequence[str], default: Config) -> Config:

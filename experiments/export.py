@@ -12,7 +12,7 @@ from experiments.config import Config
 from experiments.paths import paths
 from experiments.run_folder import Usage
 from experiments.space import graph_of
-from experiments.train_subnet import found, timed, train
+from experiments.train_subnet import found, timed, train, variables_of
 from experiments.training import load_data
 from jcw import data, deploy
 from jcw.graph import Graph
@@ -25,7 +25,8 @@ def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'j
     widths = chosen['widths']
     seed = config.seed + config.subnet.seeds[0]
     folder = paths(config).trained(widths, seed)
-    variables, accuracy = train(config, dataset, graph, widths, folder, f'Training {method}', seed)
+    accuracy = train(config, dataset, graph, widths, folder, f'Training {method}', seed)
+    variables = variables_of(config, dataset, graph, widths, folder)
     forms = config.export
     table = load_table(config)
     return deploy.export(

@@ -5,10 +5,12 @@ sampling) are trained and timed; then both tables are corrected. It ends when no
 trainings are used up.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -86,8 +88,8 @@ def _rounds(
         if len(trained.trained):
             fitted = report.fit_samples(tables.accuracy, trained, trainings.unit)
             tables = Tables(fitted, _corrected(config, graph, table, networks))
-        left = config.accuracy.trainings - len(networks)
-        new = networks[:0] if len(networks) else _entered(entrants, graph, limits)[: max(left, 0)]
+        left = max(config.accuracy.trainings - len(networks), 0)
+        new = networks[:0] if len(networks) else _entered(entrants, graph, limits, trainings.expect)[:left]
         known = np.concatenate([networks, new])
         new = np.concatenate([new, _propose(config, graph, tables, limits, known, left - len(new))])
         if not len(new):
@@ -123,19 +125,32 @@ class Trainings:
         recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
         self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
         self._path, self._part = paths(config).accuracy.parent / file, part
+        self._pool, self._begun = ThreadPoolExecutor(1), list[Future[None]]()
 
     def __call__(self, networks: np.ndarray) -> samples.Samples:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with spent.on(self._run.run, self._part), exclusive(self._path.parent, 'training'):
-            held = {(each.widths, each.seed) for each in samples.resume(self._path, self._header).samples}
-            rows, seeds = self._graph.networks(networks), self._run.accuracy.seeds
-            missing = {row: [seed for seed in seeds if (row, seed) not in held] for row in rows}
-            for row in one_ahead([row for row in rows if missing[row]], self._make_ready):
+            held = samples.resume(self._path, self._header)
+            rows = self._graph.networks(networks)
+            missing = {row: self._missing(row, held) for row in rows}
+            for row in one_ahead([row for row in rows if missing[row]], self._make_ready, self._begun):
                 for seed in missing[row]:
                     place = f'{rows.index(row) + 1} of {len(rows)}'
                     samples.append(self._path, self._trained(row, seed, place))
         return samples.read(self._path)
+
+    def expect(self, choices: np.ndarray) -> None:
+        """Begin to make the network ready that is trained first, beside what decides on the others."""
+        (row,) = self._graph.networks(choices[None])
+        new = not self._path.exists() or self._missing(row, samples.read(self._path))
+        if new and jax.process_count() == 1:
+            self._begun = [self._pool.submit(self._make_ready, row)]
+
+    def _missing(self, widths: Widths, held: samples.Samples) -> list[int]:
+        """Return the seeds that a network was not trained with."""
+        known = {(each.widths, each.seed) for each in held.samples}
+        return [seed for seed in self._run.accuracy.seeds if (widths, seed) not in known]
 
     def _make_ready(self, widths: Widths) -> None:
         train_subnet.make_ready(self._short, self._dataset, self._graph, widths)
@@ -147,7 +162,7 @@ class Trainings:
         folder = (paths(config).trained if whole else paths(config).briefly)(widths, own)
         title = f'Candidate {place}, seed {seed}'
         try:
-            _, found = train_subnet.train(config, self._dataset, self._graph, widths, folder, title, own)
+            found = train_subnet.train(config, self._dataset, self._graph, widths, folder, title, own)
         except Diverged as error:
             return samples.Sample(widths, seed, failure=str(error))
         accuracy, loss = 100 * found['validation_accuracy'], found['validation_loss']
@@ -211,16 +226,23 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.n
     return cost.replace(unary=cost.unary + shift)
 
 
-def _entered(baselines: Mapping[str, At], graph: Graph, limits: Sequence[float]) -> np.ndarray:
-    """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites]."""
-    found: dict[tuple[int, ...], None] = {}
+def _entered(
+    baselines: Mapping[str, At], graph: Graph, limits: Sequence[float], expect: Callable[[np.ndarray], None]
+) -> np.ndarray:
+    """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites].
+
+    Greedy slimming takes long: uniform widths, known at once, are made ready meanwhile.
+    """
+    found: list[np.ndarray] = []
     for limit in limits:
         for choose in baselines.values():
-            try:
-                found[tuple(np.asarray(choose(limit)).tolist())] = None
-            except ValueError:  # it has nothing so small, which the search says when it comes to it
-                continue
-    return np.array(list(found), np.int64).reshape(-1, graph.num_sites)
+            with contextlib.suppress(
+                ValueError
+            ):  # it has nothing so small: the search says so when it comes to it
+                found.append(np.asarray(choose(limit)))
+                if len(found) == 1:
+                    expect(found[0])
+    return np.array(list(dict.fromkeys(map(tuple, found))), np.int64).reshape(-1, graph.num_sites)
 
 
 def _propose(

@@ -35,7 +35,7 @@ def own(settings: DataConfig) -> Config:
     | batch | a power of two, about a fortieth of the training images, from 16 to 256 |
     | epochs of the supernet | 20 for 1300 images and more; for fewer, more, with the root of the number, to 100 |
     | epochs of a found network | twice as many |
-    | short trainings | whole ones of sets below 5,000 images, else half as long |
+    | short trainings | whole ones of sets below 5,000 images, else a quarter as long, from the supernet |
 
     Raises:
       ValueError: there is no such set.

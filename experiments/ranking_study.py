@@ -93,7 +93,7 @@ def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: li
         for seed in config.ranking.seeds:
             folder = config.run / 'ranking' / 'standalone' / named(widths) / f'seed_{seed}'
             title = f'Network {number + 1} of {len(networks)}, seed {seed}'
-            _, result = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
+            result = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
             values.append(result['test_accuracy'])
         means.append(np.mean(values))
     return np.array(means)

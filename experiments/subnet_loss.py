@@ -11,7 +11,7 @@ from experiments.config import Config
 from experiments.training import calibration_images
 from jcw import compilation, data
 from jcw.graph import Graph
-from jcw.nets import switched
+from jcw.nets import kernels, switched
 from jcw.nets.axes import Variables
 from jcw.train import steps
 
@@ -48,7 +48,7 @@ def _program(
     graph: Graph, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[..., steps.Evaluation]:
     """Return what evaluates one subnet; compiled once for a space and numbers of images, whoever asks."""
-    net = switched.functions_of(graph)
+    net = switched.functions_of(graph, implementation=kernels.here())
 
     def evaluate(
         variables: Variables,

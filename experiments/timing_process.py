@@ -84,9 +84,10 @@ def _pin(cores: list[int]) -> None:
 def _build(request: Request):
     from jcw import deploy
     from jcw.graph import Graph
+    from jcw.nets import kernels
 
     graph = Graph.from_json(request.graph)
-    return lambda widths: deploy.build(graph, widths, request.batch, request.dtype)
+    return lambda widths: deploy.build(graph, widths, request.batch, request.dtype, kernels.here())
 
 
 def _written(request: Request, form: str) -> Callable[[Sequence[int]], bytes]:

@@ -11,7 +11,7 @@ from experiments.training import load_data
 def main(config: Config) -> None:
     dataset = load_data(config)
     graph, folder = graph_of(config, dataset), paths(config).base
-    _, result = train(config, dataset, graph, (*graph.base.tolist(),), folder, 'Training the base network')
+    result = train(config, dataset, graph, (*graph.base.tolist(),), folder, 'Training the base network')
     progress.console.print(
         f'Base network, test accuracy {result["test_accuracy"]:.1%}; to size it: --supernet.start {folder}',
         highlight=False,

@@ -31,6 +31,7 @@ from jcw import data
 from jcw.graph import Graph, Widths
 from jcw.latency import samples
 from jcw.latency.table import flops_table
+from jcw.nets import kernels
 from jcw.nets.axes import Variables, slice_variables
 from jcw.nets.training import Network, functions_of
 from jcw.train import loop, optim, parallel, steps
@@ -51,23 +52,19 @@ def train(
     folder: Path,
     title: str,
     seed: int | None = None,
-) -> tuple[Variables, dict[str, Any]]:
-    """Train a network of these widths, or continue, or read it back; return its variables and accuracies.
+) -> dict[str, Any]:
+    """Train a network of these widths, or continue, or read what is known of it; return its accuracies and losses.
 
     The seed is of this training alone, by default the run's; the supernet's stays the run's.
-    With `subnet.ema` the variables are the average of the weights, batch statistics re-estimated for it.
     """
     settings, run = config.subnet, config
     if settings.from_start and settings.from_supernet:
         raise Usage('subnet.from_start and subnet.from_supernet: one of them, or neither')
     config = config if seed is None else dataclasses.replace(config, seed=seed)
     program = program_of(config, dataset, graph, widths)
-    net, optimiser, num_steps = program.net, program.optimiser, program.num_steps
+    num_steps = program.num_steps
     claim_for(config, graph, widths, folder)
-    if launch.first_says((folder / 'result.json').exists()):
-        like = jax.eval_shape(lambda: init_state(jax.random.key(0), net, optimiser))
-        final = _final(config, dataset, net, read_back(folder, like, num_steps))
-    else:
+    if not launch.first_says((folder / 'result.json').exists()):
         carry = _begin(run, config.seed, dataset, graph, widths, program)
         with (
             exclusive(folder, 'training'),
@@ -85,9 +82,21 @@ def train(
                 score=_score(dataset, program) if config.launch.keep_best else None,
                 **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
-        final = _final(config, dataset, net, jax.device_get(carry))
+        final = _final(config, dataset, program.net, jax.device_get(carry))
         save_json(folder / 'result.json', _test(dataset, program, final))
-    return final, read_json(folder / 'result.json', *TESTED)
+    return read_json(folder / 'result.json', *TESTED)
+
+
+def variables_of(
+    config: Config, dataset: data.Dataset, graph: Graph, widths: Widths, folder: Path
+) -> Variables:
+    """Read the variables of a network that `train` has trained.
+
+    With `subnet.ema` they are the average of the weights, batch statistics re-estimated for it.
+    """
+    program = program_of(config, dataset, graph, widths)
+    like = jax.eval_shape(lambda: init_state(jax.random.key(0), program.net, program.optimiser))
+    return _final(config, dataset, program.net, read_back(folder, like, program.num_steps))
 
 
 def claim_for(config: Config, graph: Graph, widths: Widths, folder: Path) -> None:
@@ -138,7 +147,8 @@ def _program(
     augmentation = Augmentation(images.crop_padding, images.flip, settings.mixup)
     recipe = steps.Recipe(mean, std, augmentation, settings.label_smoothing)
     fixed = graph.fixed(widths)
-    net, mapped = functions_of(fixed), functions_of(fixed, axis_name=parallel.AXIS)
+    form = functools.partial(functions_of, fixed, implementation=kernels.here())
+    net, mapped = form(), form(axis_name=parallel.AXIS)
     plain = steps.plain_step(mapped, graph, optimiser, recipe, parallel.AXIS, accumulate=settings.accumulate)
     at_once = MANY if float(flops_table(graph).predict(widths)) * settings.batch < SMALL else 1
     step = parallel.data_parallel(
@@ -272,7 +282,7 @@ def train_seeds(
     for number, seed in enumerate(config.subnet.seeds, 1):
         folder = paths(config).trained(widths, config.seed + seed)
         title = f'Training {name}, {number} of {len(config.subnet.seeds)}'
-        results.append(train(config, dataset, graph, widths, folder, title, config.seed + seed)[1])
+        results.append(train(config, dataset, graph, widths, folder, title, config.seed + seed))
     return results
 
 

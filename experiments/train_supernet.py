@@ -22,7 +22,7 @@ from jcw import data
 from jcw.accuracy.table import AccuracyTable
 from jcw.field import Field
 from jcw.graph import Graph
-from jcw.nets import axes, segments
+from jcw.nets import axes, kernels, segments
 from jcw.nets.axes import Variables
 from jcw.nets.training import functions_of
 from jcw.search import aows, ows, stats
@@ -120,8 +120,9 @@ def _step(config: Config, dataset: data.Dataset, graph: Graph, optimiser, num_st
             f'supernet.batch {settings.batch} does not divide into {parts} parts, on {jax.device_count()} devices'
         )
     form = segments.functions_of if settings.mutation == 'site' else functions_of
-    supernet = form(graph, axis_name=parallel.AXIS)
-    smallest = functions_of(graph.fixed(graph.smallest), axis_name=parallel.AXIS)
+    how = kernels.here()
+    supernet = form(graph, implementation=how, axis_name=parallel.AXIS)
+    smallest = functions_of(graph.fixed(graph.smallest), implementation=how, axis_name=parallel.AXIS)
     recipe = steps.Recipe(
         dataset.mean,
         dataset.std,

@@ -12,7 +12,7 @@ Options = Mapping[str, Any]
 _LIBRARY, _KIND = 'xla_cpu_experimental_ynn_fusion_type', 'LIBRARY_FUSION_TYPE_'
 TRAINING: Options = {_LIBRARY: f'{_KIND}DOT,{_KIND}REDUCE'}
 """On CPUs, for training and evaluation. Products and sums stay with YNNPACK, which XLA takes by default; dense
-convolutions, which take up to twice as long there, do not (docs/benchmarks.md)."""
+convolutions, which take 1.3 to 3 times as long there, do not (docs/benchmarks.md)."""
 
 
 def known_options(options: Options) -> dict[str, Any]:

@@ -109,13 +109,17 @@ FORMS: dict[str, Callable[..., jax.Array]] = {
 
 
 def build(
-    graph: Graph, widths: Sequence[int] | np.ndarray, batch: int, dtype: Any = jnp.float32
+    graph: Graph,
+    widths: Sequence[int] | np.ndarray,
+    batch: int,
+    dtype: Any = jnp.float32,
+    implementation: Implementation = 'auto',
 ) -> tuple[Callable[[Folded, Any], jax.Array], tuple[Folded, np.ndarray]]:
     """Return the deployed function of a configuration and arguments of no meaning: what a runtime times."""
     fixed = graph.fixed(widths)
 
     def function(folded: Folded, images: jax.Array) -> jax.Array:
-        return forward(folded, images, fixed, dtype=dtype)
+        return forward(folded, images, fixed, dtype=dtype, implementation=implementation)
 
     folded = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), shapes(fixed))
     return function, (folded, np.full((batch, *graph.input_shape), 128, np.uint8))

@@ -109,22 +109,23 @@ def count_parameters(graph: Graph, widths: Any) -> Any:
 def initial(key: jax.Array, graph: Graph) -> Variables:
     """Draw kernels from He et al.'s normal (2015), the classifier's at 0.01; ones for scales and variances.
 
-    One draw serves all kernels: a generator for each would take longer to compile than the network.
+    One draw serves all kernels, of a length that networks of different widths share: nothing is compiled for one.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(shapes(graph))
     ends = np.cumsum([leaf.size if leaf.ndim > 1 else 0 for _, leaf in leaves])
-    normal = jax.random.normal(key, (int(ends[-1]),))
+    normal: Any = jax.random.normal(key, (1 << int(ends[-1] - 1).bit_length(),))
+    normal = normal if isinstance(normal, jax.core.Tracer) else np.asarray(normal)
     head = graph.operations[-1].name
 
-    def fill(path: tuple, leaf: jax.ShapeDtypeStruct, end: int) -> jax.Array:
+    def fill(path: tuple, leaf: jax.ShapeDtypeStruct, end: int) -> Any:
         if len(leaf.shape) == 1:
-            return (jnp.ones if path[-1].key in ('scale', 'variance') else jnp.zeros)(leaf.shape, leaf.dtype)
+            return (np.ones if path[-1].key in ('scale', 'variance') else np.zeros)(leaf.shape, leaf.dtype)
         fan_in = leaf.size // leaf.shape[-1]
         deviation = 0.01 if path[1].key == head else (2 / fan_in) ** 0.5
         return deviation * normal[end - leaf.size : end].reshape(leaf.shape)
 
     filled = [fill(path, leaf, int(end)) for (path, leaf), end in zip(leaves, ends, strict=True)]
-    return jax.tree.unflatten(tree, filled)
+    return jax.tree.unflatten(tree, jax.device_put(filled))
 
 
 def slice_variables(variables: Variables, graph: Graph, widths: Sequence[int] | np.ndarray) -> Variables:

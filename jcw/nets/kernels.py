@@ -23,10 +23,16 @@ from jcw.windows import Pads, pads_of
 Implementation = Literal['auto', 'cpu', 'native']
 """'cpu': shifts and matrix products; 'native': `conv_general_dilated`; 'auto': by the platform compiled for."""
 
+
 Images = Float[Array, 'batch height width channels']
 
 MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
 UNPADDED: Pads = ((0, 0), (0, 0))
+
+
+def here() -> Implementation:
+    """Return the form for JAX's default device: what is compiled for it alone is traced once, and not in both forms."""
+    return 'cpu' if jax.default_backend() == 'cpu' else 'native'
 
 
 def depthwise(

@@ -26,8 +26,8 @@ class TrainState:
 
 
 def init_state(key: jax.Array, network: Network, optimiser: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first step; compiled as one program, not as one for every shape."""
-    return start_from(jax.jit(network.init)(key), optimiser)
+    """Return the state before the first step."""
+    return start_from(network.init(key), optimiser)
 
 
 def start_from(variables: Variables, optimiser: optax.GradientTransformation) -> TrainState:

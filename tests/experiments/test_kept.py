@@ -47,6 +47,15 @@ def test_what_is_given_wins_and_is_kept_for_the_stages_to_come():
     assert parse(None, args=['--run', 'mine']).search.budget == 0.5
 
 
+def test_a_fraction_takes_the_place_of_milliseconds_that_were_kept():
+    start('digits', '--run', 'mine', '--search.budget-ms', '3.5', main=begun)
+    assert parse(None, args=['--run', 'mine', '--search.budget', '0.4']).search.budget_ms is None
+    assert parse(None, args=['--run', 'mine', '--search.greedy-images', '9']).search.budget_ms == 3.5
+    for given in (['--search.budget-ms', '2'], ['--search.budget_ms=2']):
+        with pytest.raises(SystemExit, match='one of them'):
+            start('--run', 'mine', '--search.budget', '0.4', *given)
+
+
 def test_a_change_that_contradicts_results_is_refused_by_name_and_not_kept(capsys):
     def stage(config):
         folder = claim(config.run / 'supernet', supernet=config.supernet)

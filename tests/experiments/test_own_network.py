@@ -1,4 +1,4 @@
-"""A stranger's residual network through every stage, one block of it dropped, as a user runs them."""
+"""A stranger's residual networks through every stage, blocks of them dropped, as a user runs them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STAGES = (
     *('measure_latency', 'fit_latency', 'train_supernet', 'fit_accuracy'),
     *('search_widths', 'repair_widths', 'train_subnet', 'export'),
 )
-NETWORK = """
+INVERTED = """
 from jcw.zoo import inverted_residual
 
 
@@ -27,6 +27,15 @@ def net(g):
     x = g.conv(g.images, g.site('stream', 16), kernel=3, stride=2)
     x = inverted_residual(g, x, 'stream', g.site('inner', 32))
     return g.classify(g.conv(x, g.site('head', 32)))
+"""
+DENSE = """
+from jcw.zoo import basic_block
+
+
+def net(g):
+    x = g.conv(g.images, g.site('stream', 16), kernel=3)
+    x = basic_block(g, x, 'stream', g.site('inner', 16), 1)
+    return g.classify(basic_block(g, x, g.site('wide', 32), g.site('inner_wide', 32), 2))
 """
 
 
@@ -61,9 +70,10 @@ def settings(path: Path, run: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_network_in_a_file_goes_through_all_stages_to_a_deployed_one(tmp_path):
+@pytest.mark.parametrize('network', [INVERTED, DENSE], ids=['inverted residuals', 'dense convolutions'])
+def test_a_network_in_a_file_goes_through_all_stages_to_a_deployed_one(tmp_path, network):
     path, run = tmp_path / 'net.py', tmp_path / 'run'
-    path.write_text(NETWORK)
+    path.write_text(network)
     for stage in STAGES:
         done = subprocess.run(
             [sys.executable, '-m', f'experiments.{stage}', *settings(path, run)],
@@ -77,15 +87,15 @@ def test_a_network_in_a_file_goes_through_all_stages_to_a_deployed_one(tmp_path)
         assert done.returncode == 0, f'{stage}: {done.stdout}{done.stderr}'
     from jcw import deploy
 
-    network = deploy.load(run / 'network' / '0.9')
+    deployed = deploy.load(run / 'network' / '0.9')
     test = data.load('digits').test
-    accuracy = float((np.asarray(network(test.images)).argmax(-1) == test.labels).mean())
-    said = network.description['accuracy']['test_accuracy']
+    accuracy = float((np.asarray(deployed(test.images)).argmax(-1) == test.labels).mean())
+    said = deployed.description['accuracy']['test_accuracy']
     assert accuracy == pytest.approx(said, abs=0.5 / len(test))
     fitted = AccuracyTable.load(run / 'accuracy' / '0.9' / 'table.json')
     assert len(fitted.evidence.choices) == 4
     assert json.loads((run / 'search' / '0.9' / 'result.json').read_text())['unit'] == '%'
-    path.write_text(NETWORK.replace("'inner', 32", "'inner', 48"))
+    path.write_text(network.replace("'stream', 16", "'stream', 24"))
     done = subprocess.run(
         [sys.executable, '-m', 'experiments.train_supernet', *settings(path, run)],
         cwd=ROOT,
@@ -113,7 +123,7 @@ def digits(side: int = 8) -> data.Dataset:
     ],
 )
 def test_networks_that_are_not_there_are_named(tmp_path, network, message):
-    (tmp_path / 'net.py').write_text(NETWORK)
+    (tmp_path / 'net.py').write_text(INVERTED)
     (tmp_path / 'broken.py').write_text('def net(:')
     name = network.format(file=tmp_path / 'net.py', broken=tmp_path / 'broken.py')
     with pytest.raises(ValueError, match=message):
@@ -121,7 +131,7 @@ def test_networks_that_are_not_there_are_named(tmp_path, network, message):
 
 
 def test_strides_for_a_function_of_ones_own_are_refused(tmp_path):
-    (tmp_path / 'net.py').write_text(NETWORK)
+    (tmp_path / 'net.py').write_text(INVERTED)
     config = Config(space=SpaceConfig(network=f'{tmp_path / "net.py"}:net', strides=(1, 2)))
     with pytest.raises(ValueError, match='takes none, its function decides them'):
         graph_of(config, digits())
@@ -137,8 +147,8 @@ def test_published_strides_fit_the_image():
 def test_a_changed_file_is_another_run(tmp_path):
     path = tmp_path / 'net.py'
     config = Config(space=SpaceConfig(network=f'{path}:net'))
-    path.write_text(NETWORK)
+    path.write_text(INVERTED)
     before = settings_of(config, graph_of(config, digits()))
-    path.write_text(NETWORK.replace("'inner', 32", "'inner', 48"))
+    path.write_text(INVERTED.replace("'stream', 16", "'stream', 24"))
     after = settings_of(config, graph_of(config, digits()))
     assert before['graph'] != after['graph']

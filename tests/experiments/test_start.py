@@ -258,7 +258,9 @@ def test_a_found_network_begins_with_the_largest_channels_of_the_trained_one(tra
     still = dataclasses.replace(SUBNET, learning_rate=1e-9, from_start=True)
     config = starting(dataclasses.replace(config, run=tmp_path, subnet=still), config.run / 'base')
     widths = (*graph.smallest.tolist(),)
-    found, _ = train_subnet.train(config, load_data(config), graph, widths, tmp_path / 'small', 'Training')
+    network = config, load_data(config), graph, widths, tmp_path / 'small'
+    train_subnet.train(*network, 'Training')
+    found = train_subnet.variables_of(*network)
     begun = axes.slice_variables(start.trained_network(config, graph).variables, graph, widths)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found['params'], begun['params'])
     both = dataclasses.replace(config, subnet=dataclasses.replace(still, from_supernet=True))

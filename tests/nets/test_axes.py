@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jcw.nets import axes, training
+from tests.compiled import compilations
 from tests.tiny_graph import (
     GRAPH,
     RESIDUAL,
@@ -80,6 +81,19 @@ def test_initial_kernels_have_the_variance_of_he():
     assert (params['001_conv']['scale'] == 1).all()
     assert (params['005_dense']['bias'] == 0).all()
     assert params['005_dense']['kernel'].std() < 0.011
+
+
+def test_initial_values_are_drawn_without_compiling_for_each_width():
+    graph = chain([('conv', 64, 3, 1), ('separable', 128, 3, 1)], (8, 8, 3), 10)
+    wide, narrow = graph.fixed((64, 128)), graph.fixed((64, 112))
+    axes.initial(jax.random.key(0), wide)
+    with compilations() as compiled:
+        found = axes.initial(jax.random.key(1), narrow)
+    assert not compiled
+    expected = jax.jit(lambda key: axes.initial(key, narrow))(jax.random.key(1))
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert isinstance(own, jax.Array)
+        np.testing.assert_allclose(own, other, rtol=1e-6)
 
 
 def test_widths_beyond_the_variables_and_variables_of_another_network_are_named():
