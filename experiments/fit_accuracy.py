@@ -236,9 +236,8 @@ def _entered(
     found: list[np.ndarray] = []
     for limit in limits:
         for choose in baselines.values():
-            with contextlib.suppress(
-                ValueError
-            ):  # it has nothing so small: the search says so when it comes to it
+            # Where it has nothing so small, the search says so when it comes to it.
+            with contextlib.suppress(ValueError):
                 found.append(np.asarray(choose(limit)))
                 if len(found) == 1:
                     expect(found[0])
