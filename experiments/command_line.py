@@ -21,7 +21,7 @@ COUNTS = (
     *('supernet.batch', 'supernet.accumulate', 'supernet.refreshes'),
     *('supernet.recalibration_images', 'subnet.batch', 'subnet.accumulate'),
     *('search.frontier', 'search.greedy_images', 'repair.candidates', 'ranking.random', 'ranking.standalone'),
-    *('export.batch', 'export.calibration_images'),
+    *('export.batch', 'export.calibration_images', 'launch.trainers'),
 )
 """Settings that are at least 1."""
 

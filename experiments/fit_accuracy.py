@@ -8,15 +8,14 @@ trainings are used up.
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import pictures, progress, spent, train_subnet
+from experiments import pictures, progress, spent
 from experiments.baseline_widths import At, baselines_of
 from experiments.budget import budgets_ms, describe, load_table
 from experiments.config import Config, SubnetConfig
@@ -28,7 +27,8 @@ from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
-from experiments.training import load_data, one_ahead
+from experiments.trainers import Trained, Trainers
+from experiments.training import load_data
 from jcw import data
 from jcw.accuracy import design, prior, report, samples
 from jcw.accuracy.table import UNITS, AccuracyTable, untrained
@@ -37,7 +37,6 @@ from jcw.graph import Graph, Widths
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines, ows, stats
 from jcw.search.repair import TABLE_ERROR, correction
-from jcw.train.loop import Diverged
 
 
 class Tables(NamedTuple):
@@ -64,7 +63,8 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
     )
     path = where.accuracy / 'table.json'
     if not path.exists():
-        found = _rounds(config, dataset, graph, table, limits)
+        with Trainings(config, dataset, graph) as trainings:
+            found = _rounds(config, dataset, graph, table, limits, trainings)
         found.save(path)
         save_json(where.accuracy / 'report.json', _report(found, graph))
         pictures.save(
@@ -74,10 +74,14 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
 
 
 def _rounds(
-    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, limits: Sequence[float]
+    config: Config,
+    dataset: data.Dataset,
+    graph: Graph,
+    table: LatencyTable,
+    limits: Sequence[float],
+    trainings: 'Trainings',
 ) -> AccuracyTable:
     """Propose, train and time until nothing is left to propose or to train with."""
-    trainings = Trainings(config, dataset, graph)
     entrants = baselines_of(config, dataset, graph, table, trainings.supernet)
     asked = paths(config).accuracy / 'asked.json'
     tables = Tables(believed(config, graph, trainings.supernet, trainings.unit), table.to_cost())
@@ -89,7 +93,7 @@ def _rounds(
             fitted = report.fit_samples(tables.accuracy, trained, trainings.unit)
             tables = Tables(fitted, _corrected(config, graph, table, networks))
         left = max(config.accuracy.trainings - len(networks), 0)
-        new = networks[:0] if len(networks) else _entered(entrants, graph, limits, trainings.expect)[:left]
+        new = networks[:0] if len(networks) else _entered(entrants, graph, limits, trainings.begin)[:left]
         known = np.concatenate([networks, new])
         new = np.concatenate([new, _propose(config, graph, tables, limits, known, left - len(new))])
         if not len(new):
@@ -125,48 +129,45 @@ class Trainings:
         recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
         self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
         self._path, self._part = paths(config).accuracy.parent / file, part
-        self._pool, self._begun = ThreadPoolExecutor(1), list[Future[None]]()
+        self._trainers = Trainers(self._short, dataset, graph)
+
+    def __enter__(self) -> 'Trainings':
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._trainers.__exit__(*error)
 
     def __call__(self, networks: np.ndarray) -> samples.Samples:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with spent.on(self._run.run, self._part), exclusive(self._path.parent, 'training'):
             held = samples.resume(self._path, self._header)
-            rows = self._graph.networks(networks)
+            rows = [row for row in self._graph.networks(networks) if self._missing(row, held)]
             missing = {row: self._missing(row, held) for row in rows}
-            for row in one_ahead([row for row in rows if missing[row]], self._make_ready, self._begun):
-                for seed in missing[row]:
-                    place = f'{rows.index(row) + 1} of {len(rows)}'
-                    samples.append(self._path, self._trained(row, seed, place))
+            for trained in self._trainers.results(missing, 'Candidate'):
+                samples.append(self._path, self._sample(trained))
         return samples.read(self._path)
 
-    def expect(self, choices: np.ndarray) -> None:
-        """Begin to make the network ready that is trained first, beside what decides on the others."""
+    def begin(self, choices: np.ndarray) -> None:
+        """Begin with the network that is trained first, beside what decides on the others."""
         (row,) = self._graph.networks(choices[None])
-        new = not self._path.exists() or self._missing(row, samples.read(self._path))
-        if new and jax.process_count() == 1:
-            self._begun = [self._pool.submit(self._make_ready, row)]
+        if missing := self._missing(row, samples.read(self._path)):
+            self._trainers.begin(row, missing)
 
-    def _missing(self, widths: Widths, held: samples.Samples) -> list[int]:
-        """Return the seeds that a network was not trained with."""
+    def _missing(self, widths: Widths, held: samples.Samples) -> dict[int, Path]:
+        """Return the seeds that a network was not trained with, each with its folder: a final one's, by one recipe."""
         known = {(each.widths, each.seed) for each in held.samples}
-        return [seed for seed in self._run.accuracy.seeds if (widths, seed) not in known]
+        whole = self._short.subnet == self._run.subnet
+        folder = paths(self._run).trained if whole else paths(self._run).briefly
+        own = {self._run.seed + seed: seed for seed in self._run.accuracy.seeds}
+        return {each: folder(widths, each) for each, seed in own.items() if (widths, seed) not in known}
 
-    def _make_ready(self, widths: Widths) -> None:
-        train_subnet.make_ready(self._short, self._dataset, self._graph, widths)
-
-    def _trained(self, widths: Widths, seed: int, place: str) -> samples.Sample:
-        """Train a network, by the same steps as a final one and in its folder where the recipe is the same."""
-        config, own, began = self._short, self._short.seed + seed, time.monotonic()
-        whole = config.subnet == self._run.subnet
-        folder = (paths(config).trained if whole else paths(config).briefly)(widths, own)
-        title = f'Candidate {place}, seed {seed}'
-        try:
-            found = train_subnet.train(config, self._dataset, self._graph, widths, folder, title, own)
-        except Diverged as error:
-            return samples.Sample(widths, seed, failure=str(error))
-        accuracy, loss = 100 * found['validation_accuracy'], found['validation_loss']
-        return samples.Sample(widths, seed, accuracy, loss, time.monotonic() - began)
+    def _sample(self, trained: Trained) -> samples.Sample:
+        widths, seed = trained.widths, trained.seed - self._run.seed
+        if trained.failure:
+            return samples.Sample(widths, seed, failure=trained.failure)
+        accuracy, loss = 100 * trained.found['validation_accuracy'], trained.found['validation_loss']
+        return samples.Sample(widths, seed, accuracy, loss, trained.seconds)
 
 
 def best_of_random(
@@ -182,8 +183,8 @@ def best_of_random(
     drawn = baselines.random_within(key, graph, table.to_cost(), limit, count, limits)
     if not len(drawn):
         raise ValueError(f'no configuration found just within {limit:.4g} ms')
-    trainings = Trainings(config, dataset, graph, 'random_samples.jsonl', 'trainings of random search')
-    known = trainings(drawn)
+    with Trainings(config, dataset, graph, 'random_samples.jsonl', 'trainings of random search') as trainings:
+        known = trainings(drawn)
     utility: dict[Widths, list[float]] = {}
     for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True):
         utility.setdefault(sample.widths, []).append(float(value))
@@ -227,11 +228,11 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.n
 
 
 def _entered(
-    baselines: Mapping[str, At], graph: Graph, limits: Sequence[float], expect: Callable[[np.ndarray], None]
+    baselines: Mapping[str, At], graph: Graph, limits: Sequence[float], begin: Callable[[np.ndarray], None]
 ) -> np.ndarray:
     """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites].
 
-    Greedy slimming takes long: uniform widths, known at once, are made ready meanwhile.
+    Greedy slimming takes long: uniform widths, known at once, are trained meanwhile.
     """
     found: list[np.ndarray] = []
     for limit in limits:
@@ -240,7 +241,7 @@ def _entered(
             with contextlib.suppress(ValueError):
                 found.append(np.asarray(choose(limit)))
                 if len(found) == 1:
-                    expect(found[0])
+                    begin(found[0])
     return np.array(list(dict.fromkeys(map(tuple, found))), np.int64).reshape(-1, graph.num_sites)
 
 

@@ -31,7 +31,7 @@ def read(run: Path) -> Config | None:
     if not path.exists():
         return None
     try:
-        return dataclasses.replace(_revived(Config, read_summed(path)), run=run)
+        return revived({**read_summed(path), 'run': run})
     except ValueError as error:
         raise Usage(
             f'{path} is damaged ({error}): put back a copy, or remove it and give the preset and the changed '
@@ -74,6 +74,15 @@ def forget(run: Path) -> None:
             (run / name).unlink(missing_ok=True)
         if not any(run.iterdir()):
             run.rmdir()
+
+
+def revived(settings: dict[str, Any]) -> Config:
+    """Return the settings of a run that were written as JSON.
+
+    Raises:
+      ValueError: they are of another version.
+    """
+    return dataclasses.replace(_revived(Config, settings), run=Path(settings['run']))
 
 
 def _revived(kind: type, value: Any) -> Any:

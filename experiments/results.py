@@ -5,12 +5,15 @@ from typing import Any
 from experiments import progress, report, spent
 from experiments.budget import describe, load_table
 from experiments.config import Config
+from experiments.paths import paths
 from experiments.space import graph_of
-from experiments.train_subnet import found, timed, train_seeds
+from experiments.train_subnet import found, timed
+from experiments.trainers import Trainers
 from experiments.training import load_data
 from jcw import data
-from jcw.graph import Graph
+from jcw.graph import Graph, Widths
 from jcw.latency.table import LatencyTable
+from jcw.train.loop import Diverged
 
 
 def results_of(
@@ -23,12 +26,22 @@ def results_of(
             **methods,
             'base': {'widths': (*graph.base.tolist(),), 'ms': float(table.predict(graph.base))},
         }
-    results = {}
-    for name, method in timed(config, graph, methods).items():
-        with spent.on(config.run, 'training the results'):
-            each = train_seeds(config, dataset, graph, method['widths'], name)
-        results[name] = {**method, 'test_accuracies': [result['test_accuracy'] for result in each]}
-    return results
+    methods = timed(config, graph, methods)
+    seeds = [config.seed + seed for seed in config.subnet.seeds]
+    networks = {
+        widths: {seed: paths(config).trained(widths, seed) for seed in seeds}
+        for widths in (method['widths'] for method in methods.values())
+    }
+    accuracies: dict[Widths, dict[int, float]] = {widths: {} for widths in networks}
+    with spent.on(config.run, 'training the results'), Trainers(config, dataset, graph) as trainers:
+        for trained in trainers.results(networks, 'Network'):
+            if trained.failure:
+                raise Diverged(trained.failure)
+            accuracies[trained.widths][trained.seed] = trained.found['test_accuracy']
+    return {
+        name: {**method, 'test_accuracies': [accuracies[method['widths']][seed] for seed in seeds]}
+        for name, method in methods.items()
+    }
 
 
 def main(config: Config) -> None:

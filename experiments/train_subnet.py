@@ -274,18 +274,6 @@ def found(config: Config) -> dict[str, Any]:
     return read_found(path)
 
 
-def train_seeds(
-    config: Config, dataset: data.Dataset, graph: Graph, widths: Widths, name: str
-) -> list[dict[str, Any]]:
-    """Train a method's network with every seed; the first is the one that is exported."""
-    results = []
-    for number, seed in enumerate(config.subnet.seeds, 1):
-        folder = paths(config).trained(widths, config.seed + seed)
-        title = f'Training {name}, {number} of {len(config.subnet.seeds)}'
-        results.append(train(config, dataset, graph, widths, folder, title, config.seed + seed))
-    return results
-
-
 if __name__ == '__main__':
     from experiments import results
     from experiments.command_line import parse

@@ -94,7 +94,7 @@ def run(
     with (
         Watchdog(hang_seconds) as watchdog,
         Checkpoints(folder / 'checkpoints', keep=keep, keep_best=keep_best) as checkpoints,
-        _stop_signals(listen=not together) as stopping,
+        stop_signals(listen=not together) as stopping,
         _Recorder(folder, num_steps, batch, report, loss_limit) as recorder,
     ):
         start = 0
@@ -230,7 +230,7 @@ def _event_writer(folder: Path, start: int) -> Any:
 
 
 @contextmanager
-def _stop_signals(listen: bool) -> Iterator[threading.Event]:
+def stop_signals(listen: bool) -> Iterator[threading.Event]:
     """Note SIGTERM and Ctrl-C instead of dying of them, where this thread may; a second Ctrl-C is not only noted.
 
     JAX itself listens in a distributed run. What a process was started to ignore, as those in the background are, it
