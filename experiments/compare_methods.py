@@ -29,14 +29,16 @@ from experiments import (
 from experiments.budget import at_budget, budget_ms
 from experiments.config import Config
 from experiments.limits import limits_of, stated
-from experiments.locks import alone, if_free
+from experiments.locks import alone
 from experiments.methods import BASELINES, FIELDS, Setting, seconds
 from experiments.paths import paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
-from experiments.training import load_data, one_ahead
+from experiments.trainers import Trainers
+from experiments.training import load_data
 from jcw.graph import Widths
+from jcw.train.loop import Diverged
 
 
 def main(config: Config) -> None:
@@ -176,14 +178,13 @@ def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, compari
             varied = dataclasses.replace(config, seed=seed)
             train_subnet.claim_for(varied, graph, widths, result(widths, seed).parent)
     order = [networks[i] for i in np.random.default_rng(config.seed).permutation(len(networks))]
-    left = [widths for widths in order if missing(widths)]
-    for widths in one_ahead(left, functools.partial(train_subnet.make_ready, config, dataset, graph)):
-        title = f'Network {left.index(widths) + 1} of {len(left)}'
-        for seed in missing(widths):
-            folder = result(widths, seed).parent
-            with if_free(folder / 'taken.lock') as free:
-                if free:
-                    train_subnet.train(config, dataset, graph, widths, folder, title, seed)
+    left = {
+        widths: {seed: result(widths, seed).parent for seed in seeds} for widths in order if missing(widths)
+    }
+    with Trainers(config, dataset, graph) as trainers:
+        for trained in trainers.results(left, 'Network', shared=True):
+            if trained.failure:
+                raise Diverged(trained.failure)
     if any(missing(widths) for widths in networks):
         return None
     found = {

@@ -4,6 +4,7 @@ A step of a small network is too short to be divided: on two cores it takes as l
 network meanwhile takes from both (docs/benchmarks.md). So each process compiles and trains a network at a time.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +23,7 @@ import jax
 
 from experiments import launch, progress, train_subnet
 from experiments.config import Config
+from experiments.locks import if_free
 from experiments.run_folder import Usage
 from experiments.training import one_ahead
 from jcw import data
@@ -53,13 +55,17 @@ def shares_of(config: Config, graph: Graph) -> list[list[int]]:
     return [cores[first::count] for first in range(count)] if count > 1 else []
 
 
+TAKEN = 'another start of this run is at it'
+"""Of a training that was left to others."""
+
+
 class Trained(NamedTuple):
     """What came of a training."""
 
     widths: Widths
     seed: int
-    found: dict[str, Any]  # accuracies and losses; nothing where it diverged
-    failure: str  # why it did, else ''
+    found: dict[str, Any]  # accuracies and losses; nothing where it failed
+    failure: str  # why it diverged, or `TAKEN`; else ''
     seconds: float
 
 
@@ -77,6 +83,8 @@ class Trainers:
         self._known: dict[tuple[Widths, int], Trained] = {}
         self._added: set[Widths] = set()
         self._processes: list[subprocess.Popen[str]] = []
+        self._threads: list[threading.Thread] = []  # one a process, which speaks with it
+        self._lock, self._ended = threading.Lock(), False
         self._begun: list[Future[None]] = []
 
     def __enter__(self) -> 'Trainers':
@@ -85,6 +93,8 @@ class Trainers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        with self._lock:
+            self._ended = True
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -92,6 +102,10 @@ class Trainers:
                 process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+        for _ in self._threads:
+            self._jobs.put({})
+        for thread in self._threads:
+            thread.join()
 
     def begin(self, widths: Widths, folders: Mapping[int, Path]) -> None:
         """Begin with the network that is the first of those whose `results` will be asked for, beside other work."""
@@ -102,15 +116,27 @@ class Trainers:
             self._begun = [pool.submit(self._make_ready, widths)]
             pool.shutdown(wait=False)
 
-    def results(self, networks: Mapping[Widths, Mapping[int, Path]], title: str) -> Iterator[Trained]:
+    def results(
+        self, networks: Mapping[Widths, Mapping[int, Path]], title: str, *, shared: bool = False
+    ) -> Iterator[Trained]:
         """Train networks with each of their seeds, in a folder each; yield what came of it.
 
-        First comes what is known of networks that were trained before, then the others in their order.
+        First comes what is known of networks that were trained before, then the others in their order. Where the work
+        is `shared` with other starts of the run, what these are at is left out.
 
         Raises:
-          Usage: a process that trains was refused, or died.
+          Usage: a process that trains was refused, or died; another start is at one of the trainings.
           Interrupted: SIGTERM or Ctrl-C.
         """
+        for trained in self._results(networks, title):
+            if trained.failure != TAKEN:
+                yield trained
+            elif not shared:
+                raise Usage(
+                    f'{networks[trained.widths][trained.seed]} is in use: {TAKEN}; wait for it, or end it'
+                )
+
+    def _results(self, networks: Mapping[Widths, Mapping[int, Path]], title: str) -> Iterator[Trained]:
         known = [widths for widths, folders in networks.items() if finished(folders.values())]
         left = [widths for widths in networks if widths not in known]
         for widths in known:
@@ -134,8 +160,10 @@ class Trainers:
         train_subnet.make_ready(self._config, self._dataset, self._graph, widths)
 
     def _add(self, widths: Widths, folders: Mapping[int, Path]) -> None:
-        for cores in self._shares if not self._added else ():
-            threading.Thread(target=self._serve, args=(cores,), daemon=True).start()
+        if not self._threads:
+            self._threads = [threading.Thread(target=self._serve, args=(cores,)) for cores in self._shares]
+            for thread in self._threads:
+                thread.start()
         if widths not in self._added:
             self._added.add(widths)
             self._jobs.put({'widths': widths, 'folders': {seed: str(path) for seed, path in folders.items()}})
@@ -167,32 +195,38 @@ class Trainers:
 
     def _serve(self, cores: list[int]) -> None:
         """Give a process one network after another; it is started with the first."""
-        process: subprocess.Popen[str] | None = None
-        while True:
-            job = self._jobs.get()
-            try:
-                process = process or self._started(cores)
-                assert process.stdin is not None
-                assert process.stdout is not None
-                print(json.dumps(job), file=process.stdin, flush=True)
-                for _ in job['folders']:
-                    self._answers.put(json.loads(process.stdout.readline()))
-            except (OSError, ValueError):
-                status = '' if process is None else f' with status {process.wait()}'
-                self._answers.put(
-                    {'error': f'a process that trains networks ended{status}; its words are above'}
-                )
-                return
+        with contextlib.ExitStack() as stack:
+            process: subprocess.Popen[str] | None = None
+            while (job := self._jobs.get()) and not self._ended:
+                try:
+                    process = process or stack.enter_context(self._started(cores))
+                    self._ask(process, job)
+                except (OSError, ValueError):
+                    status = '' if process is None else f' with status {process.wait()}'
+                    self._answers.put(
+                        {'error': f'a process that trains networks ended{status}; its words are above'}
+                    )
+                    return
+
+    def _ask(self, process: 'subprocess.Popen[str]', job: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps(job), file=process.stdin, flush=True)
+        for _ in job['folders']:
+            self._answers.put(json.loads(process.stdout.readline()))
 
     def _started(self, cores: list[int]) -> 'subprocess.Popen[str]':
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'experiments.training_process'],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is this process's to pass on
-        )
-        self._processes.append(process)
+        with self._lock:
+            if self._ended:
+                raise ValueError('nothing is trained any more')
+            process = subprocess.Popen(
+                [sys.executable, '-m', 'experiments.training_process'],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is this process's to pass on
+            )
+            self._processes.append(process)
         assert process.stdin is not None
         request = {'config': dataclasses.asdict(self._config), 'cores': cores}
         print(json.dumps(request, default=str), file=process.stdin, flush=True)
@@ -207,10 +241,14 @@ def finished(folders: Iterable[Path]) -> bool:
 def train(
     config: Config, dataset: data.Dataset, graph: Graph, widths: Widths, seed: int, folder: Path, title: str
 ) -> Trained:
-    """Train a network once, in this process."""
-    began = time.monotonic()
-    try:
-        found, failure = train_subnet.train(config, dataset, graph, widths, folder, title, seed), ''
-    except Diverged as error:
-        found, failure = {}, str(error)
+    """Train a network once, in this process, unless another one is at it."""
+    found, failure, began = {}, '', time.monotonic()
+    with if_free(folder / 'taken.lock') as free:
+        try:
+            if free or jax.process_count() > 1:
+                found = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
+            else:
+                failure = TAKEN
+        except Diverged as error:
+            failure = str(error)
     return Trained(widths, seed, found, failure, time.monotonic() - began)

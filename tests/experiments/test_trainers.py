@@ -1,0 +1,168 @@
+"""Small networks trained side by side: as in one process, whatever happens to one that trains."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import pytest
+
+from experiments import trainers
+from experiments.config import SpaceConfig, SubnetConfig
+from experiments.locks import if_free
+from experiments.presets import DIGITS
+from experiments.run_folder import Usage
+from experiments.space import graph_of
+from experiments.trainers import Trainers, shares_of
+from experiments.training import load_data
+from jcw.train.loop import Interrupted
+
+SHORT = SubnetConfig(epochs=2, batch=64, warmup_epochs=0, label_smoothing=0, mixup=0)
+
+
+NETWORK = """
+def net(g):
+    return g.classify(g.conv(g.images, g.site('stem', 16), kernel=3, stride=2))
+"""
+
+
+@pytest.fixture(scope='module')
+def setting(tmp_path_factory):
+    path = tmp_path_factory.mktemp('network') / 'net.py'
+    path.write_text(NETWORK)
+    data = dataclasses.replace(DIGITS.data, limit=200)
+    space = SpaceConfig(network=f'{path}:net', levels=2)
+    config = dataclasses.replace(DIGITS, data=data, space=space, subnet=SHORT)
+    dataset = load_data(config)
+    return config, dataset, graph_of(config, dataset)
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Have two processes train, on whatever cores there are."""
+    core = min(os.sched_getaffinity(0))
+    monkeypatch.setattr(trainers, 'shares_of', lambda config, graph: [[core], [core]])
+
+
+def asked(graph, folder, seeds=(0,), count=2):
+    """Return networks, the narrowest first, each with a folder for every seed."""
+    rows = [(*graph.smallest.tolist(),), (*graph.largest.tolist(),)][:count]
+    return {row: {seed: folder / f'{place}_{seed}' for seed in seeds} for place, row in enumerate(rows)}
+
+
+def test_side_by_side_is_one_after_another(setting, two, tmp_path, monkeypatch):
+    config, dataset, graph = setting
+    with Trainers(config, dataset, graph) as several:
+        found = [*several.results(asked(graph, tmp_path / 'several', (0, 1)), 'Network')]
+    assert all(process.poll() is not None for process in several._processes)
+    monkeypatch.setattr(trainers, 'shares_of', lambda config, graph: [])
+    with Trainers(config, dataset, graph) as one:
+        expected = [*one.results(asked(graph, tmp_path / 'one', (0, 1)), 'Network')]
+    assert [each[:2] for each in found] == [each[:2] for each in expected]
+    for own, other in zip(found, expected, strict=True):
+        assert own.found['validation_loss'] == pytest.approx(other.found['validation_loss'], rel=1e-3)
+        assert own.seconds > 0
+    with Trainers(config, dataset, graph) as again:
+        monkeypatch.setattr(trainers.train_subnet, 'make_ready', None)
+        known = [*again.results(asked(graph, tmp_path / 'several', (0, 1)), 'Network')]
+    assert [each.found for each in known] == [each.found for each in found]
+
+
+def test_what_was_begun_is_not_trained_again(setting, two, tmp_path):
+    config, dataset, graph = setting
+    networks = asked(graph, tmp_path, count=1)
+    with Trainers(config, dataset, graph) as several:
+        several.begin(*next(iter(networks.items())))
+        (found,) = several.results(networks, 'Network')
+        assert len(several._processes) == 1
+    assert 0 <= found.found['validation_accuracy'] <= 1
+
+
+def test_a_training_that_diverges_is_an_answer(setting, two, tmp_path):
+    config, dataset, graph = setting
+    wild = dataclasses.replace(config, subnet=dataclasses.replace(SHORT, learning_rate=1e30))
+    with Trainers(wild, dataset, graph) as several:
+        found = [*several.results(asked(graph, tmp_path), 'Network')]
+    assert all(each.failure and not each.found for each in found)
+
+
+def test_a_training_that_another_start_is_at_is_named_or_left_to_it(setting, two, tmp_path):
+    config, dataset, graph = setting
+    with if_free(tmp_path / '1_0' / 'taken.lock') as free, Trainers(config, dataset, graph) as several:
+        assert free
+        (found,) = several.results(asked(graph, tmp_path), 'Network', shared=True)
+        assert found.widths == (*graph.smallest.tolist(),)
+        with pytest.raises(Usage, match='1_0 is in use: another start of this run is at it'):
+            [*several.results(asked(graph, tmp_path), 'Network')]
+
+
+def test_a_process_that_dies_is_said(setting, two, tmp_path, monkeypatch):
+    config, dataset, graph = setting
+    popen = subprocess.Popen
+    dying = [sys.executable, '-c', 'import sys; sys.exit(3)']
+    monkeypatch.setattr(trainers.subprocess, 'Popen', lambda command, **how: popen(dying, **how))
+    with (
+        pytest.raises(Usage, match='ended with status 3; its words are above'),
+        Trainers(config, dataset, graph) as several,
+    ):
+        [*several.results(asked(graph, tmp_path), 'Network')]
+
+
+def test_sigterm_saves_what_all_processes_are_at_and_the_next_start_goes_on(setting, two, tmp_path):
+    config, dataset, graph = setting
+    long = dataclasses.replace(config, subnet=dataclasses.replace(SHORT, epochs=1e6))
+
+    def stop_once_both_train():
+        while not all((tmp_path / name / 'metrics.jsonl').exists() for name in ('0_0', '1_0')):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_once_both_train, daemon=True).start()
+    with (
+        pytest.raises(Interrupted, match='the same command goes on'),
+        Trainers(long, dataset, graph) as several,
+    ):
+        [*several.results(asked(graph, tmp_path), 'Network')]
+    assert [process.returncode for process in several._processes] == [0, 0]
+    for name in ('0_0', '1_0'):
+        assert [*(tmp_path / name / 'checkpoints').iterdir()]
+        assert not (tmp_path / name / 'result.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('given', 'devices', 'backend', 'expected'),
+    [
+        ({}, 1, 'cpu', [[0, 2], [1, 3], [4], [5]]),
+        ({'trainers': 2}, 1, 'cpu', [[0, 2, 4], [1, 3, 5]]),
+        ({'trainers': 1}, 1, 'cpu', []),
+        ({}, 4, 'cpu', []),
+        ({}, 1, 'gpu', []),
+    ],
+)
+def test_cores_are_shared_out_where_one_device_is_a_cpu(
+    setting, monkeypatch, given, devices, backend, expected
+):
+    config, _, graph = setting
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {*range(6)})
+    monkeypatch.setattr(jax, 'device_count', lambda: devices)
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    config = dataclasses.replace(config, launch=dataclasses.replace(config.launch, **given))
+    found = shares_of(config, graph)
+    assert [len(share) for share in found] == [len(share) for share in expected]
+    assert sorted(core for share in found for core in share) == sorted(
+        core for share in expected for core in share
+    )
+
+
+def test_large_networks_are_trained_on_all_cores(setting, monkeypatch):
+    config, dataset, _ = setting
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1})
+    large = dataclasses.replace(config, space=SpaceConfig(base_multiplier=1.0, levels=2))
+    large = dataclasses.replace(large, subnet=dataclasses.replace(SHORT, batch=4096))
+    assert shares_of(large, graph_of(large, dataset)) == []
+    assert shares_of(config, graph_of(config, dataset)) == [[0], [1]]
