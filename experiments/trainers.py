@@ -137,7 +137,7 @@ class Trainers:
                 )
 
     def _results(self, networks: Mapping[Widths, Mapping[int, Path]], title: str) -> Iterator[Trained]:
-        known = [widths for widths, folders in networks.items() if finished(folders.values())]
+        known = [each for each, own in networks.items() if each not in self._added and finished(own.values())]
         left = [widths for widths in networks if widths not in known]
         for widths in known:
             yield from self._in_turn(widths, networks[widths], title)
