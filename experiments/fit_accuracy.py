@@ -5,10 +5,9 @@ sampling) are trained and timed; then both tables are corrected. It ends when no
 trainings are used up.
 """
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +92,7 @@ def _rounds(
             fitted = report.fit_samples(tables.accuracy, trained, trainings.unit)
             tables = Tables(fitted, _corrected(config, graph, table, networks))
         left = max(config.accuracy.trainings - len(networks), 0)
-        new = networks[:0] if len(networks) else _entered(entrants, graph, limits, trainings.begin)[:left]
+        new = networks[:0] if len(networks) else _entered(entrants, graph, limits)[:left]
         known = np.concatenate([networks, new])
         new = np.concatenate([new, _propose(config, graph, tables, limits, known, left - len(new))])
         if not len(new):
@@ -147,12 +146,6 @@ class Trainings:
             for trained in self._trainers.results(missing, 'Candidate'):
                 samples.append(self._path, self._sample(trained))
         return samples.read(self._path)
-
-    def begin(self, choices: np.ndarray) -> None:
-        """Begin with the network that is trained first, beside what decides on the others."""
-        (row,) = self._graph.networks(choices[None])
-        if missing := self._missing(row, samples.read(self._path)):
-            self._trainers.begin(row, missing)
 
     def _missing(self, widths: Widths, held: samples.Samples) -> dict[int, Path]:
         """Return the seeds that a network was not trained with, each with its folder: a final one's, by one recipe."""
@@ -227,22 +220,16 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.n
     return cost.replace(unary=cost.unary + shift)
 
 
-def _entered(
-    baselines: Mapping[str, At], graph: Graph, limits: Sequence[float], begin: Callable[[np.ndarray], None]
-) -> np.ndarray:
-    """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites].
-
-    Greedy slimming takes long: uniform widths, known at once, are trained meanwhile.
-    """
-    found: list[np.ndarray] = []
+def _entered(baselines: Mapping[str, At], graph: Graph, limits: Sequence[float]) -> np.ndarray:
+    """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites]."""
+    found: dict[tuple[int, ...], None] = {}
     for limit in limits:
         for choose in baselines.values():
-            # Where it has nothing so small, the search says so when it comes to it.
-            with contextlib.suppress(ValueError):
-                found.append(np.asarray(choose(limit)))
-                if len(found) == 1:
-                    begin(found[0])
-    return np.array(list(dict.fromkeys(map(tuple, found))), np.int64).reshape(-1, graph.num_sites)
+            try:
+                found[tuple(np.asarray(choose(limit)).tolist())] = None
+            except ValueError:  # it has nothing so small, which the search says when it comes to it
+                continue
+    return np.array(list(found), np.int64).reshape(-1, graph.num_sites)
 
 
 def _propose(

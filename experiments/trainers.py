@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -85,7 +84,6 @@ class Trainers:
         self._processes: list[subprocess.Popen[str]] = []
         self._threads: list[threading.Thread] = []  # one a process, which speaks with it
         self._lock, self._ended = threading.Lock(), False
-        self._begun: list[Future[None]] = []
 
     def __enter__(self) -> 'Trainers':
         return self
@@ -106,15 +104,6 @@ class Trainers:
             self._jobs.put({})
         for thread in self._threads:
             thread.join()
-
-    def begin(self, widths: Widths, folders: Mapping[int, Path]) -> None:
-        """Begin with the network that is the first of those whose `results` will be asked for, beside other work."""
-        if self._shares:
-            self._add(widths, folders)
-        elif jax.process_count() == 1:
-            pool = ThreadPoolExecutor(1)
-            self._begun = [pool.submit(self._make_ready, widths)]
-            pool.shutdown(wait=False)
 
     def results(
         self, networks: Mapping[Widths, Mapping[int, Path]], title: str, *, shared: bool = False
@@ -137,16 +126,16 @@ class Trainers:
                 )
 
     def _results(self, networks: Mapping[Widths, Mapping[int, Path]], title: str) -> Iterator[Trained]:
-        known = [each for each, own in networks.items() if each not in self._added and finished(own.values())]
+        known = [widths for widths, folders in networks.items() if finished(folders.values())]
         left = [widths for widths in networks if widths not in known]
         for widths in known:
             yield from self._in_turn(widths, networks[widths], title)
-        if self._shares and (len(left) > 1 or self._added & {*left}):
+        if self._shares and len(left) > 1:
             for widths in left:
                 self._add(widths, networks[widths])
             yield from self._answered([(widths, seed) for widths in left for seed in networks[widths]], title)
             return
-        for widths in one_ahead(left, self._make_ready, self._begun):
+        for widths in one_ahead(left, self._make_ready):
             number = f'{left.index(widths) + 1} of {len(left)}'
             yield from self._in_turn(widths, networks[widths], f'{title} {number}')
 

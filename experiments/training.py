@@ -130,12 +130,8 @@ def read_back(folder: Path, like: Carry, num_steps: int) -> Carry:
     return carry
 
 
-def one_ahead(
-    networks: Sequence[Each], make_ready: Callable[[Each], None], begun: Sequence[Future[None]] = ()
-) -> Iterator[Each]:
+def one_ahead(networks: Sequence[Each], make_ready: Callable[[Each], None]) -> Iterator[Each]:
     """Yield networks in their order; while one is worked on, another thread makes the next one ready.
-
-    The first one is waited for where its making ready has `begun`.
 
     For processes that train many networks one after another, where compiling a small one takes as long as training it.
     Programs are let go of every `PROGRAMS` networks, those of earlier calls counted, or where memory gets short of
@@ -143,7 +139,7 @@ def one_ahead(
     Several processes of one run must do the same things in the same order, so there nothing is made ready.
     """
     alone = jax.process_count() == 1
-    coming = [*begun]
+    coming: list[Future[None]] = []
     with ThreadPoolExecutor(1) as pool:
         for place, network in enumerate(networks):
             wait(coming)

@@ -5,6 +5,7 @@ Not called by hand: `trainers` starts it, and says the recipe and the cores in t
 
 import contextlib
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from jcw.train.loop import Interrupted
 def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing that is printed may pass for an answer
     progress.console.quiet = True
+    logging.getLogger('absl').setLevel(logging.ERROR)  # as of a stage
     request = json.loads(sys.stdin.readline())
     with contextlib.suppress(ValueError, OSError):
         pin(request['cores'])  # before JAX counts them

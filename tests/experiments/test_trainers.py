@@ -72,16 +72,6 @@ def test_side_by_side_is_one_after_another(setting, two, tmp_path, monkeypatch):
     assert [each.found for each in known] == [each.found for each in found]
 
 
-def test_what_was_begun_is_not_trained_again(setting, two, tmp_path):
-    config, dataset, graph = setting
-    networks = asked(graph, tmp_path, count=1)
-    with Trainers(config, dataset, graph) as several:
-        several.begin(*next(iter(networks.items())))
-        (found,) = several.results(networks, 'Network')
-        assert len(several._processes) == 1
-    assert 0 <= found.found['validation_accuracy'] <= 1
-
-
 def test_a_training_that_diverges_is_an_answer(setting, two, tmp_path):
     config, dataset, graph = setting
     wild = dataclasses.replace(config, subnet=dataclasses.replace(SHORT, learning_rate=1e30))
