@@ -270,7 +270,7 @@ class LaunchConfig:
     """With `coordinator`: which one this is, from 0."""
     trainers: int | None = None
     """Processes that train small networks side by side on a CPU, each on its share of the cores; by default as many as
-    there are cores, at most 4; 1 for none."""
+    there are cores, at most 4, where memory allows; 1 for none."""
     save_every: int | None = None
     """Steps between checkpoints; by default an epoch, but at least 100."""
     keep: int = 2

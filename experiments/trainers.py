@@ -31,7 +31,9 @@ from jcw.latency.table import flops_table
 from jcw.train.loop import Diverged, Interrupted, stop_signals
 
 MOST = 4
-"""Processes, where nothing else is said: each holds the images, and a training's memory."""
+"""Processes, where nothing else is said."""
+EACH = 4 * 2**30
+"""Bytes of memory that each should find free: with 100 classes at 32x32 one takes 3.5 GB, most of it from compiling."""
 SMALL = 5e9
 """FLOPs of a step's forward pass below which a network is small."""
 PATIENCE_S = 60.0
@@ -49,9 +51,18 @@ def shares_of(config: Config, graph: Graph) -> list[list[int]]:
     wanted = config.launch.trainers
     if wanted is None:
         small = float(flops_table(graph).predict(graph.base)) * config.subnet.batch < SMALL
-        wanted = MOST if small else 1
+        wanted = min(MOST, _free_memory() // EACH) if small else 1
     count = min(wanted, len(cores))
     return [cores[first::count] for first in range(count)] if count > 1 else []
+
+
+def _free_memory() -> int:
+    """Return the bytes that processes could still have; where the system does not say, enough for all."""
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith('MemAvailable')).split()[1])
+    except (OSError, StopIteration):
+        return MOST * EACH
 
 
 TAKEN = 'another start of this run is at it'
