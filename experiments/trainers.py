@@ -11,6 +11,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from experiments.locks import if_free
 from experiments.run_folder import Usage
 from experiments.training import one_ahead
 from jcw import data
+from jcw.data import mapped
 from jcw.graph import Graph, Widths
 from jcw.latency.table import flops_table
 from jcw.train.loop import Diverged, Interrupted, stop_signals
@@ -95,6 +97,8 @@ class Trainers:
         self._processes: list[subprocess.Popen[str]] = []
         self._threads: list[threading.Thread] = []  # one a process, which speaks with it
         self._lock, self._ended = threading.Lock(), False
+        self._images = tempfile.TemporaryDirectory(prefix='images-')
+        self._mapped = False
 
     def __enter__(self) -> 'Trainers':
         return self
@@ -115,6 +119,7 @@ class Trainers:
             self._jobs.put({})
         for thread in self._threads:
             thread.join()
+        self._images.cleanup()
 
     def results(
         self, networks: Mapping[Widths, Mapping[int, Path]], title: str, *, shared: bool = False
@@ -161,6 +166,7 @@ class Trainers:
 
     def _add(self, widths: Widths, folders: Mapping[int, Path]) -> None:
         if not self._threads:
+            self._mapped = mapped.write(self._dataset, Path(self._images.name))
             self._threads = [threading.Thread(target=self._serve, args=(cores,)) for cores in self._shares]
             for thread in self._threads:
                 thread.start()
@@ -228,7 +234,8 @@ class Trainers:
             )
             self._processes.append(process)
         assert process.stdin is not None
-        request = {'config': dataclasses.asdict(self._config), 'cores': cores}
+        images = self._images.name if self._mapped else None
+        request = {'config': dataclasses.asdict(self._config), 'cores': cores, 'images': images}
         print(json.dumps(request, default=str), file=process.stdin, flush=True)
         return process
 

@@ -14,6 +14,7 @@ from experiments.run_folder import Usage
 from experiments.space import graph_of
 from experiments.stage import disk_full
 from experiments.training import forget_programs, load_data
+from jcw.data import mapped
 from jcw.latency.device import pin
 from jcw.train import memory
 from jcw.train.loop import Interrupted
@@ -29,7 +30,8 @@ def main() -> None:
     memory.keep_freed()
     try:
         config = kept.revived(request['config'])
-        dataset = load_data(config)
+        images = request['images']
+        dataset = load_data(config) if images is None else mapped.read(Path(images))
         graph = graph_of(config, dataset)
         for line in sys.stdin:
             job = json.loads(line)
@@ -40,7 +42,9 @@ def main() -> None:
                 print(json.dumps(trained._asdict()), file=answers, flush=True)
             forget_programs()
     except Interrupted:
-        return
+        print(
+            json.dumps({'error': 'a training was stopped from outside, and saved'}), file=answers, flush=True
+        )
     except (Usage, ValueError) as error:
         print(json.dumps({'error': str(error)}), file=answers, flush=True)
     except OSError as error:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jcw import data
-from jcw.data import streaming
+from jcw.data import mapped, streaming
 
 # Some sets here are smaller than a part of every class.
 pytestmark = pytest.mark.filterwarnings('ignore:no (training|validation|test) image of:UserWarning')
@@ -277,3 +277,20 @@ def test_chunks_hold_every_example_in_order(streamed):
 
 def test_the_directory_says_what_it_holds(prepared):
     assert json.loads((prepared / 'dataset_info.json').read_text())['name'] == 'tiny_scans'
+
+
+def test_a_mapped_set_is_the_set_and_one_decoded_as_it_is_needed_is_not_written(tmp_path, folder):
+    digits = data.load('digits', limit=50)
+    (tmp_path / 'digits').mkdir()
+    assert mapped.write(digits, tmp_path / 'digits')
+    found = mapped.read(tmp_path / 'digits')
+    for part in mapped.PARTS:
+        for own, other in zip(getattr(found, part), getattr(digits, part), strict=True):
+            np.testing.assert_array_equal(own, other)
+            assert own.dtype == other.dtype
+            assert isinstance(own, np.memmap)
+    about = [(each.name, each.class_names, each.mean, each.std) for each in (found, digits)]
+    assert about[0] == about[1]
+    assert found.input_shape == digits.input_shape
+    assert not mapped.write(data.load(str(folder), image_size=8), tmp_path)
+    assert not (tmp_path / 'about.json').exists()
