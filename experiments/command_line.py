@@ -93,7 +93,8 @@ def _of_one_budget(args: Sequence[str], config: Config) -> Config:
     """Let a fraction that is given take the place of milliseconds that the run has kept."""
     if not _gives(args, 'search.budget'):
         return config
-    if _gives(args, 'search.budget-ms') or _gives(args, 'search.budget_ms'):
+    given = _gives(args, 'search.budget-ms') or _gives(args, 'search.budget_ms')
+    if given and config.search.budget_ms is not None:
         raise Usage('--search.budget and --search.budget-ms: one of them')
     return dataclasses.replace(config, search=dataclasses.replace(config.search, budget_ms=None))
 

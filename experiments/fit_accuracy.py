@@ -62,7 +62,8 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
     )
     path = where.accuracy / 'table.json'
     if not path.exists():
-        with Trainings(config, dataset, graph) as trainings:
+        with Trainers(_short(config), dataset, graph) as trainers:
+            trainings = Trainings(config, dataset, graph, trainers)
             found = _rounds(config, dataset, graph, table, limits, trainings)
         found.save(path)
         save_json(where.accuracy / 'report.json', _report(found, graph))
@@ -112,14 +113,14 @@ class Trainings:
         config: Config,
         dataset: data.Dataset,
         graph: Graph,
+        trainers: Trainers,
         file: str = 'samples.jsonl',
         part: str = 'short trainings',
     ) -> None:
         settings = config.accuracy
         self.unit = UNITS[settings.measure == 'loss']
         self.supernet = train(config, dataset, graph)
-        self._run, self._dataset, self._graph = config, dataset, graph
-        self._short = dataclasses.replace(config, subnet=shortened(config))
+        self._run, self._graph = config, graph
         recipe = {
             'subnet': {name: v for name, v in vars(config.subnet).items() if name != 'from_start'},
             'epochs': settings.epochs,
@@ -128,29 +129,23 @@ class Trainings:
         recipe = json.loads(json.dumps({**recipe, 'data': vars(config.data), 'seed': config.seed}))
         self._header = samples.Header(graph.site_names, graph.width_choices, config.data.name, recipe)
         self._path, self._part = paths(config).accuracy.parent / file, part
-        self._trainers = Trainers(self._short, dataset, graph)
-
-    def __enter__(self) -> 'Trainings':
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._trainers.__exit__(*error)
+        self._trainers = trainers
 
     def __call__(self, networks: np.ndarray) -> samples.Samples:
         """Train the networks that the file lacks, choices [networks sites]; return all that it holds."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with spent.on(self._run.run, self._part), exclusive(self._path.parent, 'training'):
             held = samples.resume(self._path, self._header)
-            rows = [row for row in self._graph.networks(networks) if self._missing(row, held)]
-            missing = {row: self._missing(row, held) for row in rows}
-            for trained in self._trainers.results(missing, 'Candidate'):
+            missing = {row: self._missing(row, held) for row in self._graph.networks(networks)}
+            left = {row: folders for row, folders in missing.items() if folders}
+            for trained in self._trainers.results(left, 'Candidate'):
                 samples.append(self._path, self._sample(trained))
         return samples.read(self._path)
 
     def _missing(self, widths: Widths, held: samples.Samples) -> dict[int, Path]:
         """Return the seeds that a network was not trained with, each with its folder: a final one's, by one recipe."""
         known = {(each.widths, each.seed) for each in held.samples}
-        whole = self._short.subnet == self._run.subnet
+        whole = shortened(self._run) == self._run.subnet
         folder = paths(self._run).trained if whole else paths(self._run).briefly
         own = {self._run.seed + seed: seed for seed in self._run.accuracy.seeds}
         return {each: folder(widths, each) for each, seed in own.items() if (widths, seed) not in known}
@@ -176,13 +171,19 @@ def best_of_random(
     drawn = baselines.random_within(key, graph, table.to_cost(), limit, count, limits)
     if not len(drawn):
         raise ValueError(f'no configuration found just within {limit:.4g} ms')
-    with Trainings(config, dataset, graph, 'random_samples.jsonl', 'trainings of random search') as trainings:
+    file, part = 'random_samples.jsonl', 'trainings of random search'
+    with Trainers(_short(config), dataset, graph) as trainers:
+        trainings = Trainings(config, dataset, graph, trainers, file, part)
         known = trainings(drawn)
     utility: dict[Widths, list[float]] = {}
     for sample, value in zip(known.trained, known.utility(trainings.unit), strict=True):
         utility.setdefault(sample.widths, []).append(float(value))
     values = [np.mean(utility.get(widths, [-np.inf])) for widths in graph.networks(drawn)]
     return drawn[int(np.argmax(values))]
+
+
+def _short(config: Config) -> Config:
+    return dataclasses.replace(config, subnet=shortened(config))
 
 
 def shortened(config: Config) -> SubnetConfig:

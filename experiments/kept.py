@@ -82,7 +82,7 @@ def revived(settings: dict[str, Any]) -> Config:
     Raises:
       ValueError: they are of another version.
     """
-    return dataclasses.replace(_revived(Config, settings), run=Path(settings['run']))
+    return _revived(Config, settings)
 
 
 def _revived(kind: type, value: Any) -> Any:
@@ -98,4 +98,6 @@ def _revived(kind: type, value: Any) -> Any:
 def _value(field: dataclasses.Field, value: Any) -> Any:
     if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
         return _revived(field.type, value)
+    if value is not None and field.type in (Path, Path | None):
+        return Path(value)
     return tuple(value) if isinstance(value, list) else value

@@ -6,17 +6,18 @@ network meanwhile takes from both (docs/benchmarks.md). So each process compiles
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ EACH = 4 * 2**30
 """Bytes of memory that each should find free: with 100 classes at 32x32 one takes 3.5 GB, most of it from compiling."""
 SMALL = 5e9
 """FLOPs of a step's forward pass below which a network is small."""
+CGROUP = Path('/sys/fs/cgroup')
 PATIENCE_S = 60.0
 """How long a process that is asked to end may take to save."""
 
@@ -59,12 +61,16 @@ def shares_of(config: Config, graph: Graph) -> list[list[int]]:
 
 
 def _free_memory() -> int:
-    """Return the bytes that processes could still have; where the system does not say, enough for all."""
+    """Return the bytes that processes could still have, here and within a container's limit."""
     try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith('MemAvailable')).split()[1])
-    except (OSError, StopIteration):
+        lines = dict(line.split(':') for line in Path('/proc/meminfo').read_text().splitlines())
+        free = 1024 * int(lines['MemAvailable'].split()[0])
+    except (OSError, ValueError, KeyError):
         return MOST * EACH
+    with contextlib.suppress(OSError, ValueError):  # no such limit, or 'max'
+        limit, used = (int((CGROUP / f'memory.{each}').read_text()) for each in ('max', 'current'))
+        free = min(free, max(limit - used, 0))
+    return free
 
 
 TAKEN = 'another start of this run is at it'
@@ -93,33 +99,34 @@ class Trainers:
         self._jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._known: dict[tuple[Widths, int], Trained] = {}
-        self._added: set[Widths] = set()
         self._processes: list[subprocess.Popen[str]] = []
         self._threads: list[threading.Thread] = []  # one a process, which speaks with it
         self._lock, self._ended = threading.Lock(), False
         self._images = tempfile.TemporaryDirectory(prefix='images-')
-        self._mapped = False
+        self._request: dict[str, Any] = {}
 
     def __enter__(self) -> 'Trainers':
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._ended = True
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for _ in self._threads:
+        for _thread in self._threads:
             self._jobs.put({})
-        for thread in self._threads:
-            thread.join()
-        self._images.cleanup()
+        until = time.monotonic() + PATIENCE_S
+        try:
+            for process in self._processes:
+                _close(process)
+            for process in self._processes:
+                process.wait(max(until - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # also of a second Ctrl-C
+            for process in self._processes:
+                process.kill()
+            for thread in self._threads:
+                thread.join(PATIENCE_S)
+            self._images.cleanup()
 
     def results(
         self, networks: Mapping[Widths, Mapping[int, Path]], title: str, *, shared: bool = False
@@ -137,9 +144,10 @@ class Trainers:
             if trained.failure != TAKEN:
                 yield trained
             elif not shared:
-                raise Usage(
-                    f'{networks[trained.widths][trained.seed]} is in use: {TAKEN}; wait for it, or end it'
-                )
+                folder = networks[trained.widths][trained.seed]
+                lock = folder / 'training.lock'
+                who = lock.read_text().strip() if lock.exists() else ''
+                raise Usage(f'{folder} is in use: {who or TAKEN}; wait for it, or end it')
 
     def _results(self, networks: Mapping[Widths, Mapping[int, Path]], title: str) -> Iterator[Trained]:
         known = [widths for widths, folders in networks.items() if finished(folders.values())]
@@ -147,81 +155,87 @@ class Trainers:
         for widths in known:
             yield from self._in_turn(widths, networks[widths], title)
         if self._shares and len(left) > 1:
-            for widths in left:
-                self._add(widths, networks[widths])
-            yield from self._answered([(widths, seed) for widths in left for seed in networks[widths]], title)
+            yield from self._side_by_side({widths: networks[widths] for widths in left}, title)
             return
-        for widths in one_ahead(left, self._make_ready):
+        make_ready = functools.partial(train_subnet.make_ready, self._config, self._dataset, self._graph)
+        for widths in one_ahead(left, make_ready) if jax.process_count() == 1 else left:
             number = f'{left.index(widths) + 1} of {len(left)}'
             yield from self._in_turn(widths, networks[widths], f'{title} {number}')
 
     def _in_turn(self, widths: Widths, folders: Mapping[int, Path], title: str) -> Iterator[Trained]:
         for seed, folder in folders.items():
-            yield train(
-                self._config, self._dataset, self._graph, widths, seed, folder, f'{title}, seed {seed}'
-            )
+            said = f'{title}, seed {seed}'
+            yield train(self._config, self._dataset, self._graph, widths, seed, folder, said)
 
-    def _make_ready(self, widths: Widths) -> None:
-        train_subnet.make_ready(self._config, self._dataset, self._graph, widths)
-
-    def _add(self, widths: Widths, folders: Mapping[int, Path]) -> None:
-        if not self._threads:
-            self._mapped = mapped.write(self._dataset, Path(self._images.name))
-            self._threads = [threading.Thread(target=self._serve, args=(cores,)) for cores in self._shares]
-            for thread in self._threads:
-                thread.start()
-        if widths not in self._added:
-            self._added.add(widths)
-            self._jobs.put({'widths': widths, 'folders': {seed: str(path) for seed, path in folders.items()}})
-
-    def _answered(self, trainings: Sequence[tuple[Widths, int]], title: str) -> Iterator[Trained]:
+    def _side_by_side(self, networks: Mapping[Widths, Mapping[int, Path]], title: str) -> Iterator[Trained]:
+        self._begin()
+        for widths, folders in networks.items():
+            paths = {int(seed): str(path.absolute()) for seed, path in folders.items()}
+            self._jobs.put({'widths': [int(width) for width in widths], 'folders': paths})
+        trainings = [(widths, seed) for widths in networks for seed in networks[widths]]
+        done = 0
         with progress.bar(f'{title}s', len(trainings)) as update, stop_signals(listen=True) as stopping:
             for training in trainings:
                 while training not in self._known:
                     if stopping.is_set():
-                        raise Interrupted('stopped, and saved; the same command goes on from there')
-                    self._receive()
-                    known = [self._known[each] for each in trainings if each in self._known]
-                    if known:
-                        last = known[-1]
-                        update(
-                            len(known), last.failure or f'accuracy {last.found["validation_accuracy"]:.0%}'
-                        )
-                yield self._known[training]
+                        raise _stopped()
+                    last = self._receive(stopping)
+                    done += last is not None
+                    if last is not None:
+                        update(done, last.failure or f'accuracy {last.found["validation_accuracy"]:.0%}')
+                yield self._known.pop(training)
+            if stopping.is_set():
+                raise _stopped()
 
-    def _receive(self) -> None:
+    def _receive(self, stopping: threading.Event) -> Trained | None:
+        """Return what came of a training, once it is known; nothing where nothing happens for a while."""
         try:
             answer = self._answers.get(timeout=0.2)
         except queue.Empty:
-            return
+            return None
         if 'error' in answer:
+            if stopping.wait(1):  # all processes may have been told to end, this one the last
+                raise _stopped()
             raise Usage(answer['error'])
         trained = Trained(**answer)._replace(widths=tuple(answer['widths']))
         self._known[trained.widths, trained.seed] = trained
+        return trained
+
+    def _begin(self) -> None:
+        """Have what processes need to know ready, and a thread for each of them."""
+        if self._threads:
+            return
+        images = self._images.name if mapped.write(self._dataset, Path(self._images.name)) else None
+        config = json.loads(json.dumps(dataclasses.asdict(self._config), default=str))
+        self._request = {'config': config, 'graph': self._graph.to_json(), 'images': images}
+        self._threads = [
+            threading.Thread(target=self._serve, args=(cores,), daemon=True) for cores in self._shares
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _serve(self, cores: list[int]) -> None:
         """Give a process one network after another; it is started with the first."""
-        with contextlib.ExitStack() as stack:
-            process: subprocess.Popen[str] | None = None
+        process: subprocess.Popen[str] | None = None
+        try:
             while (job := self._jobs.get()) and not self._ended:
-                try:
-                    process = process or stack.enter_context(self._started(cores))
-                    self._ask(process, job)
-                except (OSError, ValueError):
-                    status = '' if process is None else f' with status {process.wait()}'
-                    self._answers.put(
-                        {'error': f'a process that trains networks ended{status}; its words are above'}
-                    )
-                    return
+                if process is None:
+                    process = self._started()
+                    _say(process, {**self._request, 'cores': cores})
+                _say(process, job)
+                assert process.stdout is not None
+                for _ in job['folders']:
+                    self._answers.put(json.loads(process.stdout.readline()))
+        except Exception as error:
+            self._answers.put({'error': f'a process that trains networks {_end_of(process, error)}'})
+        finally:
+            if process is not None:
+                _close(process)
+                process.wait()
+                assert process.stdout is not None
+                process.stdout.close()
 
-    def _ask(self, process: 'subprocess.Popen[str]', job: dict[str, Any]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(json.dumps(job), file=process.stdin, flush=True)
-        for _ in job['folders']:
-            self._answers.put(json.loads(process.stdout.readline()))
-
-    def _started(self, cores: list[int]) -> 'subprocess.Popen[str]':
+    def _started(self) -> 'subprocess.Popen[str]':
         with self._lock:
             if self._ended:
                 raise ValueError('nothing is trained any more')
@@ -233,11 +247,36 @@ class Trainers:
                 start_new_session=True,  # Ctrl-C is this process's to pass on
             )
             self._processes.append(process)
-        assert process.stdin is not None
-        images = self._images.name if self._mapped else None
-        request = {'config': dataclasses.asdict(self._config), 'cores': cores, 'images': images}
-        print(json.dumps(request, default=str), file=process.stdin, flush=True)
         return process
+
+
+def _say(process: 'subprocess.Popen[str]', words: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    print(json.dumps(words), file=process.stdin, flush=True)
+
+
+def _close(process: 'subprocess.Popen[str]') -> None:
+    """Let a process know that nothing is wanted of it any more: it saves, and ends."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+
+
+def _end_of(process: 'subprocess.Popen[str] | None', error: Exception) -> str:
+    if process is None:
+        return f'could not be started: {error}'
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1)
+    if process.poll() is None:
+        process.kill()
+        return f'answered nonsense: {error}'
+    if process.returncode == -signal.SIGKILL:
+        return 'was killed, as for lack of memory: --launch.trainers 1 trains in this process alone'
+    return f'ended with status {process.returncode}; its words are above'
+
+
+def _stopped() -> Interrupted:
+    return Interrupted('stopped, and saved; the same command goes on from there')
 
 
 def finished(folders: Iterable[Path]) -> bool:
@@ -252,7 +291,7 @@ def train(
     found, failure, began = {}, '', time.monotonic()
     with if_free(folder / 'taken.lock') as free:
         try:
-            if free or jax.process_count() > 1:
+            if free or jax.process_count() > 1 or (folder / 'result.json').exists():
                 found = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
             else:
                 failure = TAKEN

@@ -1,6 +1,7 @@
 """Small networks trained side by side: as in one process, whatever happens to one that trains."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -67,9 +68,11 @@ def test_side_by_side_is_one_after_another(setting, two, tmp_path, monkeypatch):
         assert own.found['validation_loss'] == pytest.approx(other.found['validation_loss'], rel=1e-3)
         assert own.seconds > 0
     with Trainers(config, dataset, graph) as again:
-        monkeypatch.setattr(trainers.train_subnet, 'make_ready', None)
+        compiled: list[tuple] = []
+        monkeypatch.setattr(trainers.train_subnet, 'make_ready', lambda *what: compiled.append(what))
         known = [*again.results(asked(graph, tmp_path / 'several', (0, 1)), 'Network')]
     assert [each.found for each in known] == [each.found for each in found]
+    assert not compiled
 
 
 def test_a_training_that_diverges_is_an_answer(setting, two, tmp_path):
@@ -86,7 +89,7 @@ def test_a_training_that_another_start_is_at_is_named_or_left_to_it(setting, two
         assert free
         (found,) = several.results(asked(graph, tmp_path), 'Network', shared=True)
         assert found.widths == (*graph.smallest.tolist(),)
-        with pytest.raises(Usage, match='1_0 is in use: another start of this run is at it'):
+        with pytest.raises(Usage, match=r'1_0 is in use: .*wait for it'):
             [*several.results(asked(graph, tmp_path), 'Network')]
 
 
@@ -121,6 +124,23 @@ def test_sigterm_saves_what_all_processes_are_at_and_the_next_start_goes_on(sett
     for name in ('0_0', '1_0'):
         assert [*(tmp_path / name / 'checkpoints').iterdir()]
         assert not (tmp_path / name / 'result.json').exists()
+
+
+def test_a_process_whose_starter_is_gone_saves_and_ends(setting, tmp_path):
+    config, _, graph = setting
+    long = dataclasses.replace(config, subnet=dataclasses.replace(SHORT, epochs=1e6))
+    request = {'config': dataclasses.asdict(long), 'graph': graph.to_json(), 'images': None, 'cores': []}
+    job = {'widths': graph.smallest.tolist(), 'folders': {0: str(tmp_path / 'one'), 1: str(tmp_path / 'two')}}
+    command = [sys.executable, '-m', 'experiments.training_process']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for line in (request, job):
+            print(json.dumps(line, default=str), file=process.stdin, flush=True)
+        while not (tmp_path / 'one' / 'metrics.jsonl').exists():
+            time.sleep(0.1)
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert [*(tmp_path / 'one' / 'checkpoints').iterdir()]
+    assert not (tmp_path / 'two').exists()
 
 
 @pytest.mark.parametrize(
