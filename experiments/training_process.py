@@ -12,6 +12,7 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments import kept, progress, train_subnet, trainers, training
@@ -60,7 +61,7 @@ def _listen(lines: Lines, ended: threading.Event) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _trainings(lines: Lines, ended: threading.Event):
+def _trainings(lines: Lines, ended: threading.Event) -> Iterator[trainers.Trained]:
     """Train what lines ask for, until they end."""
     request = json.loads(lines.get() or '{}')
     with contextlib.suppress(ValueError, OSError):
