@@ -145,8 +145,7 @@ class Trainings:
     def _missing(self, widths: Widths, held: samples.Samples) -> dict[int, Path]:
         """Return the seeds that a network was not trained with, each with its folder: a final one's, by one recipe."""
         known = {(each.widths, each.seed) for each in held.samples}
-        whole = shortened(self._run) == self._run.subnet
-        folder = paths(self._run).trained if whole else paths(self._run).briefly
+        folder = paths(self._run).trained if whole(self._run) else paths(self._run).briefly
         own = {self._run.seed + seed: seed for seed in self._run.accuracy.seeds}
         return {each: folder(widths, each) for each, seed in own.items() if (widths, seed) not in known}
 
@@ -180,6 +179,11 @@ def best_of_random(
         utility.setdefault(sample.widths, []).append(float(value))
     values = [np.mean(utility.get(widths, [-np.inf])) for widths in graph.networks(drawn)]
     return drawn[int(np.argmax(values))]
+
+
+def whole(config: Config) -> bool:
+    """Return whether short trainings are final ones: their recipe is the same."""
+    return shortened(config) == config.subnet
 
 
 def _short(config: Config) -> Config:

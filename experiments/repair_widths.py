@@ -125,7 +125,7 @@ def best_known(
     limits, anywhere = limits_of(config, graph), table.to_cost()
     holding = [s for s in holding if limits.shares(anywhere, np.inf, graph.to_choices([s.widths]))[0] <= 1]
     accuracy = fit_accuracy.fit(config, dataset, graph, table)
-    if fit_accuracy.shortened(config) == config.subnet:
+    if fit_accuracy.whole(config):
         trained = {*graph.networks(accuracy.evidence.choices)}
         holding = [sample for sample in holding if sample.widths in trained] or holding
     if not holding:

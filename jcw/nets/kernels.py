@@ -23,7 +23,6 @@ from jcw.windows import Pads, pads_of
 Implementation = Literal['auto', 'cpu', 'native']
 """'cpu': shifts and matrix products; 'native': `conv_general_dilated`; 'auto': by the platform compiled for."""
 
-
 Images = Float[Array, 'batch height width channels']
 
 MOST_GATHERED = 64  # channels of a gathered patch, as of a stem; beyond, XLA's own convolution is faster
