@@ -136,20 +136,15 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     with alone(config.run / 'preparing.lock'):
         claim(path.parent, repair=config.repair)
         if not path.exists():
-            held = repair_widths.hold(
+            methods, _ = repair_widths.held_by(
                 config,
+                setting.dataset,
                 setting.graph,
                 setting.table,
                 budget_ms(config, setting.table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},
             )
-            methods = {name: repair_widths.held_of(each)._asdict() for name, each in held.items()}
-            if 'joint' in methods and config.accuracy.trainings:
-                dataset, graph, table = setting.dataset, setting.graph, setting.table
-                methods['joint'] |= repair_widths.best_known(
-                    config, dataset, graph, table, budget_ms(config, table)
-                )
             save_json(path, methods)
     methods = read_json(path, *found)
     for name, method in methods.items():

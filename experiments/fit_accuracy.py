@@ -1,26 +1,26 @@
 """Train a few networks briefly, fit the accuracy field to them, and choose the next where the field may be best.
 
 In rounds: exact optima, under the budgets and the latency table, of draws from what is believed of the field (Thompson
-sampling) are trained and timed; then both tables are corrected. It ends when no draw has a new optimum, or the
-trainings are used up.
+sampling) are timed; those that hold their budget as measured are trained; then both tables are corrected. It ends when
+no draw has a new optimum, or the trainings are used up.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import pictures, progress, spent
+from experiments import candidates, pictures, progress, spent
 from experiments.baseline_widths import At, baselines_of
 from experiments.budget import budgets_ms, describe, load_table
 from experiments.config import Config, SubnetConfig
 from experiments.limits import limits_of, stated
 from experiments.locks import exclusive
-from experiments.measure_latency import time_networks
 from experiments.paths import paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
@@ -33,16 +33,10 @@ from jcw.accuracy import design, prior, report, samples
 from jcw.accuracy.table import UNITS, AccuracyTable, untrained
 from jcw.field import Field, add, independent, scores
 from jcw.graph import Graph, Widths
+from jcw.latency.sample import Sample
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines, ows, stats
 from jcw.search.repair import TABLE_ERROR, correction
-
-
-class Tables(NamedTuple):
-    """What is known of latency and accuracy."""
-
-    accuracy: AccuracyTable
-    cost: Field  # latency in ms, corrected by the networks timed
 
 
 def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> AccuracyTable:
@@ -81,23 +75,26 @@ def _rounds(
     limits: Sequence[float],
     trainings: 'Trainings',
 ) -> AccuracyTable:
-    """Propose, train and time until nothing is left to propose or to train with."""
-    entrants = baselines_of(config, dataset, graph, table, trainings.supernet)
+    """Propose, time and train until nothing is left to propose or to train with."""
     asked = paths(config).accuracy / 'asked.json'
-    tables = Tables(believed(config, graph, trainings.supernet, trainings.unit), table.to_cost())
     networks = np.array(read_json(asked, 'networks')['networks'] if asked.exists() else [], np.int64)
     networks = networks.reshape(-1, graph.num_sites)
+    accuracy = believed(config, graph, trainings.supernet, trainings.unit)
     while True:
         trained = trainings(networks)
         if len(trained.trained):
-            fitted = report.fit_samples(tables.accuracy, trained, trainings.unit)
-            tables = Tables(fitted, _corrected(config, graph, table, networks))
+            accuracy = report.fit_samples(accuracy, trained, trainings.unit)
         left = max(config.accuracy.trainings - len(networks), 0)
-        new = networks[:0] if len(networks) else _entered(entrants, graph, limits)[:left]
+        new, first = networks[:0], max(design.FIRST, len(limits))
+        if left and not len(networks):
+            entrants = baselines_of(config, dataset, graph, table, trainings.supernet)
+            new = _entered(config, graph, table, entrants, limits)[:left]
+        count = min(max(first - len(networks) - len(new), design.EACH), left - len(new))
         known = np.concatenate([networks, new])
-        new = np.concatenate([new, _propose(config, graph, tables, limits, known, left - len(new))])
+        last = count == left - len(new)
+        new = np.concatenate([new, propose(config, graph, table, accuracy, limits, known, count, last)])
         if not len(new):
-            return tables.accuracy
+            return accuracy
         networks = np.concatenate([networks, new])
         save_json(asked, {'networks': networks})
 
@@ -208,51 +205,90 @@ def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> Acc
     return untrained(graph.site_names, graph.width_choices, believed=heard, unit=unit)
 
 
-def _corrected(config: Config, graph: Graph, table: LatencyTable, networks: np.ndarray) -> Field:
-    """Return the latency field, corrected where networks were timed."""
-    cost = table.to_cost()
-    widths = graph.networks(networks)
-    timed = time_networks(config, graph, widths, paths(config).candidates, 'Timing what was trained')
-    times = {sample.widths: sample for sample in timed.timed}
-    rows = [row for row, own in enumerate(widths) if own in times]
-    if not rows:
-        return cost
-    ms = np.array([times[widths[row]].ms for row in rows])
-    error = np.array([times[widths[row]].error for row in rows])
-    chosen = networks[rows].astype(np.int32)
-    residual = ms - scores(cost, chosen)
-    shift = correction(chosen, residual, ms * error, TABLE_ERROR * float(ms.mean()), cost.unary.shape)
-    return cost.replace(unary=cost.unary + shift)
+def _entered(
+    config: Config, graph: Graph, table: LatencyTable, baselines: Mapping[str, At], limits: Sequence[float]
+) -> np.ndarray:
+    """Return the baselines' networks that hold the budgets as measured, as far as they reach: choices [networks sites].
 
-
-def _entered(baselines: Mapping[str, At], graph: Graph, limits: Sequence[float]) -> np.ndarray:
-    """Return what the baselines choose for the budgets, as far as they reach these: choices [networks sites]."""
+    Without rounds of repair they are those of the table.
+    """
     found: dict[tuple[int, ...], None] = {}
     for limit in limits:
-        for choose in baselines.values():
+        for name, choose in baselines.items():
             try:
-                found[tuple(np.asarray(choose(limit)).tolist())] = None
+                if config.repair.rounds:
+                    held = candidates.hold(config, graph, table, limit, {}, {name: choose})[name]
+                    choices = graph.to_choices(held.widths)
+                else:
+                    choices = np.asarray(choose(limit))
             except ValueError:  # it has nothing so small, which the search says when it comes to it
                 continue
+            found[tuple(choices.tolist())] = None
     return np.array(list(found), np.int64).reshape(-1, graph.num_sites)
 
 
-def _propose(
-    config: Config, graph: Graph, tables: Tables, limits: Sequence[float], known: np.ndarray, left: int
+def propose(
+    config: Config,
+    graph: Graph,
+    table: LatencyTable,
+    accuracy: AccuracyTable,
+    limits: Sequence[float],
+    known: np.ndarray,
+    count: int,
+    last: bool,
 ) -> np.ndarray:
-    """Choose what to train next, besides what is known; the first round reaches from the baselines to the prior."""
-    first = max(design.FIRST, len(limits)) - len(known)
-    count = min(max(first, design.EACH), left)
-    if count < 1:
-        return np.zeros((0, graph.num_sites), np.int64)
-    whole, within = ows.flat(graph), limits_of(config, graph)
+    """Choose what to train next besides what is known: optima of draws that hold their budgets as measured.
 
-    def solve(unary: np.ndarray, limit: float) -> np.ndarray:
-        utility = add(independent(np.where(graph.present, unary, -np.inf)), whole)
-        return np.asarray(within.solve(utility, tables.cost, limit).choices)
+    The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
+    corrected, and others take the place of those that do not hold. If none holds, or without rounds of repair, what the
+    table said is returned all the same.
+    """
+    held, over = known[:0], known[:0]
+    for _ in range(max(config.repair.rounds, 1) if count > 0 else 0):
+        seen = np.concatenate([known, held, over])
+        cost = _corrected(config, graph, table, _timed(config, graph, seen))
+        key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
+        solve = functools.partial(_best, config, graph, cost)
+        new = design.propose(key, accuracy, solve, limits, count - len(held), trained=seen, last=last)
+        times = {sample.widths: candidates.most_ms(config, sample) for sample in _timed(config, graph, new)}
+        took = np.array([times.get(widths, np.inf) for widths in graph.networks(new)])
+        holds = (took <= _budgets_of(scores(cost, new), limits)) | (config.repair.rounds == 0)
+        held, over = np.concatenate([held, new[holds]]), np.concatenate([over, new[~holds]])
+        if len(held) == count or not len(new):
+            break
+    return held if len(held) else over[:count]
 
-    key = jax.random.fold_in(jax.random.key(config.seed + 7), len(known))
-    return design.propose(key, tables.accuracy, solve, limits, count, trained=known, last=count == left)
+
+def _best(config: Config, graph: Graph, cost: Field, unary: np.ndarray, limit: float) -> np.ndarray:
+    """Return the choices that maximise a drawn utility within a limit, ms."""
+    utility = add(independent(np.where(graph.present, unary, -np.inf)), ows.flat(graph))
+    return np.asarray(limits_of(config, graph).solve(utility, cost, limit).choices)
+
+
+def _budgets_of(ms: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """Return for networks of a predicted latency the budget that each was proposed for: the least that it holds."""
+    budgets = np.sort(limits)
+    return budgets[np.minimum(np.searchsorted(budgets * (1 + 1e-6), ms), len(budgets) - 1)]
+
+
+def _timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[Sample, ...]:
+    """Time the networks that were not timed; return all candidates of the run that were."""
+    if not len(networks) and not paths(config).candidates.exists():
+        return ()
+    return candidates.samples_of(config, graph, graph.networks(networks)).timed
+
+
+def _corrected(config: Config, graph: Graph, table: LatencyTable, timed: Sequence[Sample]) -> Field:
+    """Return the latency field, ms, corrected where networks were timed, standard errors to spare included."""
+    cost = table.to_cost()
+    if not timed:
+        return cost
+    chosen = graph.to_choices([sample.widths for sample in timed])
+    ms = np.array([candidates.most_ms(config, sample) for sample in timed])
+    noise = np.array([sample.ms * sample.error for sample in timed])
+    error = TABLE_ERROR * float(ms.mean())
+    shift = correction(chosen, ms - scores(cost, chosen), noise, error, cost.unary.shape)
+    return cost.replace(unary=cost.unary + shift)
 
 
 def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:

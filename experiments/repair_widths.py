@@ -6,19 +6,18 @@ measured budget: each is asked for the network of a budget corrected by how much
 predicted, until that network has been timed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import fit_accuracy, progress
+from experiments import candidates, fit_accuracy, progress
 from experiments.baseline_widths import At, baselines_of
 from experiments.budget import load_table
 from experiments.config import Config
 from experiments.limits import describe as describe_limits
 from experiments.limits import limits_of
-from experiments.measure_latency import time_networks
-from experiments.paths import named, paths
+from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_found, save_json
 from experiments.search_widths import search, utility_of
 from experiments.space import graph_of
@@ -27,10 +26,9 @@ from experiments.training import load_data
 from jcw import data
 from jcw.accuracy import design
 from jcw.field import Field
-from jcw.graph import Graph, Widths
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
-from jcw.search.repair import Corrected, Repair
-from jcw.search.rounds import Method, Repaired, together
+from jcw.search.rounds import Repaired
 
 
 class Held(NamedTuple):
@@ -41,9 +39,9 @@ class Held(NamedTuple):
     measured_ms: float
     measured_error: float  # standard error, relative
     holds: bool
-    complete: bool  # whether nothing better was left to try
-    rounds: int
     timed: int  # networks
+    complete: bool  # whether nothing better was left to try
+    rounds: int  # of timing; 0 where the best of the networks trained was taken
 
 
 def repair(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> dict[str, Any]:
@@ -54,80 +52,85 @@ def repair(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         return found
     claim(where.search / 'repair', repair=settings)
     if not where.found.exists():
-        limit = found['budget_ms']
         baselines = baselines_of(config, dataset, graph, table, train(config, dataset, graph))
-        held = hold(
+        methods, rounds = held_by(
             config,
+            dataset,
             graph,
             table,
-            limit,
+            found['budget_ms'],
             {'joint': utility_of(config, dataset, graph, table)},
             {name: choose for name, choose in baselines.items() if name in found['methods']},
         )
-        methods = {name: held_of(each)._asdict() for name, each in held.items()}
-        if config.accuracy.trainings:
-            methods['joint'] |= best_known(config, dataset, graph, table, limit)
         limits = limits_of(config, graph)
         for method in methods.values():
             method['beside'] = limits.beside(graph.to_choices(method['widths']))
-        rounds = [timed._asdict() for timed in held['joint'].rounds]
         save_json(
             where.found, {**found, 'methods': methods, 'rounds': rounds, 'confidence': settings.confidence}
         )
     return read_found(where.found)
 
 
-def hold(
+def held_by(
     config: Config,
+    dataset: data.Dataset,
     graph: Graph,
     table: LatencyTable,
     budget_ms: float,
     utilities: Mapping[str, Field],
     at: Mapping[str, At],
-) -> dict[str, Repaired]:
-    """Find every method's network within the measured budget; what they ask for in a round is timed in one call.
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Return every method's network under a measured budget, as it is written down, and joint search's rounds.
+
+    Where short trainings are final ones, joint search takes the best network trained that holds: its result is known,
+    while the optimum of a fit flatters itself. Nothing more is timed for it, unless none holds.
 
     Args:
-      utilities: by method, what joint search maximises.
-      at: by baseline, what it chooses for a budget in predicted milliseconds; it must have something for this one.
+      utilities, at: as of `candidates.hold`.
     """
-    settings, cost, limits = config.repair, table.to_cost(), limits_of(config, graph)
-    methods: dict[str, Method] = {
-        name: Repair(
-            graph,
-            utility,
-            cost,
-            budget_ms,
-            k=settings.candidates,
-            confidence=settings.confidence,
-            max_rounds=settings.rounds,
-            limits=limits,
-        )
-        for name, utility in utilities.items()
-    }
-    methods |= {
-        name: Corrected(graph, each, cost, budget_ms, settings.confidence) for name, each in at.items()
-    }
-    return together(methods, lambda networks: timed(config, graph, networks), settings.rounds)
+    fitted = 'joint' in utilities and config.accuracy.trainings > 0
+    known = (
+        best_known(config, dataset, graph, table, budget_ms, trained=True)
+        if fitted and fit_accuracy.whole(config)
+        else {}
+    )
+    asked = {name: each for name, each in utilities.items() if name != 'joint' or not known}
+    held = candidates.hold(config, graph, table, budget_ms, asked, at)
+    methods = {name: _held(each)._asdict() for name, each in held.items()}
+    if known:
+        return {'joint': Held(**known, complete=True, rounds=0)._asdict(), **methods}, []
+    if fitted:
+        methods['joint'] |= best_known(config, dataset, graph, table, budget_ms)
+    return methods, [each._asdict() for each in held['joint'].rounds] if 'joint' in held else []
 
 
 def best_known(
-    config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable, budget_ms: float
+    config: Config,
+    dataset: data.Dataset,
+    graph: Graph,
+    table: LatencyTable,
+    budget_ms: float,
+    *,
+    trained: bool = False,
 ) -> dict[str, Any]:
     """Return the best network by the accuracy table of all that were timed and hold the budget; nothing if none does.
 
-    What was trained counts by what came of it, too; the baselines' networks are among those timed. Where the trainings
-    were final ones, only what was trained is taken: its result is known, and the optimum of a fit flatters itself.
+    What was trained counts by what came of it, too; the baselines' networks are among those timed.
+
+    Args:
+      trained: whether only what was trained is taken.
     """
-    read = time_networks(config, graph, [], paths(config).candidates, 'Timing candidates')
-    limit = budget_ms / (1 + config.repair.confidence * np.array([sample.error for sample in read.timed]))
-    holding = [sample for sample, most in zip(read.timed, limit, strict=True) if sample.ms <= most]
+    every = candidates.samples_of(config, graph).timed
     limits, anywhere = limits_of(config, graph), table.to_cost()
-    holding = [s for s in holding if limits.shares(anywhere, np.inf, graph.to_choices([s.widths]))[0] <= 1]
     accuracy = fit_accuracy.fit(config, dataset, graph, table)
-    if fit_accuracy.whole(config):
-        trained = {*graph.networks(accuracy.evidence.choices)}
-        holding = [sample for sample in holding if sample.widths in trained] or holding
+    known = {*graph.networks(accuracy.evidence.choices)}
+    holding = [
+        sample
+        for sample in every
+        if candidates.most_ms(config, sample) <= budget_ms
+        and limits.shares(anywhere, np.inf, graph.to_choices([sample.widths]))[0] <= 1
+        and (sample.widths in known or not trained)
+    ]
     if not holding:
         return {}
     choices = graph.to_choices([sample.widths for sample in holding])
@@ -138,40 +141,20 @@ def best_known(
         'measured_ms': best.ms,
         'measured_error': best.error,
         'holds': True,
+        'timed': len(every),
     }
 
 
-def timed(config: Config, graph: Graph, networks: Sequence[Widths]) -> tuple[np.ndarray, np.ndarray]:
-    """Return measured latency, ms, of candidates, and its relative standard error.
-
-    Raises:
-      Usage: one could not be timed.
-    """
-    path = paths(config).candidates
-    read = time_networks(config, graph, networks, path, 'Timing candidates')
-    times = {sample.widths: sample for sample in read.timed}
-    for widths in networks:
-        if widths not in times:
-            reasons = [sample.failure for sample in read.samples if sample.widths == widths]
-            raise Usage(
-                f'network {named(widths)} could not be timed: {"; ".join(reasons)}; '
-                f'remove its lines from {path} to try again'
-            )
-    rows = [times[widths] for widths in networks]
-    return np.array([row.ms for row in rows]), np.array([row.error for row in rows])
-
-
-def held_of(found: Repaired) -> Held:
-    """Return a method's result as it is written down."""
+def _held(found: Repaired) -> Held:
     return Held(
         widths=found.widths.tolist(),
         ms=found.predicted,
         measured_ms=found.measured,
         measured_error=found.error,
         holds=found.feasible,
+        timed=sum(len(timed.widths) for timed in found.rounds),
         complete=found.complete,
         rounds=len(found.rounds),
-        timed=sum(len(timed.widths) for timed in found.rounds),
     )
 
 
@@ -182,15 +165,19 @@ def describe(result: dict[str, Any]) -> str:
     further = f'; {further}' if further else ''
     if 'measured_ms' not in joint:
         return f'joint: predicted {joint["ms"]:.3f} ms, budget {result["budget_ms"]:.3f} ms, not repaired{further}'
-    times = 'round' if joint['rounds'] == 1 else 'rounds'
     holds = 'holds' if joint['holds'] else 'does not hold'
     way_out = '' if joint['holds'] else '. Try more --repair.rounds, or a larger --search.budget'
+    times = 'round' if joint['rounds'] == 1 else 'rounds'
     left = 'no better candidate is left' if joint['complete'] else 'better candidates were left untimed'
+    how = (
+        f'after {joint["rounds"]} {times} ({joint["timed"]} networks timed); {left}'
+        if joint['rounds']
+        else f'the best of the networks trained that do ({joint["timed"]} networks timed)'
+    )
     return (
         f'joint: predicted {joint["ms"]:.3f} ms, measured {joint["measured_ms"]:.3f} ms '
         f'± {joint["measured_error"]:.1%}, budget {result["budget_ms"]:.3f} ms; it {holds} the budget with '
-        f'{result["confidence"]:g} standard errors to spare, after {joint["rounds"]} {times} '
-        f'({joint["timed"]} networks timed); {left}{further}{way_out}'
+        f'{result["confidence"]:g} standard errors to spare, {how}{further}{way_out}'
     )
 
 

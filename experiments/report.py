@@ -45,7 +45,7 @@ def rows_of(graph: Graph, results: dict[str, dict[str, Any]]) -> list[dict[str, 
     ]
 
 
-HEADINGS = ('method', 'predicted', 'measured', 'rounds', 'parameters', 'MFLOPs', 'test accuracy', 'widths')
+HEADINGS = ('method', 'predicted', 'measured', 'parameters', 'MFLOPs', 'test accuracy', 'widths')
 
 
 def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
@@ -54,7 +54,6 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         row['method'],
         f'{row["predicted_ms"]:.3f} ms',
         f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}',
-        str(row['rounds']),
         f'{row["parameters"]:,}',
         f'{row["mflops"]:.2f}',
         f'{row["test_accuracy"]:.1%}'

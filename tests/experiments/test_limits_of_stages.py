@@ -1,7 +1,6 @@
 """Limits beside the budget, from the command line to the networks that are repaired; what cannot be met is said."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from experiments import baseline_widths, limits, repair_widths, search_widths
 from experiments.budget import budget_ms
 from experiments.command_line import parse
 from experiments.config import AccuracyConfig, RepairConfig, SearchConfig
-from experiments.fit_accuracy import _propose
+from experiments.fit_accuracy import propose
 from experiments.paths import paths
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage
@@ -195,13 +194,13 @@ def test_limits_that_exclude_each_other_are_told_apart(tmp_path):
         budget_ms(config, HERE)
 
 
-def test_short_trainings_are_proposed_within_the_limits(phone):
-    config = of(multiple=16, also=(f'{phone}:45',))
+def test_short_trainings_are_proposed_within_the_limits(phone, tmp_path, monkeypatch):
+    PaperDevice(GRAPH, HERE).install(monkeypatch)
+    config = dataclasses.replace(of(multiple=16, also=(f'{phone}:45',)), run=tmp_path / 'here')
     beliefs = untrained(GRAPH.site_names, GRAPH.width_choices)
-    tables = SimpleNamespace(accuracy=beliefs, cost=HERE.to_cost())
     none = np.zeros((0, GRAPH.num_sites), np.int64)
     limit = 0.6 * float(HERE.predict(GRAPH.base))
-    proposed = _propose(config, GRAPH, tables, [limit], none, 6)
+    proposed = propose(config, GRAPH, HERE, beliefs, [limit], none, 6, last=False)
     widths = GRAPH.to_widths(proposed)
     assert len(proposed) == 6
     assert (widths % 16 == 0).all()

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import (
     baseline_widths,
-    measure_latency,
+    candidates,
     repair_widths,
     report,
     search_widths,
@@ -86,7 +86,7 @@ def test_methods_are_timed_together_and_no_network_twice(run):
 def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
     run.device.factor = 1.1
     narrower = run.field.replace(unary=run.field.unary * np.linspace(1, 2, GRAPH.num_sites)[:, None])
-    held = repair_widths.hold(
+    held = candidates.hold(
         run.config,
         GRAPH,
         run.table,
@@ -113,10 +113,7 @@ def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monk
     believed = untrained(GRAPH.site_names, GRAPH.width_choices)
     fitted = refit(believed, np.concatenate([choices, choices]), np.concatenate([field_says, field_says]))
     monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
-    candidates = paths(run.config).candidates
-    measure_latency.time_networks(
-        run.config, GRAPH, GRAPH.to_widths(choices), candidates, 'Timing candidates'
-    )
+    candidates.samples_of(run.config, GRAPH, GRAPH.networks(choices))
     found = repair_widths.best_known(run.config, None, GRAPH, run.table, 100.0)
     assert [found['widths']] == GRAPH.networks(choices[3:4])
     assert found['holds']
@@ -136,14 +133,32 @@ def test_where_trainings_are_the_final_ones_only_what_was_trained_is_taken(
     utility = choices @ np.arange(14.0)
     fitted = refit(untrained(GRAPH.site_names, GRAPH.width_choices), choices, utility)
     monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
-    timed = np.concatenate([choices, np.ones((1, 14), np.int64)])  # the last would be better than all
-    candidates = paths(run.config).candidates
-    measure_latency.time_networks(run.config, GRAPH, GRAPH.to_widths(timed), candidates, 'Timing candidates')
-    accuracy = dataclasses.replace(run.config.accuracy, epochs=epochs, from_supernet=from_supernet)
+    accuracy = AccuracyConfig(trainings=12, epochs=epochs, from_supernet=from_supernet)
     config = dataclasses.replace(run.config, accuracy=accuracy)
-    found = repair_widths.best_known(config, None, GRAPH, run.table, 100.0)
-    expected = {'trained': choices[11], 'untrained': timed[12]}[taken]
-    assert [found['widths']] == GRAPH.networks([expected])
+    candidates.samples_of(config, GRAPH, GRAPH.networks(choices))
+    before = run.device.timed
+    result = repair_widths.repair(config, None, GRAPH, run.table)
+    joint = result['methods']['joint']
+    assert joint['holds']
+    assert (tuple(joint['widths']) in GRAPH.networks(choices)) == (taken == 'trained')
+    assert ('the best of the networks trained' in repair_widths.describe(result)) == (taken == 'trained')
+    if taken == 'trained':
+        assert [tuple(joint['widths'])] == GRAPH.networks(choices[11:])
+        assert run.device.timed - before <= 4  # of the baselines alone
+
+
+def test_where_no_network_trained_holds_another_one_is_found(run, monkeypatch):
+    from jcw.accuracy.table import refit, untrained
+
+    choices = np.stack([GRAPH.num_choices - 1, GRAPH.num_choices - 1 - np.eye(14, dtype=int)[0]])
+    fitted = refit(untrained(GRAPH.site_names, GRAPH.width_choices), choices, np.array([2.0, 1.0]))
+    monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
+    accuracy = AccuracyConfig(trainings=2, epochs=1.0, from_supernet=False)
+    config = dataclasses.replace(run.config, accuracy=accuracy)
+    candidates.samples_of(config, GRAPH, GRAPH.networks(choices))
+    joint = repair_widths.repair(config, None, GRAPH, run.table)['methods']['joint']
+    assert joint['holds']
+    assert tuple(joint['widths']) not in GRAPH.networks(choices)
 
 
 def test_the_same_call_reads_the_result_back(run):
@@ -189,11 +204,11 @@ def test_the_line_says_predicted_measured_budget_and_rounds(run):
         assert said in line
 
 
-def test_the_table_says_the_rounds_of_every_method(run):
+def test_the_table_says_what_was_measured_of_every_method(run):
     methods = {name: {**m, 'test_accuracies': [0.9, 0.8]} for name, m in repaired(run)['methods'].items()}
-    rows = report.rows_of(GRAPH, methods)
-    for row in rows:
-        assert dict(zip(report.HEADINGS, report.cells_of(row), strict=True))['rounds'] == str(row['rounds'])
+    for row in report.rows_of(GRAPH, methods):
+        cells = dict(zip(report.HEADINGS, report.cells_of(row), strict=True))
+        assert cells['measured'] == f'{row["measured_ms"]:.3f} ms ± {row["measured_error"]:.1%}'
         assert row['rounds'] >= 1
 
 
