@@ -2,7 +2,9 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from jcw import data, records
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
 from jcw.search import baselines, greedy
+
+AT_ONCE = 2
+"""Subnets whose losses are computed at a time: a narrow one's operations are too short to be divided among cores."""
 
 At = Callable[[float], np.ndarray]
 """From a budget in ms to choices; ValueError where nothing is so small."""
@@ -49,7 +54,11 @@ def slim(
     def cost(choices: np.ndarray) -> float:
         return limit * float(limits.shares(latency, limit, choices[None])[0])
 
-    with spent.on(config.run, 'greedy slimming'), progress.bar('Greedy slimming', 100) as update:
+    with (
+        spent.on(config.run, 'greedy slimming'),
+        progress.bar('Greedy slimming', 100) as update,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
 
         def report(step: greedy.Step) -> None:
             nonlocal begin, steps
@@ -65,6 +74,7 @@ def slim(
             per_cost=config.search.greedy_per_ms,
             present=limits.present,
             report=report,
+            over=pool.map,
         )
     return np.asarray(way[-1].choices)
 
@@ -84,7 +94,7 @@ class Losses:
 
     def __init__(self, path: Path, loss: Callable[[np.ndarray], float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._loss = path, loss
+        self._path, self._loss, self._writing = path, loss, threading.Lock()
         text = records.read(path) if path.exists() else b''
         whole = text[: text.rfind(b'\n') + 1]
         if whole != text:
@@ -102,8 +112,8 @@ class Losses:
                 raise Usage(
                     f'the validation loss of the subnet of choices {list(key)} is {value}: nothing to search by'
                 )
-            self._known[key] = value
-            with self._path.open('a') as file:
+            with self._writing, self._path.open('a') as file:
+                self._known[key] = value
                 file.write(json.dumps(records.summed({'choices': key, 'loss': value})) + '\n')
         return self._known[key]
 

@@ -1,6 +1,8 @@
-"""Time candidates on the device, and bring what methods choose to hold the measured budget."""
+"""Time chosen networks on the device, and bring what methods choose to hold the measured budget."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,17 +37,43 @@ def timed(config: Config, graph: Graph, networks: Sequence[Widths]) -> tuple[np.
     Raises:
       Usage: one could not be timed.
     """
-    read = samples_of(config, graph, networks)
+    times = _each(samples_of(config, graph, networks), networks, paths(config).candidates)
+    rows = [times[widths] for widths in networks]
+    return np.array([row.ms for row in rows]), np.array([row.error for row in rows])
+
+
+def finals(config: Config, graph: Graph, networks: Sequence[Widths]) -> dict[Widths, Sample]:
+    """Time trained networks once more, for the table; those already timed are read back.
+
+    Raises:
+      Usage: one could not be timed.
+    """
+    path = paths(config).finals
+    return _each(time_networks(config, graph, networks, path, 'Timing the results'), networks, path)
+
+
+def _each(read: Samples, networks: Sequence[Widths], path: Path) -> dict[Widths, Sample]:
     times = {sample.widths: sample for sample in read.timed}
     for widths in networks:
         if widths not in times:
             reasons = [sample.failure for sample in read.samples if sample.widths == widths]
             raise Usage(
                 f'network {named(widths)} could not be timed: {"; ".join(reasons)}; '
-                f'remove its lines from {paths(config).candidates} to try again'
+                f'remove its lines from {path} to try again'
             )
-    rows = [times[widths] for widths in networks]
-    return np.array([row.ms for row in rows]), np.array([row.error for row in rows])
+    return times
+
+
+def with_times(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what is known of every method's network with its measured latency; repair has measured it already."""
+    missing = [method['widths'] for method in methods.values() if 'measured_ms' not in method]
+    times = finals(config, graph, missing) if missing else {}
+    return {
+        name: {'measured_ms': sample.ms, 'measured_error': sample.error, **method}
+        if (sample := times.get(method['widths']))
+        else method
+        for name, method in methods.items()
+    }
 
 
 def hold(
@@ -60,8 +88,7 @@ def hold(
 
     Args:
       utilities: by method, what joint search maximises.
-      at: by baseline, what it chooses for a budget in predicted milliseconds; one that has nothing for this budget is
-        left out.
+      at: by baseline, what it chooses for a budget in predicted milliseconds; it must have something for this one.
     """
     settings, cost, limits = config.repair, table.to_cost(), limits_of(config, graph)
     methods: dict[str, Method] = {

@@ -7,7 +7,6 @@ Everything is kept in the run folder, and the same command goes on where it was;
 processes share the trainings among them.
 """
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from experiments import (
     baseline_widths,
+    candidates,
     comparison,
     fit_latency,
     measure_latency,
@@ -35,22 +35,24 @@ from experiments.paths import paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
-from experiments.trainers import Trainers
+from experiments.trainers import train_finals
 from experiments.training import load_data
 from jcw.graph import Widths
-from jcw.train.loop import Diverged
 
 
 def main(config: Config) -> None:
     setting = _prepare(config)
     chosen = {budget: choose(setting, budget) for budget in config.compare.budgets}
     networks = sorted({widths for found in chosen.values() for widths in found.values()})
-    tested = _train_all(setting, networks)
-    if tested is None:
+    order = [networks[i] for i in np.random.default_rng(config.seed).permutation(len(networks))]
+    seeds = [config.seed + seed for seed in config.compare.seeds]
+    known = train_finals(config, setting.dataset, setting.graph, order, seeds, shared=True)
+    if len(known) < len(networks):
         progress.console.print('Other processes still train the rest; call again for the table.')
         return
     with alone(config.run / 'preparing.lock'):
-        times = train_subnet.measured(config, setting.graph, networks)
+        times = candidates.finals(config, setting.graph, networks)
+    tested = {widths: _tested(known[widths], len(setting.dataset.test)) for widths in networks}
     rows = comparison.table_of(setting.table, chosen, tested, times)
     folder = config.run / 'comparison'
     save_json(folder / 'results.json', rows)
@@ -155,38 +157,6 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
                 highlight=False,
             )
     return {name: tuple(methods[name]['widths']) for name in found if methods[name]['holds']}
-
-
-def _train_all(setting: Setting, networks: list[Widths]) -> dict[Widths, comparison.Tested] | None:
-    """Train every network with every seed and return what each came to; None where another process still trains one."""
-    config, dataset, graph = setting.config, setting.dataset, setting.graph
-    seeds = [config.seed + seed for seed in config.compare.seeds]
-
-    def result(widths: Widths, seed: int) -> Path:
-        return paths(config).trained(widths, seed) / 'result.json'
-
-    def missing(widths: Widths) -> list[int]:
-        return [seed for seed in seeds if not result(widths, seed).exists()]
-
-    for widths in networks:
-        for seed in {*seeds} - {*missing(widths)}:
-            varied = dataclasses.replace(config, seed=seed)
-            train_subnet.claim_for(varied, graph, widths, result(widths, seed).parent)
-    order = [networks[i] for i in np.random.default_rng(config.seed).permutation(len(networks))]
-    left = {
-        widths: {seed: result(widths, seed).parent for seed in seeds} for widths in order if missing(widths)
-    }
-    with Trainers(config, dataset, graph) as trainers:
-        for trained in trainers.results(left, 'Network', shared=True):
-            if trained.failure:
-                raise Diverged(trained.failure)
-    if any(missing(widths) for widths in networks):
-        return None
-    found = {
-        widths: [read_json(result(widths, seed), *train_subnet.TESTED) for seed in seeds]
-        for widths in networks
-    }
-    return {widths: _tested(each, len(dataset.test)) for widths, each in found.items()}
 
 
 def _tested(results: list[dict[str, Any]], images: int) -> comparison.Tested:

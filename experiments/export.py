@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import progress
+from experiments import candidates, progress
 from experiments.budget import load_table
 from experiments.config import Config
 from experiments.paths import paths
 from experiments.run_folder import Usage
 from experiments.space import graph_of
-from experiments.train_subnet import found, timed, train, variables_of
+from experiments.train_subnet import found, train, variables_of
 from experiments.training import load_data
 from jcw import data, deploy
 from jcw.graph import Graph
@@ -21,7 +21,7 @@ from jcw.graph import Graph
 def export(config: Config, dataset: data.Dataset, graph: Graph, method: str = 'joint') -> Path:
     """Export a method's network, with what was predicted and measured of it."""
     result = found(config)
-    chosen = timed(config, graph, {method: result['methods'][method]})[method]
+    chosen = candidates.with_times(config, graph, {method: result['methods'][method]})[method]
     widths = chosen['widths']
     seed = config.seed + config.subnet.seeds[0]
     folder = paths(config).trained(widths, seed)

@@ -212,19 +212,25 @@ def _entered(
 
     Without rounds of repair they are those of the table.
     """
-    found: dict[tuple[int, ...], None] = {}
+    found: list[np.ndarray] = []
     for limit in limits:
-        for name, choose in baselines.items():
-            try:
-                if config.repair.rounds:
-                    held = candidates.hold(config, graph, table, limit, {}, {name: choose})[name]
-                    choices = graph.to_choices(held.widths)
-                else:
-                    choices = np.asarray(choose(limit))
-            except ValueError:  # it has nothing so small, which the search says when it comes to it
-                continue
-            found[tuple(choices.tolist())] = None
-    return np.array(list(found), np.int64).reshape(-1, graph.num_sites)
+        reach = {
+            name: choices for name, choose in baselines.items() if (choices := _at(choose, limit)) is not None
+        }
+        if config.repair.rounds:
+            held = candidates.hold(config, graph, table, limit, {}, {name: baselines[name] for name in reach})
+            reach = {name: graph.to_choices(each.widths) for name, each in held.items()}
+        found += reach.values()
+    different = {tuple(choices.tolist()): None for choices in found}
+    return np.array([*different], np.int64).reshape(-1, graph.num_sites)
+
+
+def _at(choose: At, limit: float) -> np.ndarray | None:
+    """Return what a baseline chooses; nothing where it has nothing so small, as the search will say."""
+    try:
+        return np.asarray(choose(limit))
+    except ValueError:
+        return None
 
 
 def propose(

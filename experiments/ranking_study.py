@@ -6,20 +6,20 @@ networks trained alone. The numbers are Spearman's rank correlations with 95 % b
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
 
-from experiments import progress, train_subnet, train_supernet
+from experiments import progress, train_supernet
 from experiments.config import Config, SupernetConfig
 from experiments.paths import named, paths
 from experiments.run_folder import claim, read_json, save_json
 from experiments.space import graph_of
 from experiments.subnet_loss import SubnetLoss
-from experiments.training import forget_programs, load_data, one_ahead
+from experiments.trainers import train_all
+from experiments.training import forget_programs, load_data
 from jcw import data
 from jcw.field import Field
 from jcw.graph import Graph, Widths
@@ -86,17 +86,13 @@ def main(config: Config) -> None:
 
 def standalone(config: Config, dataset: data.Dataset, graph: Graph, networks: list[Widths]) -> np.ndarray:
     """Train networks alone; return their mean test accuracy over seeds."""
-    means = []
-    make_ready = functools.partial(train_subnet.make_ready, config, dataset, graph)
-    for number, widths in enumerate(one_ahead(networks, make_ready)):
-        values = []
-        for seed in config.ranking.seeds:
-            folder = config.run / 'ranking' / 'standalone' / named(widths) / f'seed_{seed}'
-            title = f'Network {number + 1} of {len(networks)}, seed {seed}'
-            result = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
-            values.append(result['test_accuracy'])
-        means.append(np.mean(values))
-    return np.array(means)
+    folder = config.run / 'ranking' / 'standalone'
+    folders = {
+        widths: {seed: folder / named(widths) / f'seed_{seed}' for seed in config.ranking.seeds}
+        for widths in networks
+    }
+    known = train_all(config, dataset, graph, folders)
+    return np.array([np.mean([each['test_accuracy'] for each in known[widths]]) for widths in networks])
 
 
 def _study(

@@ -2,18 +2,16 @@
 
 from typing import Any
 
-from experiments import progress, report, spent
+from experiments import candidates, progress, report, spent
 from experiments.budget import describe, load_table
 from experiments.config import Config
-from experiments.paths import paths
 from experiments.space import graph_of
-from experiments.train_subnet import found, timed
-from experiments.trainers import Trainers
+from experiments.train_subnet import found
+from experiments.trainers import train_finals
 from experiments.training import load_data
 from jcw import data
-from jcw.graph import Graph, Widths
+from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
-from jcw.train.loop import Diverged
 
 
 def results_of(
@@ -26,20 +24,13 @@ def results_of(
             **methods,
             'base': {'widths': (*graph.base.tolist(),), 'ms': float(table.predict(graph.base))},
         }
-    methods = timed(config, graph, methods)
+    methods = candidates.with_times(config, graph, methods)
     seeds = [config.seed + seed for seed in config.subnet.seeds]
-    networks = {
-        widths: {seed: paths(config).trained(widths, seed) for seed in seeds}
-        for widths in (method['widths'] for method in methods.values())
-    }
-    accuracies: dict[Widths, dict[int, float]] = {widths: {} for widths in networks}
-    with spent.on(config.run, 'training the results'), Trainers(config, dataset, graph) as trainers:
-        for trained in trainers.results(networks, 'Network'):
-            if trained.failure:
-                raise Diverged(trained.failure)
-            accuracies[trained.widths][trained.seed] = trained.found['test_accuracy']
+    networks = {method['widths']: None for method in methods.values()}
+    with spent.on(config.run, 'training the results'):
+        known = train_finals(config, dataset, graph, networks, seeds)
     return {
-        name: {**method, 'test_accuracies': [accuracies[method['widths']][seed] for seed in seeds]}
+        name: {**method, 'test_accuracies': [each['test_accuracy'] for each in known[method['widths']]]}
         for name, method in methods.items()
     }
 

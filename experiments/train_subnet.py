@@ -1,8 +1,8 @@
-"""Train a found network, test it, and time it on the device."""
+"""Train a found network, and test it."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import optax
 from experiments import launch, progress
 from experiments.config import Config, DataConfig, SubnetConfig
 from experiments.locks import exclusive
-from experiments.paths import named, paths
+from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_found, read_json, save_json
 from experiments.space import settings_of
 from experiments.start import trained_network
@@ -29,7 +29,6 @@ from experiments.training import (
 )
 from jcw import data
 from jcw.graph import Graph, Widths
-from jcw.latency import samples
 from jcw.latency.table import flops_table
 from jcw.nets import kernels
 from jcw.nets.axes import Variables, slice_variables
@@ -232,37 +231,6 @@ def right_of(result: Mapping[str, Any], images: int) -> np.ndarray | None:
 def _score(dataset: data.Dataset, program: Program) -> Callable[[TrainState], float]:
     """Return the accuracy on validation images as a function of what training carries."""
     return lambda state: float(program.evaluate(jax.device_get(state.variables), dataset.validation).accuracy)
-
-
-def measured(config: Config, graph: Graph, networks: Sequence[Widths]) -> dict[Widths, samples.Sample]:
-    """Time finished networks on the device; those already timed are read back.
-
-    Raises:
-      Usage: one of them cannot be timed.
-    """
-    from experiments.measure_latency import time_networks
-
-    path = paths(config).finals
-    read = time_networks(config, graph, networks, path, 'Timing the results')
-    times = {sample.widths: sample for sample in read.timed}
-    for widths in networks:
-        if widths not in times:
-            reasons = '; '.join(sample.failure for sample in read.samples if sample.widths == widths)
-            raise Usage(f'network {named(widths)} could not be timed: {reasons}')
-    return times
-
-
-def timed(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what is known of every method's network with its measured latency; repair has measured it already."""
-    missing = {name: method for name, method in methods.items() if 'measured_ms' not in method}
-    if not missing:
-        return methods
-    times = measured(config, graph, [method['widths'] for method in missing.values()])
-    samples_of = {name: times[method['widths']] for name, method in missing.items()}
-    return methods | {
-        name: {**method, 'measured_ms': samples_of[name].ms, 'measured_error': samples_of[name].error}
-        for name, method in missing.items()
-    }
 
 
 def found(config: Config) -> dict[str, Any]:

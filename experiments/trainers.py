@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,8 @@ import jax
 from experiments import launch, progress, train_subnet
 from experiments.config import Config
 from experiments.locks import if_free
-from experiments.run_folder import Usage
+from experiments.paths import paths
+from experiments.run_folder import Usage, read_json
 from experiments.training import one_ahead
 from jcw import data
 from jcw.data import mapped
@@ -282,6 +283,46 @@ def _stopped() -> Interrupted:
 def finished(folders: Iterable[Path]) -> bool:
     """Return whether all trainings of a network are known; of several processes the first one says so."""
     return launch.first_says(all((folder / 'result.json').exists() for folder in folders))
+
+
+def train_all(
+    config: Config,
+    dataset: data.Dataset,
+    graph: Graph,
+    networks: Mapping[Widths, Mapping[int, Path]],
+    *,
+    shared: bool = False,
+) -> dict[Widths, list[dict[str, Any]]]:
+    """Train networks with each of their seeds, in a folder each; return what is known of each, by seed.
+
+    Where the work is `shared`, networks that other starts of the run are still at are left out.
+
+    Raises:
+      Diverged: one of them did.
+    """
+    with Trainers(config, dataset, graph) as trainers:
+        for trained in trainers.results(networks, 'Network', shared=shared):
+            if trained.failure:
+                raise Diverged(trained.failure)
+    return {
+        widths: [read_json(folder / 'result.json', *train_subnet.TESTED) for folder in folders.values()]
+        for widths, folders in networks.items()
+        if finished(folders.values())
+    }
+
+
+def train_finals(
+    config: Config,
+    dataset: data.Dataset,
+    graph: Graph,
+    networks: Iterable[Widths],
+    seeds: Sequence[int],
+    *,
+    shared: bool = False,
+) -> dict[Widths, list[dict[str, Any]]]:
+    """Do what `train_all` does, in the folders of final networks, which whoever finds them shares."""
+    folders = {widths: {seed: paths(config).trained(widths, seed) for seed in seeds} for widths in networks}
+    return train_all(config, dataset, graph, folders, shared=shared)
 
 
 def train(

@@ -8,15 +8,15 @@ bootstrap intervals, and the seconds that each takes for a network, compilation 
 
 import dataclasses
 import functools
+import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import fit_latency, measure_latency, progress, train_subnet, train_supernet
+from experiments import fit_latency, measure_latency, progress, train_supernet
 from experiments.budget import budget_ms
 from experiments.config import Config
 from experiments.fit_accuracy import shortened
@@ -27,12 +27,14 @@ from experiments.run_folder import claim, read_json, save_json
 from experiments.search_widths import rewards_of
 from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
-from experiments.training import load_data, one_ahead
+from experiments.trainers import Trainers
+from experiments.training import load_data
 from jcw import data
 from jcw.field import scores
 from jcw.graph import Graph, Widths
 from jcw.latency.table import flops_table
 from jcw.search import baselines
+from jcw.train.loop import Diverged
 
 PARTS = (0.25, 0.5)
 """Of the final epochs, that short trainings have."""
@@ -56,12 +58,10 @@ def main(config: Config) -> None:
     networks = graph.networks(drawn)
     trained = functools.partial(_trained, dataset, graph, networks)
     seeds, other = [config.seed + seed for seed in config.ranking.seeds], config.seed + OTHER
-    *whole, again = trained([(config, seed) for seed in (*seeds, other)])
+    *whole, again = trained(config, [*seeds, other])
     ways = {'1 of the epochs': again}
-    for part in PARTS:
-        names = f'{part:g} of the epochs', f'{part:g} of the epochs from the supernet'
-        results = trained([(_short(config, part, start), other) for start in (False, True)])
-        ways |= dict(zip(names, results, strict=True))
+    for part, start in itertools.product(PARTS, ('', ' from the supernet')):
+        (ways[f'{part:g} of the epochs{start}'],) = trained(_short(config, part, bool(start)), [other])
     found = {**_untrained(config, dataset, graph, drawn), **_values(ways)}
     truth = {
         of: np.mean([[each[f'test_{of}'] for each in run] for run in whole], 0) for of in ('accuracy', 'loss')
@@ -134,34 +134,26 @@ def _short(config: Config, part: float, from_supernet: bool) -> Config:
 
 
 def _trained(
-    dataset: data.Dataset, graph: Graph, networks: list[Widths], trainings: Sequence[tuple[Config, int]]
+    dataset: data.Dataset, graph: Graph, networks: list[Widths], config: Config, seeds: list[int]
 ) -> list[list[dict[str, float]]]:
-    """Train every network in every way, a recipe and a seed; return what came of it, and seconds [ways][networks].
+    """Train every network by a recipe with every seed; return what came of it, and seconds [seeds][networks].
 
-    What was trained is read back. The ways share a program, so their recipes have as many epochs.
+    What was trained is read back.
     """
-    folders = [_folder(config, graph, seed) for config, seed in trainings]
-
-    def seconds(folder: Path, widths: Widths) -> Path:
-        return folder / named(widths) / 'seconds.json'
-
-    left = [widths for widths in networks if not all(seconds(each, widths).exists() for each in folders)]
-    make_ready = functools.partial(train_subnet.make_ready, trainings[0][0], dataset, graph)
-    for widths in one_ahead(left, make_ready):
-        for (config, seed), folder in zip(trainings, folders, strict=True):
-            path, began = seconds(folder, widths), time.monotonic()
-            title = f'{folder.name}, network {left.index(widths) + 1} of {len(left)}'
-            train_subnet.train(config, dataset, graph, widths, path.parent, title, seed)
+    folders = {seed: _folder(config, graph, seed) for seed in seeds}
+    wanted = {
+        widths: {seed: folder / named(widths) for seed, folder in folders.items()} for widths in networks
+    }
+    found = {}
+    with Trainers(config, dataset, graph) as trainers:
+        for trained in trainers.results(wanted, f'{config.subnet.epochs:g} epochs, network'):
+            if trained.failure:
+                raise Diverged(trained.failure)
+            path = wanted[trained.widths][trained.seed] / 'seconds.json'
             if not path.exists():
-                save_json(path, {'seconds': time.monotonic() - began})
-    return [
-        [
-            read_json(seconds(folder, widths).with_name('result.json'), *train_subnet.TESTED)
-            | read_json(seconds(folder, widths), 'seconds')
-            for widths in networks
-        ]
-        for folder in folders
-    ]
+                save_json(path, {'seconds': trained.seconds})
+            found[trained.widths, trained.seed] = trained.found | read_json(path, 'seconds')
+    return [[found[widths, seed] for widths in networks] for seed in seeds]
 
 
 def _folder(config: Config, graph: Graph, seed: int) -> Path:

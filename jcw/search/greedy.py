@@ -1,6 +1,6 @@
 """Greedy slimming: shrink the site that hurts least, one width at a time, until the budget holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ def slim(
     start: Int[np.ndarray, ' sites'] | None = None,
     present: Bool[np.ndarray, 'sites choices'] | None = None,
     report: Callable[[Step], None] = lambda _: None,
+    over: Callable[..., Iterable[float]] = map,
 ) -> list[Step]:
     """Return the way from the largest configuration to the first within the budget.
 
@@ -43,6 +44,7 @@ def slim(
       start: choices to begin at, such as the last step of an interrupted way; by default the largest.
       present: the choices allowed; by default all.
       report: called with every step.
+      over: maps `loss` over a step's configurations; the map of an executor evaluates several at once.
 
     Raises:
       ValueError: no change of one site saves cost any more, and the budget is still exceeded.
@@ -62,7 +64,8 @@ def slim(
                 f'greedy ends at a cost of {here.cost:.4g}, over the budget of {budget:.4g}: no change of one site '
                 'saves any more'
             )
-        steps = [Step(choices, loss(choices), spent) for choices, spent in saving]
+        losses = over(loss, [choices for choices, _ in saving])
+        steps = [Step(choices, value, spent) for (choices, spent), value in zip(saving, losses, strict=True)]
         way.append(_least_harm(here, steps, per_cost))
         report(way[-1])
     return way

@@ -235,7 +235,7 @@ def test_a_network_that_cannot_be_timed_is_named(run):
 def test_later_stages_train_what_was_repaired(run):
     result = repaired(run)
     assert train_subnet.found(run.config) == result
-    assert train_subnet.timed(run.config, GRAPH, result['methods']) == result['methods']
+    assert candidates.with_times(run.config, GRAPH, result['methods']) == result['methods']
     unrepaired = dataclasses.replace(run.config, repair=RepairConfig(rounds=0))
     assert train_subnet.found(unrepaired) == repaired(run, rounds=0)
 

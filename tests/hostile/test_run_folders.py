@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,6 +170,15 @@ def test_a_damaged_line_of_remembered_losses_is_asked_for_again(tmp_path):
     again = Losses(path, loss)
     assert [again(np.array(choices)) for choices in [(1, 2), (3, 4)]] == [3.0, 7.0]
     assert asked == [(1, 2), (3, 4), (1, 2)]
+
+
+def test_losses_that_threads_ask_for_at_once_are_all_remembered_in_whole_lines(tmp_path):
+    path = tmp_path / 'losses.jsonl'
+    wanted = [np.array([i, j]) for i in range(20) for j in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        values = list(pool.map(Losses(path, lambda choices: float(choices.sum())), wanted))
+    again = Losses(path, lambda choices: pytest.fail('asked again'))
+    assert [again(choices) for choices in wanted] == values == [float(choices.sum()) for choices in wanted]
 
 
 def test_a_line_of_losses_that_sums_right_and_remembers_nothing_is_asked_for_again(tmp_path):

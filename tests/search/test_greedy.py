@@ -1,6 +1,8 @@
 """Greedy slimming: each step against all single steps, restart, edges; one-shot fields and their messages."""
 
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,6 +40,18 @@ def test_every_step_is_the_least_harmful_single_step(per_cost):
         assert np.argmax(here.choices - after.choices) == min(harms, key=harms.get)
         assert (here.choices - after.choices).sum() == 1
     assert way[-1].cost <= 1.2 * cost(np.zeros(4)) < way[-2].cost
+
+
+def test_losses_that_several_threads_compute_at_once_lead_the_same_way():
+    def late(choices):
+        time.sleep(0.001 * float(np.sum(choices)))  # the first asked answers last
+        return loss(choices)
+
+    alone = greedy.slim(GRAPH, loss, cost, cost(np.zeros(4)))
+    with ThreadPoolExecutor(4) as pool:
+        at_once = greedy.slim(GRAPH, late, cost, cost(np.zeros(4)), over=pool.map)
+    assert [step.loss for step in at_once] == [step.loss for step in alone]
+    np.testing.assert_array_equal([s.choices for s in at_once], [s.choices for s in alone])
 
 
 def test_a_way_begun_in_the_middle_ends_where_the_whole_way_ends():
