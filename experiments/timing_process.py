@@ -64,8 +64,11 @@ def _serve() -> None:
     else:
         with contextlib.suppress(OSError):
             os.nice(request.niceness)  # below 0 only where it is allowed
-        for answer in answers(request, request_file):
-            print(json.dumps(answer), flush=True)
+        try:
+            for answer in answers(request, request_file):
+                print(json.dumps(answer), flush=True)
+        except BrokenPipeError:  # nobody wants to know any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _pin(cores: list[int]) -> None:

@@ -63,6 +63,22 @@ def request(runtime: str, **about) -> timing_process.Request:
     )
 
 
+def test_it_ends_without_a_word_where_nobody_listens_any_more(tmp_path):
+    networks = [GRAPH.smallest.tolist(), GRAPH.largest.tolist()]
+    asked = request('command', command=shlex.join(ANSWERING))
+    asked = dataclasses.replace(asked, networks=networks, path=str(tmp_path / 'samples.jsonl'))
+    (tmp_path / 'request.json').write_text(json.dumps(dataclasses.asdict(asked)))
+    listening, answering = os.pipe()
+    os.close(listening)
+    command = [sys.executable, '-m', 'experiments.timing_process', str(tmp_path / 'request.json')]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=answering, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+    )
+    os.close(answering)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert len(samples.read(tmp_path / 'samples.jsonl').timed) == 1  # what was timed is kept
+
+
 @pytest.mark.parametrize('name', ['xla', 'onnx', 'litert', 'command'])
 def test_every_runtime_times_the_networks_that_the_stages_build_for_it(name):
     runtime = timing_process._runtime(request(name, command=shlex.join(ANSWERING)), '')
