@@ -22,8 +22,18 @@ from jcw.search.rounds import Method, Repaired, together
 
 
 def samples_of(config: Config, graph: Graph, networks: Sequence[Widths] = ()) -> Samples:
-    """Time the networks that were not timed; return all candidates of the run that were."""
-    return time_networks(config, graph, networks, paths(config).candidates, 'Timing candidates')
+    """Time the networks that were not timed; return all candidates of the run that were.
+
+    Raises:
+      Usage: they were visited once, so that nothing is known of their error.
+    """
+    path = paths(config).candidates
+    read = time_networks(config, graph, networks, path, 'Timing candidates')
+    if not all(np.isfinite(sample.error) for sample in read.timed):
+        raise Usage(
+            f'{path} holds networks visited once, whose error is unknown: set --latency.visits to 2 or more'
+        )
+    return read
 
 
 def most_ms(config: Config, sample: Sample) -> float:

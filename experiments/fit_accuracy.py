@@ -6,7 +6,6 @@ no draw has a new optimum, or the trainings are used up.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +36,9 @@ from jcw.latency.sample import Sample
 from jcw.latency.table import LatencyTable, flops_table
 from jcw.search import baselines, ows, stats
 from jcw.search.repair import TABLE_ERROR, correction
+
+OWN_ERROR = 0.02
+"""Part of a table's error, relative, that networks alike do not share: as much as it errs on networks held out."""
 
 
 def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> AccuracyTable:
@@ -219,7 +221,7 @@ def _entered(
         }
         if config.repair.rounds:
             held = candidates.hold(config, graph, table, limit, {}, {name: baselines[name] for name in reach})
-            reach = {name: graph.to_choices(each.widths) for name, each in held.items()}
+            reach = {name: graph.to_choices(each.widths) for name, each in held.items() if each.feasible}
         found += reach.values()
     different = {tuple(choices.tolist()): None for choices in found}
     return np.array([*different], np.int64).reshape(-1, graph.num_sites)
@@ -243,38 +245,53 @@ def propose(
     count: int,
     last: bool,
 ) -> np.ndarray:
-    """Choose what to train next besides what is known: optima of draws that hold their budgets as measured.
+    """Choose what to train next, besides what is known: optima of draws that hold their budgets as measured.
 
     The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
-    corrected, and others take the place of those that do not hold. If none holds, or without rounds of repair, what the
-    table said is returned all the same.
+    corrected, and others take the place of those that do not hold. Where nothing holds, known or new, what is least
+    over its budget is returned all the same; without rounds of repair, what the table says.
     """
+    wanted = [limits[(len(known) + place) % len(limits)] for place in range(count)]
     held, over = known[:0], known[:0]
-    for _ in range(max(config.repair.rounds, 1) if count > 0 else 0):
+    excess: list[float] = []  # of those over, relative to their budgets
+    timed = _timed(config, graph, known)
+    for _ in range(max(config.repair.rounds, 1)):
         seen = np.concatenate([known, held, over])
-        cost = _corrected(config, graph, table, _timed(config, graph, seen))
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
-        solve = functools.partial(_best, config, graph, cost)
-        new = design.propose(key, accuracy, solve, limits, count - len(held), trained=seen, last=last)
-        times = {sample.widths: candidates.most_ms(config, sample) for sample in _timed(config, graph, new)}
-        took = np.array([times.get(widths, np.inf) for widths in graph.networks(new)])
-        holds = (took <= _budgets_of(scores(cost, new), limits)) | (config.repair.rounds == 0)
-        held, over = np.concatenate([held, new[holds]]), np.concatenate([over, new[~holds]])
-        if len(held) == count or not len(new):
+        solve = _Solve(config, graph, _corrected(config, graph, table, timed))
+        if not wanted or not len(
+            new := design.propose(key, accuracy, solve, wanted, len(wanted), trained=seen, last=last)
+        ):
             break
-    return held if len(held) else over[:count]
+        timed = _timed(config, graph, new)
+        times = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
+        for choices, widths in zip(new, graph.networks(new), strict=True):
+            budget = solve.budgets[tuple(choices.tolist())]
+            beyond = times.get(widths, np.inf) / budget - 1
+            if beyond <= 0 or not config.repair.rounds:
+                held = np.concatenate([held, choices[None]])
+                wanted.remove(budget if budget in wanted else wanted[0])
+            else:
+                over, excess = np.concatenate([over, choices[None]]), [*excess, beyond]
+    best = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
+    if len(held) or any(best.get(widths, np.inf) <= max(limits) for widths in graph.networks(known)):
+        return held
+    order = [place for place in np.argsort(excess, kind='stable') if np.isfinite(excess[place])]
+    return over[order[:count]]
 
 
-def _best(config: Config, graph: Graph, cost: Field, unary: np.ndarray, limit: float) -> np.ndarray:
-    """Return the choices that maximise a drawn utility within a limit, ms."""
-    utility = add(independent(np.where(graph.present, unary, -np.inf)), ows.flat(graph))
-    return np.asarray(limits_of(config, graph).solve(utility, cost, limit).choices)
+class _Solve:
+    """Maximises a drawn utility within a budget, ms, and remembers for which budget a network was first found."""
 
+    def __init__(self, config: Config, graph: Graph, cost: Field) -> None:
+        self._graph, self._limits, self._cost = graph, limits_of(config, graph), cost
+        self.budgets: dict[tuple[int, ...], float] = {}
 
-def _budgets_of(ms: np.ndarray, limits: Sequence[float]) -> np.ndarray:
-    """Return for networks of a predicted latency the budget that each was proposed for: the least that it holds."""
-    budgets = np.sort(limits)
-    return budgets[np.minimum(np.searchsorted(budgets * (1 + 1e-6), ms), len(budgets) - 1)]
+    def __call__(self, unary: np.ndarray, limit: float) -> np.ndarray:
+        utility = add(independent(np.where(self._graph.present, unary, -np.inf)), ows.flat(self._graph))
+        choices = np.asarray(self._limits.solve(utility, self._cost, limit).choices)
+        self.budgets.setdefault(tuple(choices.tolist()), limit)
+        return choices
 
 
 def _timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[Sample, ...]:
@@ -291,7 +308,11 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, timed: Sequenc
         return cost
     chosen = graph.to_choices([sample.widths for sample in timed])
     ms = np.array([candidates.most_ms(config, sample) for sample in timed])
-    noise = np.array([sample.ms * sample.error for sample in timed])
+    slower = float(
+        np.median(ms / scores(cost, chosen))
+    )  # a shift alone would be wrong for all but networks so large
+    cost = cost.replace(unary=slower * cost.unary, tables=slower * cost.tables)
+    noise = ms * np.hypot([sample.error for sample in timed], OWN_ERROR)
     error = TABLE_ERROR * float(ms.mean())
     shift = correction(chosen, ms - scores(cost, chosen), noise, error, cost.unary.shape)
     return cost.replace(unary=cost.unary + shift)

@@ -98,7 +98,8 @@ def held_by(
     held = candidates.hold(config, graph, table, budget_ms, asked, at)
     methods = {name: _held(each)._asdict() for name, each in held.items()}
     if known:
-        return {'joint': Held(**known, complete=True, rounds=0)._asdict(), **methods}, []
+        trained = len(fit_accuracy.fit(config, dataset, graph, table).evidence.choices)
+        return {'joint': Held(**known, timed=trained, complete=True, rounds=0)._asdict(), **methods}, []
     if fitted:
         methods['joint'] |= best_known(config, dataset, graph, table, budget_ms)
     return methods, [each._asdict() for each in held['joint'].rounds] if 'joint' in held else []
@@ -141,7 +142,6 @@ def best_known(
         'measured_ms': best.ms,
         'measured_error': best.error,
         'holds': True,
-        'timed': len(every),
     }
 
 
@@ -172,7 +172,7 @@ def describe(result: dict[str, Any]) -> str:
     how = (
         f'after {joint["rounds"]} {times} ({joint["timed"]} networks timed); {left}'
         if joint['rounds']
-        else f'the best of the networks trained that do ({joint["timed"]} networks timed)'
+        else f'the best of the {joint["timed"]} networks trained that does'
     )
     return (
         f'joint: predicted {joint["ms"]:.3f} ms, measured {joint["measured_ms"]:.3f} ms '

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import launch, progress, train_subnet
+from experiments import launch, progress, train_subnet, train_supernet
 from experiments.config import Config
 from experiments.locks import if_free
 from experiments.paths import paths
-from experiments.run_folder import Usage, read_json
+from experiments.run_folder import Usage, read_json, save_json
 from experiments.training import one_ahead
 from jcw import data
 from jcw.data import mapped
@@ -206,6 +206,8 @@ class Trainers:
         """Have what processes need to know ready, and a thread for each of them."""
         if self._threads:
             return
+        if self._config.subnet.from_supernet:  # or each process would train it
+            train_supernet.train(self._config, self._dataset, self._graph)
         images = self._images.name if mapped.write(self._dataset, Path(self._images.name)) else None
         config = json.loads(json.dumps(dataclasses.asdict(self._config), default=str))
         self._request = {'config': config, 'graph': self._graph.to_json(), 'images': images}
@@ -328,14 +330,21 @@ def train_finals(
 def train(
     config: Config, dataset: data.Dataset, graph: Graph, widths: Widths, seed: int, folder: Path, title: str
 ) -> Trained:
-    """Train a network once, in this process, unless another one is at it."""
+    """Train a network once, in this process, unless another one is at it; what it took is kept beside it."""
     found, failure, began = {}, '', time.monotonic()
+    result, took = folder / 'result.json', folder / 'seconds.json'
+    known = result.exists()
     with if_free(folder / 'taken.lock') as free:
         try:
-            if free or jax.process_count() > 1 or (folder / 'result.json').exists():
+            if free or jax.process_count() > 1 or result.exists():
                 found = train_subnet.train(config, dataset, graph, widths, folder, title, seed)
             else:
                 failure = TAKEN
         except Diverged as error:
             failure = str(error)
-    return Trained(widths, seed, found, failure, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if known and took.exists():
+        seconds = float(read_json(took, 'seconds')['seconds'])
+    elif found and not known:
+        save_json(took, {'seconds': seconds})
+    return Trained(widths, seed, found, failure, seconds)

@@ -3,7 +3,7 @@
 Random networks just within the budget are trained whole with several seeds; the means of their test accuracies and
 losses are the truth. Against it stand short trainings with another seed, from scratch and from the supernet, on
 validation images, the supernet's own losses and rewards, `log(width)` and FLOPs: Spearman's rank correlations with 95 %
-bootstrap intervals, and the seconds that each takes for a network, compilation aside.
+bootstrap intervals, and the seconds that each takes for a network, compilation aside, on as many cores as it has.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from experiments.fit_accuracy import shortened
 from experiments.limits import limits_of
 from experiments.paths import named
 from experiments.ranking_study import Correlation, spearman
-from experiments.run_folder import claim, read_json, save_json
+from experiments.run_folder import claim, save_json
 from experiments.search_widths import rewards_of
 from experiments.space import graph_of, settings_of
 from experiments.subnet_loss import SubnetLoss
@@ -149,10 +149,7 @@ def _trained(
         for trained in trainers.results(wanted, f'{config.subnet.epochs:g} epochs, network'):
             if trained.failure:
                 raise Diverged(trained.failure)
-            path = wanted[trained.widths][trained.seed] / 'seconds.json'
-            if not path.exists():
-                save_json(path, {'seconds': trained.seconds})
-            found[trained.widths, trained.seed] = trained.found | read_json(path, 'seconds')
+            found[trained.widths, trained.seed] = {**trained.found, 'seconds': trained.seconds}
     return [[found[widths, seed] for widths in networks] for seed in seeds]
 
 

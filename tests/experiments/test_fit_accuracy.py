@@ -9,6 +9,7 @@ import pytest
 from experiments import baseline_widths, candidates, fit_accuracy
 from experiments.config import RepairConfig, SearchConfig
 from experiments.presets import DIGITS
+from experiments.run_folder import Usage
 from jcw.accuracy.table import untrained
 from jcw.latency.table import flops_table
 from tests.experiments.paper_device import PaperDevice
@@ -16,6 +17,7 @@ from tests.tiny_graph import mobilenet_v1
 
 GRAPH = mobilenet_v1((8, 8, 1), 10, base_multiplier=0.25, levels=4, strides=(1,) * 14)
 BELIEVED = untrained(GRAPH.site_names, GRAPH.width_choices)
+GRAPH_SMALLEST = np.zeros((1, GRAPH.num_sites), np.int64)
 NONE = np.zeros((0, GRAPH.num_sites), np.int64)
 
 
@@ -69,17 +71,59 @@ def test_nothing_known_is_proposed_and_the_known_are_timed_to_correct_the_table(
     assert {*GRAPH.networks(known)} <= {*most(run)}
 
 
-def test_a_network_that_cannot_be_timed_is_not_trained(run):
+@pytest.mark.parametrize('factor', [0.7, 1.2, 1.5, 3.0])
+def test_on_a_device_much_slower_or_faster_than_the_table_few_rounds_are_enough(run, factor):
+    run.device.factor = factor
+    known = NONE
+    for count in (6, 3, 3):
+        known = np.concatenate([known, proposed(run, [run.limit], count, known, rounds=4)])
+    times = np.array([most(run)[widths] for widths in GRAPH.networks(known)])
+    assert len(known) >= 10
+    assert (times <= run.limit).all()
+    assert len(most(run)) <= 40
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_every_budget_keeps_its_share_of_what_is_proposed(run, order):
+    limits = [run.limit, 1.4 * run.limit][::order]
+    for seed in range(3):
+        run.config = dataclasses.replace(run.config, seed=seed)
+        times = np.array([most(run)[widths] for widths in GRAPH.networks(proposed(run, limits, 4))])
+        assert 1 <= (times <= run.limit).sum() <= 2
+        assert 1 <= (times > run.limit).sum() <= 2
+        assert (times <= 1.4 * run.limit).all()
+
+
+def test_a_network_that_cannot_be_timed_is_neither_trained_nor_asked_for_again(run, monkeypatch):
     run.device.failing = GRAPH.networks(proposed(run, [run.limit], 1, rounds=0))[0]
     candidates.paths(run.config).candidates.unlink()
+    asked = []
+    samples_of = candidates.samples_of
+    monkeypatch.setattr(
+        candidates, 'samples_of', lambda *args: (asked.extend(*args[2:]), samples_of(*args))[1]
+    )
     networks = GRAPH.networks(proposed(run, [run.limit], 3))
     assert len(networks) == 3
     assert run.device.failing not in networks
+    assert asked.count(run.device.failing) == 1
 
 
-def test_where_nothing_proposed_holds_something_is_trained_all_the_same(run):
+def test_where_nothing_proposed_holds_the_least_over_is_trained_all_the_same(run):
     run.device.factor = 3.0
-    assert len(proposed(run, [run.limit], 3, rounds=1)) == 3
+    networks = proposed(run, [run.limit], 3, rounds=1)
+    assert len(networks) == 3
+    with_one_that_holds = GRAPH.networks(proposed(run, [2 * run.limit], 3, known=GRAPH_SMALLEST, rounds=1))
+    assert all(most(run)[widths] <= 2 * run.limit for widths in with_one_that_holds)
+
+
+def test_networks_visited_once_are_refused(run, monkeypatch):
+    read = candidates.samples_of(run.config, GRAPH, GRAPH.networks(proposed(run, [run.limit], 2)))
+    unknown = read._replace(samples=tuple(dataclasses.replace(s, error=np.nan) for s in read.samples))
+    monkeypatch.setattr(candidates, 'time_networks', lambda *_: unknown)
+    with pytest.raises(
+        Usage, match=r'visited once, whose error is unknown: set --latency.visits to 2 or more'
+    ):
+        candidates.samples_of(run.config, GRAPH)
 
 
 def test_nothing_is_asked_for_where_no_training_is_left(run):
@@ -98,3 +142,10 @@ def test_baselines_enter_with_networks_that_hold_the_measured_budget(run, monkey
     assert (times[:2] <= run.limit).all()
     assert (times[2:] <= 2 * run.limit).all()
     assert (times[2:] > run.limit).all()
+
+
+def test_a_baseline_that_cannot_hold_the_budget_does_not_enter(run, monkeypatch):
+    run.device.factor = 20.0
+    monkeypatch.setattr(baseline_widths, 'losses_of', lambda *_: lambda choices: -float(choices.sum()))
+    choose = baseline_widths.baselines_of(run.config, None, GRAPH, run.table, None)
+    assert not len(fit_accuracy._entered(run.config, GRAPH, run.table, choose, [run.limit]))

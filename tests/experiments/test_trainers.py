@@ -15,6 +15,7 @@ import pytest
 from experiments import trainers
 from experiments.config import SpaceConfig, SubnetConfig
 from experiments.locks import if_free
+from experiments.paths import paths
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage
 from experiments.space import graph_of
@@ -176,3 +177,24 @@ def test_large_networks_are_trained_on_all_cores(setting, monkeypatch):
     large = dataclasses.replace(large, subnet=dataclasses.replace(SHORT, batch=4096))
     assert shares_of(large, graph_of(large, dataset)) == []
     assert shares_of(config, graph_of(config, dataset)) == [[0], [1]]
+
+
+def test_what_a_training_took_is_known_when_it_is_read_back(setting, two, tmp_path):
+    config, dataset, graph = setting
+    networks = asked(graph, tmp_path)
+    with Trainers(config, dataset, graph) as several:
+        took = {each.widths: each.seconds for each in several.results(networks, 'Network')}
+    with Trainers(config, dataset, graph) as several:
+        assert {each.widths: each.seconds for each in several.results(networks, 'Network')} == took
+    assert min(took.values()) > 0
+
+
+def test_the_supernet_that_trainings_begin_from_is_trained_before_them_and_once(setting, two, tmp_path):
+    config, dataset, graph = setting
+    supernet = dataclasses.replace(config.supernet, epochs=1, warmup_epochs=0, recalibration_images=64)
+    start = dataclasses.replace(config.subnet, from_supernet=True)
+    config = dataclasses.replace(config, run=tmp_path / 'run', supernet=supernet, subnet=start)
+    with Trainers(config, dataset, graph) as several:
+        found = [*several.results(asked(graph, tmp_path), 'Network')]
+    assert [each.failure for each in found] == ['', '']
+    assert (paths(config).supernet / 'result.json').exists()
