@@ -76,13 +76,14 @@ def _each(read: Samples, networks: Sequence[Widths], path: Path) -> dict[Widths,
 
 def with_times(config: Config, graph: Graph, methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what is known of every method's network with its measured latency; repair has measured it already."""
-    missing = [method['widths'] for method in methods.values() if 'measured_ms' not in method]
-    times = finals(config, graph, missing) if missing else {}
-    return {
-        name: {'measured_ms': sample.ms, 'measured_error': sample.error, **method}
-        if (sample := times.get(method['widths']))
-        else method
-        for name, method in methods.items()
+    missing = {name: method for name, method in methods.items() if 'measured_ms' not in method}
+    if not missing:
+        return methods
+    times = finals(config, graph, [method['widths'] for method in missing.values()])
+    return methods | {
+        name: {**method, 'measured_ms': sample.ms, 'measured_error': sample.error}
+        for name, method in missing.items()
+        for sample in [times[method['widths']]]
     }
 
 

@@ -161,7 +161,6 @@ def test_the_stage_exports_every_form_and_tests_those_of_litert(tmp_path, monkey
     chosen = {'widths': widths, 'ms': 1.0, 'measured_ms': 1.1, 'measured_error': 0.01}
     stands = {
         'found': lambda config: {'budget_ms': 2.0, 'methods': {'joint': chosen}},
-        'timed': lambda config, graph, methods: methods,
         'train': lambda *_: {'test_accuracy': 0.2},
         'variables_of': lambda *_: random_variables(0),
     }
