@@ -308,14 +308,21 @@ def _corrected(config: Config, graph: Graph, table: LatencyTable, timed: Sequenc
         return cost
     chosen = graph.to_choices([sample.widths for sample in timed])
     ms = np.array([candidates.most_ms(config, sample) for sample in timed])
-    slower = float(
-        np.median(ms / scores(cost, chosen))
-    )  # a shift alone would be wrong for all but networks so large
-    cost = cost.replace(unary=slower * cost.unary, tables=slower * cost.tables)
+    scale = _scale(ms / scores(cost, chosen))
+    cost = cost.replace(unary=scale * cost.unary, tables=scale * cost.tables)
     noise = ms * np.hypot([sample.error for sample in timed], OWN_ERROR)
     error = TABLE_ERROR * float(ms.mean())
     shift = correction(chosen, ms - scores(cost, chosen), noise, error, cost.unary.shape)
     return cost.replace(unary=cost.unary + shift)
+
+
+def _scale(slower: np.ndarray) -> float:
+    """Return by how much a device is slower or faster than its table beyond what may be the table's error.
+
+    A shift would be right for networks as large as those timed alone.
+    """
+    beyond = float(np.median(slower)) - 1
+    return 1 + float(np.sign(beyond)) * max(abs(beyond) - TABLE_ERROR, 0.0)
 
 
 def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:
