@@ -31,7 +31,7 @@ DIGITS = Config(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
     ),
     search=SearchConfig(greedy_images=144),
-    repair=RepairConfig(rounds=4),
+    repair=RepairConfig(rounds=8),
     subnet=SubnetConfig(
         epochs=20, batch=64, learning_rate=1.0, warmup_epochs=4, label_smoothing=0, mixup=0, seeds=(0, 1, 2)
     ),
