@@ -274,10 +274,11 @@ def propose(
             else:
                 over, excess = np.concatenate([over, choices[None]]), [*excess, beyond]
     best = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
-    if len(held) or any(best.get(widths, np.inf) <= max(limits) for widths in graph.networks(known)):
+    enough = len(known) + len(held) > 1  # one network says nothing about widths
+    if enough and (len(held) or any(best.get(w, np.inf) <= max(limits) for w in graph.networks(known))):
         return held
     order = [place for place in np.argsort(excess, kind='stable') if np.isfinite(excess[place])]
-    return over[order[:count]]
+    return np.concatenate([held, over[order[: count - len(held)]]])
 
 
 class _Solve:
