@@ -248,12 +248,11 @@ def propose(
     """Choose what to train next, besides what is known: optima of draws that hold their budgets as measured.
 
     The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
-    corrected, and others take the place of those that do not hold. Where nothing holds, known or new, what is least
-    over its budget is returned all the same; without rounds of repair, what the table says.
+    corrected, and others take the place of those that do not hold. Where nothing holds, known or new, or one network
+    alone, those timed nearest to the budget are returned all the same; without rounds of repair, what the table says.
     """
     wanted = [limits[(len(known) + place) % len(limits)] for place in range(count)]
     held, over = known[:0], known[:0]
-    excess: list[float] = []  # of those over, relative to their budgets
     timed = _timed(config, graph, known)
     for _ in range(max(config.repair.rounds, 1)):
         seen = np.concatenate([known, held, over])
@@ -267,18 +266,18 @@ def propose(
         times = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
         for choices, widths in zip(new, graph.networks(new), strict=True):
             budget = solve.budgets[tuple(choices.tolist())]
-            beyond = times.get(widths, np.inf) / budget - 1
-            if beyond <= 0 or not config.repair.rounds:
+            if times.get(widths, np.inf) <= budget or not config.repair.rounds:
                 held = np.concatenate([held, choices[None]])
                 wanted.remove(budget if budget in wanted else wanted[0])
             else:
-                over, excess = np.concatenate([over, choices[None]]), [*excess, beyond]
-    best = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
+                over = np.concatenate([over, choices[None]])
+    most = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
     enough = len(known) + len(held) > 1  # one network says nothing about widths
-    if enough and (len(held) or any(best.get(w, np.inf) <= max(limits) for w in graph.networks(known))):
+    if enough and (len(held) or any(most.get(w, np.inf) <= max(limits) for w in graph.networks(known))):
         return held
-    order = [place for place in np.argsort(excess, kind='stable') if np.isfinite(excess[place])]
-    return np.concatenate([held, over[order[: count - len(held)]]])
+    others = most.keys() - {*graph.networks(known), *graph.networks(held)}
+    nearest = sorted(others, key=lambda widths: abs(most[widths] - max(limits)))[: max(count - len(held), 0)]
+    return np.concatenate([held, graph.to_choices(nearest)]) if nearest else held
 
 
 class _Solve:
