@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +38,18 @@ def baselines_of(
         'uniform': lambda limit: baselines.uniform(graph, cost, limit, limits),
         'greedy': lambda limit: slim(config, graph, table, losses, limit),
     }
+
+
+def within_reach(baselines: Mapping[str, At], limit: float, say: bool = False) -> dict[str, np.ndarray]:
+    """Return what the baselines choose; without those that have no network within the budget, ms, which may be said."""
+    found = {}
+    for name, choose in baselines.items():
+        try:
+            found[name] = choose(limit)
+        except ValueError as error:
+            if say:
+                progress.console.print(f'{name} is left out: {error}', highlight=False)
+    return found
 
 
 def slim(

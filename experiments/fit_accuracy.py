@@ -7,15 +7,15 @@ no draw has a new optimum, or the trainings are used up.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import candidates, pictures, progress, spent
-from experiments.baseline_widths import At, baselines_of
+from experiments import pictures, progress, proposals, spent
+from experiments.baseline_widths import baselines_of
 from experiments.budget import budgets_ms, describe, load_table
 from experiments.config import Config, SubnetConfig
 from experiments.limits import limits_of, stated
@@ -30,15 +30,9 @@ from experiments.training import load_data
 from jcw import data
 from jcw.accuracy import design, prior, report, samples
 from jcw.accuracy.table import UNITS, AccuracyTable, untrained
-from jcw.field import Field, add, independent, scores
 from jcw.graph import Graph, Widths
-from jcw.latency.sample import Sample
 from jcw.latency.table import LatencyTable, flops_table
-from jcw.search import baselines, ows, stats
-from jcw.search.repair import TABLE_ERROR, correction
-
-OWN_ERROR = 0.02
-"""Part of a table's error, relative, that networks alike do not share: as much as it errs on networks held out."""
+from jcw.search import baselines, stats
 
 
 def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> AccuracyTable:
@@ -90,11 +84,13 @@ def _rounds(
         new, first = networks[:0], max(design.FIRST, len(limits))
         if left and not len(networks):
             entrants = baselines_of(config, dataset, graph, table, trainings.supernet)
-            new = _entered(config, graph, table, entrants, limits)[:left]
+            new = proposals.entered(config, graph, table, entrants, limits)[:left]
         count = min(max(first - len(networks) - len(new), design.EACH), left - len(new))
         known = np.concatenate([networks, new])
         last = count == left - len(new)
-        new = np.concatenate([new, propose(config, graph, table, accuracy, limits, known, count, last)])
+        new = np.concatenate(
+            [new, proposals.propose(config, graph, table, accuracy, limits, known, count, last)]
+        )
         if not len(new):
             return accuracy
         networks = np.concatenate([networks, new])
@@ -205,124 +201,6 @@ def believed(config: Config, graph: Graph, supernet: Supernet, unit: str) -> Acc
     unary = stats.to_unary(supernet.width_stats, graph.num_choices, config.search.ridge)
     heard = prior.from_supernet(graph.width_choices, unary.mean, unary.std)
     return untrained(graph.site_names, graph.width_choices, believed=heard, unit=unit)
-
-
-def _entered(
-    config: Config, graph: Graph, table: LatencyTable, baselines: Mapping[str, At], limits: Sequence[float]
-) -> np.ndarray:
-    """Return the baselines' networks that hold the budgets as measured, as far as they reach: choices [networks sites].
-
-    Without rounds of repair they are those of the table.
-    """
-    found: list[np.ndarray] = []
-    for limit in limits:
-        reach = {
-            name: choices for name, choose in baselines.items() if (choices := _at(choose, limit)) is not None
-        }
-        if config.repair.rounds:
-            held = candidates.hold(config, graph, table, limit, {}, {name: baselines[name] for name in reach})
-            reach = {name: graph.to_choices(each.widths) for name, each in held.items() if each.feasible}
-        found += reach.values()
-    different = {tuple(choices.tolist()): None for choices in found}
-    return np.array([*different], np.int64).reshape(-1, graph.num_sites)
-
-
-def _at(choose: At, limit: float) -> np.ndarray | None:
-    """Return what a baseline chooses; nothing where it has nothing so small, as the search will say."""
-    try:
-        return np.asarray(choose(limit))
-    except ValueError:
-        return None
-
-
-def propose(
-    config: Config,
-    graph: Graph,
-    table: LatencyTable,
-    accuracy: AccuracyTable,
-    limits: Sequence[float],
-    known: np.ndarray,
-    count: int,
-    last: bool,
-) -> np.ndarray:
-    """Choose what to train next, besides what is known: optima of draws that hold their budgets as measured.
-
-    The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
-    corrected, and others take the place of those that do not hold. Where nothing holds, known or new, or one network
-    alone, those timed nearest to the budget are returned all the same; without rounds of repair, what the table says.
-    """
-    wanted = [limits[(len(known) + place) % len(limits)] for place in range(count)]
-    held, over = known[:0], known[:0]
-    timed = _timed(config, graph, known)
-    for _ in range(max(config.repair.rounds, 1)):
-        seen = np.concatenate([known, held, over])
-        key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
-        solve = _Solve(config, graph, _corrected(config, graph, table, timed))
-        if not wanted or not len(
-            new := design.propose(key, accuracy, solve, wanted, len(wanted), trained=seen, last=last)
-        ):
-            break
-        timed = _timed(config, graph, new)
-        times = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
-        for choices, widths in zip(new, graph.networks(new), strict=True):
-            budget = solve.budgets[tuple(choices.tolist())]
-            if times.get(widths, np.inf) <= budget or not config.repair.rounds:
-                held = np.concatenate([held, choices[None]])
-                wanted.remove(budget if budget in wanted else wanted[0])
-            else:
-                over = np.concatenate([over, choices[None]])
-    most = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
-    enough = len(known) + len(held) > 1  # one network says nothing about widths
-    if enough and (len(held) or any(most.get(w, np.inf) <= max(limits) for w in graph.networks(known))):
-        return held
-    others = most.keys() - {*graph.networks(known), *graph.networks(held)}
-    nearest = sorted(others, key=lambda widths: abs(most[widths] - max(limits)))[: max(count - len(held), 0)]
-    return np.concatenate([held, graph.to_choices(nearest)]) if nearest else held
-
-
-class _Solve:
-    """Maximises a drawn utility within a budget, ms, and remembers for which budget a network was first found."""
-
-    def __init__(self, config: Config, graph: Graph, cost: Field) -> None:
-        self._graph, self._limits, self._cost = graph, limits_of(config, graph), cost
-        self.budgets: dict[tuple[int, ...], float] = {}
-
-    def __call__(self, unary: np.ndarray, limit: float) -> np.ndarray:
-        utility = add(independent(np.where(self._graph.present, unary, -np.inf)), ows.flat(self._graph))
-        choices = np.asarray(self._limits.solve(utility, self._cost, limit).choices)
-        self.budgets.setdefault(tuple(choices.tolist()), limit)
-        return choices
-
-
-def _timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[Sample, ...]:
-    """Time the networks that were not timed; return all candidates of the run that were."""
-    if not len(networks) and not paths(config).candidates.exists():
-        return ()
-    return candidates.samples_of(config, graph, graph.networks(networks)).timed
-
-
-def _corrected(config: Config, graph: Graph, table: LatencyTable, timed: Sequence[Sample]) -> Field:
-    """Return the latency field, ms, corrected where networks were timed, standard errors to spare included."""
-    cost = table.to_cost()
-    if not timed:
-        return cost
-    chosen = graph.to_choices([sample.widths for sample in timed])
-    ms = np.array([candidates.most_ms(config, sample) for sample in timed])
-    scale = _scale(ms / scores(cost, chosen))
-    cost = cost.replace(unary=scale * cost.unary, tables=scale * cost.tables)
-    noise = ms * np.hypot([sample.error for sample in timed], OWN_ERROR)
-    error = TABLE_ERROR * float(ms.mean())
-    shift = correction(chosen, ms - scores(cost, chosen), noise, error, cost.unary.shape)
-    return cost.replace(unary=cost.unary + shift)
-
-
-def _scale(slower: np.ndarray) -> float:
-    """Return by how much a device is slower or faster than its table beyond what may be the table's error.
-
-    A shift would be right for networks as large as those timed alone.
-    """
-    beyond = float(np.median(slower)) - 1
-    return 1 + float(np.sign(beyond)) * max(abs(beyond) - TABLE_ERROR, 0.0)
 
 
 def _report(table: AccuracyTable, graph: Graph) -> dict[str, Any]:

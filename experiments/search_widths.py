@@ -1,14 +1,12 @@
 """Find the best configuration within the budget, the frontier of all budgets, and what the baselines choose."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import fit_accuracy, pictures, progress, spent
-from experiments.baseline_widths import baselines_of
+from experiments.baseline_widths import baselines_of, within_reach
 from experiments.budget import budget_ms, describe, load_table
 from experiments.config import Config
 from experiments.limits import counted, limits_of, stated
@@ -68,9 +66,7 @@ def search(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
             utility, cost, config.search.frontier, beside=beside, most=most, max_labels=labels
         )
     others = baselines_of(config, dataset, graph, table, train(config, dataset, graph))
-    choices = {'joint': np.asarray(solution.choices)}
-    for name, choose in others.items():
-        choices |= _within_reach(name, functools.partial(choose, limit))
+    choices = {'joint': np.asarray(solution.choices), **within_reach(others, limit, say=True)}
     result = {
         'budget_ms': limit,
         'base_ms': float(table.predict(graph.base)),
@@ -105,15 +101,6 @@ def refuse_other_table(folder: Path, then_ms: float, now_ms: float) -> None:
             f'{folder} holds results of another latency table, by which a network took {then_ms:.4g} ms that now takes '
             f'{now_ms:.4g} ms. Give another --run folder, or remove this one to search again.'
         )
-
-
-def _within_reach(name: str, choose: Callable[[], np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what a baseline chooses; nothing where it has no network within the budget, which is said."""
-    try:
-        return {name: choose()}
-    except ValueError as error:
-        progress.console.print(f'{name} is left out: {error}', highlight=False)
-        return {}
 
 
 def devices(config: Config, graph: Graph, utility: Field, cost: Field, limit: float) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from experiments import baseline_widths, limits, repair_widths, search_widths
 from experiments.budget import budget_ms
 from experiments.command_line import parse
 from experiments.config import AccuracyConfig, RepairConfig, SearchConfig
-from experiments.fit_accuracy import propose
 from experiments.paths import paths
 from experiments.presets import DIGITS
+from experiments.proposals import propose
 from experiments.run_folder import Usage
 from jcw.accuracy.table import untrained
 from jcw.field import independent, scores

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import baseline_widths, candidates, fit_accuracy
+from experiments import baseline_widths, candidates, proposals
 from experiments.config import RepairConfig, SearchConfig
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage
@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
 
 def proposed(run, limits, count, known=NONE, **repair):
     config = dataclasses.replace(run.config, repair=RepairConfig(**repair))
-    return fit_accuracy.propose(config, GRAPH, run.table, BELIEVED, limits, known, count, last=False)
+    return proposals.propose(config, GRAPH, run.table, BELIEVED, limits, known, count, last=False)
 
 
 def most(run):
@@ -136,7 +136,7 @@ def test_baselines_enter_with_networks_that_hold_the_measured_budget(run, monkey
     run.device.factor = factor
     monkeypatch.setattr(baseline_widths, 'losses_of', lambda *_: lambda choices: -float(choices.sum()))
     choose = baseline_widths.baselines_of(run.config, None, GRAPH, run.table, None)
-    entered = fit_accuracy._entered(run.config, GRAPH, run.table, choose, [run.limit, 2.0 * run.limit])
+    entered = proposals.entered(run.config, GRAPH, run.table, choose, [run.limit, 2.0 * run.limit])
     times = np.array([most(run)[widths] for widths in GRAPH.networks(entered)])
     assert len(entered) == 4
     assert (times[:2] <= run.limit).all()
@@ -148,4 +148,4 @@ def test_a_baseline_that_cannot_hold_the_budget_does_not_enter(run, monkeypatch)
     run.device.factor = 20.0
     monkeypatch.setattr(baseline_widths, 'losses_of', lambda *_: lambda choices: -float(choices.sum()))
     choose = baseline_widths.baselines_of(run.config, None, GRAPH, run.table, None)
-    assert not len(fit_accuracy._entered(run.config, GRAPH, run.table, choose, [run.limit]))
+    assert not len(proposals.entered(run.config, GRAPH, run.table, choose, [run.limit]))
