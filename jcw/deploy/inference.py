@@ -3,7 +3,7 @@
 Convolutions are those of `jcw.nets.kernels`, and on CPUs forms that need no gradient: a stem of few input channels is a
 sum of broadcast products, one for each entry of the kernel, where training gathers patches for a matrix product; and a
 depthwise convolution reads a padded copy that is made first, which XLA would otherwise make part of the loop that
-reads it.
+reads it. On GPUs a depthwise convolution is a sum of products, too, one kernel with its bias and activation.
 
 Results of convolutions are float32, whatever the inputs: narrow inputs are widened before they are summed, and matrix
 units accumulate in float32 anyway.
@@ -65,12 +65,13 @@ def _conv(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
     size, channels = op.kernel, x.shape[-1]
     product = size == 1 and op.pads is None
     on_cpu = _product if product else _taps if size * size * channels <= MOST_TAPS else None
-    y = _apply(on_cpu, kernels.conv, x, kernel, op, form.implementation)
+    y = _apply(form, kernels.conv, op, on_cpu)(x, kernel)
     return form.activate(y, own['bias'], op)
 
 
 def _depthwise(form: _Form, op: Operation, own: Folded, x: jax.Array) -> jax.Array:
-    y = _apply(_shifted, kernels.depthwise, x, own['kernel'].astype(form.dtype), op, form.implementation)
+    kernel = own['kernel'].astype(form.dtype)
+    y = _apply(form, kernels.depthwise, op, functools.partial(_shifted, copy=True), _shifted)(x, kernel)
     return form.activate(y, own['bias'], op)
 
 
@@ -126,23 +127,17 @@ def build(
 
 
 def _apply(
-    on_cpu: Callable | None,
-    trained: Callable,
-    x: jax.Array,
-    kernel: jax.Array,
-    op: Operation,
-    implementation: Implementation,
-) -> jax.Array:
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return trained(x, kernel, op.stride, 'native', op.pads).astype(jnp.float32)
+    form: _Form, trained: Callable, op: Operation, on_cpu: Callable | None, on_gpu: Callable | None = None
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Return the operation as a function of images and kernel: as trained, or by a platform's own form."""
 
-    if on_cpu is None:
-        return trained(x, kernel, op.stride, implementation, op.pads).astype(jnp.float32)
-    if implementation == 'native':
-        return native(x, kernel)
-    if implementation == 'cpu':
-        return on_cpu(x, kernel, op)
-    return jax.lax.platform_dependent(x, kernel, cpu=functools.partial(on_cpu, op=op), default=native)
+    def as_trained(x: jax.Array, kernel: jax.Array, platform: kernels.Implementation) -> jax.Array:
+        return trained(x, kernel, op.stride, platform, op.pads).astype(jnp.float32)
+
+    cpu = functools.partial(on_cpu, op=op) if on_cpu else functools.partial(as_trained, platform='cpu')
+    gpu = functools.partial(on_gpu, op=op) if on_gpu else None
+    native = functools.partial(as_trained, platform='native')
+    return kernels.choose(cpu, native, form.implementation, gpu)
 
 
 def _product(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
@@ -154,26 +149,26 @@ def _product(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
 def _taps(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
     terms = [
         window[..., c, None].astype(jnp.float32) * kernel[i, j, c].astype(jnp.float32)
-        for i, j, window in _windows(x, op)
+        for i, j, window in _windows(x, op, copy=True)
         for c in range(x.shape[-1])
     ]
     return functools.reduce(jnp.add, terms)
 
 
-def _shifted(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:
+def _shifted(x: jax.Array, kernel: jax.Array, op: Operation, copy: bool = False) -> jax.Array:
     terms = [
-        window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32) for i, j, window in _windows(x, op)
+        window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
+        for i, j, window in _windows(x, op, copy)
     ]
     return functools.reduce(jnp.add, terms)
 
 
-def _windows(x: jax.Array, op: Operation) -> list[tuple[int, int, jax.Array]]:
-    """Return, for each kernel position that does not meet padding alone, the entries of `x` it meets."""
+def _windows(x: jax.Array, op: Operation, copy: bool) -> list[tuple[int, int, jax.Array]]:
+    """Return, for each kernel position that does not meet padding alone, the entries of `x`, padded, it meets."""
     size, stride = op.kernel, op.stride
     pads = pads_of(x.shape[1:3], size, stride, op.pads)
-    padded, after = (
-        jax.lax.optimization_barrier(blocks.pad(x, pads)),
-        blocks.after_of(x, size, stride, pads),
-    )
+    padded, after = blocks.pad(x, pads), blocks.after_of(x, size, stride, pads)
+    if copy:
+        padded = jax.lax.optimization_barrier(padded)
     taps = blocks.live_taps(x, size, stride, pads)
     return [(i, j, blocks.window(padded, after, i, j, stride)) for i, j in taps]

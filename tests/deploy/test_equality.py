@@ -35,7 +35,7 @@ def test_the_sliced_network_answers_as_the_trained_one(trained):
     assert_same(logits, trained.logits)
 
 
-@pytest.mark.parametrize('implementation', ['cpu', 'native'])
+@pytest.mark.parametrize('implementation', ['cpu', 'gpu', 'native'])
 def test_the_folded_network_answers_as_the_trained_one(trained, implementation):
     sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     fixed = trained.graph.fixed(trained.widths)
@@ -97,16 +97,17 @@ def test_rectangular_images_and_odd_sizes_agree_in_all_forms(graph):
     fixed = graph.fixed(widths)
     folded = deploy.random(fixed, seed=1)
     images = np.random.default_rng(0).integers(0, 256, (3, *graph.input_shape), np.uint8)
-    by_hand, native = (
+    *by_hand, native = (
         deploy.forward(
             jax.tree.map(jnp.asarray, folded), jnp.asarray(images), fixed, implementation=implementation
         )
-        for implementation in ('cpu', 'native')
+        for implementation in ('cpu', 'gpu', 'native')
     )
     session = onnxruntime.InferenceSession(
         deploy.onnx_model(graph, widths, folded), providers=['CPUExecutionProvider']
     )
-    assert_close(by_hand, native)
+    for form in by_hand:
+        assert_close(form, native)
     assert_close(session.run(None, {'images': images})[0], native)
 
 
@@ -123,11 +124,12 @@ def test_every_cpu_form_of_inference_is_the_native_convolution(kind, size, strid
     )
     op = Operation('one', kind, (0,), ends[-1], kernel=size, stride=stride)
     weights = {'kernel': kernel, 'bias': jnp.zeros(ends[-1])}
-    native, by_hand = (
+    native, on_cpu, on_gpu = (
         inference.FORMS[kind](inference._Form(jnp.float32, form), op, weights, x)
-        for form in ('native', 'cpu')
+        for form in ('native', 'cpu', 'gpu')
     )
-    assert_close(by_hand, native)
+    assert_close(on_cpu, native)
+    assert_close(on_gpu, native)
 
 
 def test_one_compilation_serves_all_calls_of_a_batch_size(trained, exported):

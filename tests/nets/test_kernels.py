@@ -1,4 +1,4 @@
-"""The forms for the CPU against native convolutions, values and gradients."""
+"""The forms for CPUs and GPUs against native convolutions, values and gradients."""
 
 import inspect
 import re
@@ -55,14 +55,15 @@ def compare(kernel_function, x_shape, kernel_shape, *args):
     with jax.enable_x64(True):
         x, kernel = (np.random.default_rng(0).standard_normal(shape) for shape in (x_shape, kernel_shape))
         stride, *pads = args
-        ours, native = (
+        on_cpu, on_gpu, native = (
             values_and_gradients(
                 lambda x, k, form=form: kernel_function(x, k, stride, form, *pads), x, kernel
             )
-            for form in ('cpu', 'native')
+            for form in ('cpu', 'gpu', 'native')
         )
-        for a, b in zip(ours, native, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+        for ours in (on_cpu, on_gpu):
+            for a, b in zip(ours, native, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
@@ -117,15 +118,24 @@ def test_the_platform_decides_where_nothing_is_said():
     assert 'convolution' not in automatic
 
 
-def test_kernels_accumulate_bfloat16_in_float32():
+@pytest.mark.parametrize(('platform', 'dense', 'depthwise'), [('cuda', 1, 0), ('tpu', 1, 1)])
+def test_on_accelerators_dense_convolutions_are_native_and_depthwise_ones_on_tpus(platform, dense, depthwise):
+    x, kernel, each = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 5)), jnp.ones((3, 3, 3))
+    for function, weights, expected in ((kernels.conv, kernel, dense), (kernels.depthwise, each, depthwise)):
+        exported = jax.export.export(jax.jit(function), platforms=(platform,))(x, weights)
+        assert exported.mlir_module().count('stablehlo.convolution') == expected
+
+
+@pytest.mark.parametrize('form', ['cpu', 'gpu'])
+def test_kernels_accumulate_bfloat16_in_float32(form):
     """A sum of 4096 ones is lost in bfloat16, whose integers end at 256."""
     x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
     kernel = jnp.ones((1, 1, 2), jnp.bfloat16)
-    gradient = jax.grad(lambda k: kernels.depthwise(x, k, 1, 'cpu').astype(jnp.float32).sum())(kernel)
+    gradient = jax.grad(lambda k: kernels.depthwise(x, k, 1, form).astype(jnp.float32).sum())(kernel)
     np.testing.assert_array_equal(np.asarray(gradient, np.float32), 4096.0)
 
 
 def test_an_unknown_implementation_is_named():
     unchecked = inspect.unwrap(kernels.conv)  # the tests' own type checks would speak first
-    with pytest.raises(ValueError, match="'auto', 'cpu' or 'native', got 'gpu'"):
-        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 1, 3, 4)), 1, 'gpu')
+    with pytest.raises(ValueError, match="'auto', 'cpu', 'gpu' or 'native', got 'metal'"):
+        unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 1, 3, 4)), 1, 'metal')
