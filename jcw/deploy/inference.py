@@ -135,9 +135,9 @@ def _apply(
         return trained(x, kernel, op.stride, platform, op.pads).astype(jnp.float32)
 
     cpu = functools.partial(on_cpu, op=op) if on_cpu else functools.partial(as_trained, platform='cpu')
-    gpu = functools.partial(on_gpu, op=op) if on_gpu else None
     native = functools.partial(as_trained, platform='native')
-    return kernels.choose(cpu, native, form.implementation, gpu)
+    accelerator = kernels.on_gpus(functools.partial(on_gpu, op=op), native) if on_gpu else native
+    return kernels.choose(cpu, native, form.implementation, accelerator)
 
 
 def _product(x: jax.Array, kernel: jax.Array, op: Operation) -> jax.Array:

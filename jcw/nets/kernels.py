@@ -11,7 +11,7 @@ Arrays are NHWC; padding is 'SAME' unless pads are given.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 from jcw.nets import blocks, dense, shifts
 from jcw.windows import Pads, pads_of
 
-Implementation = Literal['auto', 'cpu', 'gpu', 'native']
-"""'cpu': shifts and matrix products; 'gpu': shifts for depthwise ones, else native; 'native': `conv_general_dilated`;
-'auto': by the platform compiled for."""
+Implementation = Literal['auto', 'cpu', 'accelerator', 'native']
+"""'cpu': shifts and matrix products; 'native': `conv_general_dilated`; 'accelerator': that, but shifts for depthwise
+convolutions where a GPU is compiled for; 'auto': by the platform compiled for."""
 
 Images = Float[Array, 'batch height width channels']
 
@@ -33,8 +33,7 @@ UNPADDED: Pads = ((0, 0), (0, 0))
 
 def here() -> Implementation:
     """Return the form for JAX's default device: what is compiled for it alone is traced once, and not in both forms."""
-    forms: dict[str, Implementation] = {'cpu': 'cpu', 'gpu': 'gpu'}
-    return forms.get(jax.default_backend(), 'native')
+    return 'cpu' if jax.default_backend() == 'cpu' else 'accelerator'
 
 
 def depthwise(
@@ -47,14 +46,48 @@ def depthwise(
     """Convolve each channel with its own kernel."""
     pads = pads_of(x.shape[1:3], kernel.shape[0], stride, pads)
 
-    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return dense.convolve(x, kernel[:, :, None, :], stride, pads, groups=x.shape[-1])
-
-    on_cpu, on_gpu = (
-        functools.partial(shifts.shifted, stride=stride, pads=pads, sums=sums)
-        for sums in (shifts.block_sums, shifts.row_sums)
+    on_cpu, accelerated, native = (
+        functools.partial(function, stride=stride, pads=pads)
+        for function in (_by_blocks, _shifts_on_gpus, _grouped)
     )
-    return choose(on_cpu, native, implementation, on_gpu)(x, kernel)
+    return choose(on_cpu, native, implementation, accelerated)(x, kernel)
+
+
+def _by_blocks(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    return shifts.shifted(x, kernel, stride, pads, shifts.block_sums)
+
+
+def _by_rows(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    return shifts.shifted(x, kernel, stride, pads, shifts.row_sums)
+
+
+def _grouped(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    return dense.convolve(x, kernel[:, :, None, :], stride, pads, groups=x.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifts_on_gpus(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """Choose the form, and its gradients again, so that inside gates nothing is kept for a form that is not chosen."""
+    return on_gpus(_by_rows, _grouped)(x, kernel, stride=stride, pads=pads)
+
+
+def _shifts_on_gpus_forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple:
+    return _shifts_on_gpus(x, kernel, stride, pads), (x, kernel)
+
+
+def _shifts_on_gpus_backward(
+    stride: int, pads: Pads, kept: tuple, g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def pull(
+        function: Callable, x: jax.Array, kernel: jax.Array, g: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(functools.partial(function, stride=stride, pads=pads), x, kernel)[1](g)
+
+    by_rows, grouped = (functools.partial(pull, function) for function in (_by_rows, _grouped))
+    return on_gpus(by_rows, grouped)(*kept, g)
+
+
+_shifts_on_gpus.defvjp(_shifts_on_gpus_forward, _shifts_on_gpus_backward)
 
 
 def conv(
@@ -114,17 +147,25 @@ def position_sums(
     )
 
 
-def choose(cpu: Callable, native: Callable, implementation: str, gpu: Callable | None = None) -> Callable:
+def choose(
+    cpu: Callable, native: Callable, implementation: str, accelerator: Callable | None = None
+) -> Callable:
     """Return the implementation's function, or one that is, when compiled, that of the platform."""
-    forms = {'cpu': cpu, 'gpu': gpu or native, 'native': native}
+    forms = {'cpu': cpu, 'accelerator': accelerator or native, 'native': native}
     if implementation == 'auto':
-        return by_platform(**forms)
+        return functools.partial(jax.lax.platform_dependent, cpu=cpu, default=forms['accelerator'])
     if implementation not in forms:
-        raise ValueError(f"implementation must be 'auto', 'cpu', 'gpu' or 'native', got {implementation!r}")
+        raise ValueError(
+            f"implementation must be 'auto', 'cpu', 'accelerator' or 'native', got {implementation!r}"
+        )
     return forms[implementation]
 
 
-def by_platform(cpu: Callable, gpu: Callable, native: Callable) -> Callable:
-    """Return the function that is, when compiled, the one for the platform."""
-    others = {} if gpu is native else {'cuda': gpu, 'rocm': gpu}
-    return functools.partial(jax.lax.platform_dependent, cpu=cpu, default=native, **others)
+def on_gpus(gpu: Callable, others: Callable) -> Callable:
+    """Return a function of arrays that is, when compiled, the one for the platform."""
+
+    def either(*arrays: jax.Array, **settings: Any) -> Any:
+        own, other = (functools.partial(function, **settings) for function in (gpu, others))
+        return jax.lax.platform_dependent(*arrays, cuda=own, rocm=own, default=other)
+
+    return either

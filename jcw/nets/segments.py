@@ -36,8 +36,9 @@ def functions_of(
     if implementation != 'auto':
         return Network(whole.init, whole.apply, _pair(graph, dtype, implementation, axis_name))
     # Chosen here, and once: a choice inside a gate would have it keep what either platform's gradient needs.
-    pairs = (_pair(graph, dtype, each, axis_name) for each in ('cpu', 'gpu', 'native'))
-    return Network(whole.init, whole.apply, kernels.by_platform(*pairs))
+    cpu, accelerator = (_pair(graph, dtype, each, axis_name) for each in ('cpu', 'accelerator'))
+    choose = functools.partial(jax.lax.platform_dependent, cpu=cpu, default=accelerator)
+    return Network(whole.init, whole.apply, choose)
 
 
 def _pair(

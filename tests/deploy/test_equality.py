@@ -35,7 +35,7 @@ def test_the_sliced_network_answers_as_the_trained_one(trained):
     assert_same(logits, trained.logits)
 
 
-@pytest.mark.parametrize('implementation', ['cpu', 'gpu', 'native'])
+@pytest.mark.parametrize('implementation', ['cpu', 'accelerator', 'native'])
 def test_the_folded_network_answers_as_the_trained_one(trained, implementation):
     sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     fixed = trained.graph.fixed(trained.widths)
@@ -101,7 +101,7 @@ def test_rectangular_images_and_odd_sizes_agree_in_all_forms(graph):
         deploy.forward(
             jax.tree.map(jnp.asarray, folded), jnp.asarray(images), fixed, implementation=implementation
         )
-        for implementation in ('cpu', 'gpu', 'native')
+        for implementation in ('cpu', 'accelerator', 'native')
     )
     session = onnxruntime.InferenceSession(
         deploy.onnx_model(graph, widths, folded), providers=['CPUExecutionProvider']
@@ -124,12 +124,12 @@ def test_every_cpu_form_of_inference_is_the_native_convolution(kind, size, strid
     )
     op = Operation('one', kind, (0,), ends[-1], kernel=size, stride=stride)
     weights = {'kernel': kernel, 'bias': jnp.zeros(ends[-1])}
-    native, on_cpu, on_gpu = (
+    native, on_cpu, accelerated = (
         inference.FORMS[kind](inference._Form(jnp.float32, form), op, weights, x)
-        for form in ('native', 'cpu', 'gpu')
+        for form in ('native', 'cpu', 'accelerator')
     )
     assert_close(on_cpu, native)
-    assert_close(on_gpu, native)
+    assert_close(accelerated, native)
 
 
 def test_one_compilation_serves_all_calls_of_a_batch_size(trained, exported):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcw.nets import kernels
-from jcw.windows import same_padding
+from jcw.nets import kernels, shifts
+from jcw.nets.kernels import UNPADDED
+from jcw.windows import pads_of, same_padding
 
 SHAPES = [
     # batch, height, width, channels, kernel, stride
@@ -55,13 +56,13 @@ def compare(kernel_function, x_shape, kernel_shape, *args):
     with jax.enable_x64(True):
         x, kernel = (np.random.default_rng(0).standard_normal(shape) for shape in (x_shape, kernel_shape))
         stride, *pads = args
-        on_cpu, on_gpu, native = (
+        on_cpu, accelerated, native = (
             values_and_gradients(
                 lambda x, k, form=form: kernel_function(x, k, stride, form, *pads), x, kernel
             )
-            for form in ('cpu', 'gpu', 'native')
+            for form in ('cpu', 'accelerator', 'native')
         )
-        for ours in (on_cpu, on_gpu):
+        for ours in (on_cpu, accelerated):
             for a, b in zip(ours, native, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -69,6 +70,27 @@ def compare(kernel_function, x_shape, kernel_shape, *args):
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
 def test_depthwise_by_shifts_is_the_native_convolution(batch, height, width, channels, size, stride):
     compare(kernels.depthwise, (batch, height, width, channels), (size, size, channels), stride)
+
+
+def on_gpus(x, kernel, stride, form, pads=None):
+    """Give what GPUs compute, on whatever this is."""
+    if form == 'accelerator':
+        return shifts.shifted(
+            x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), shifts.row_sums
+        )
+    return kernels.depthwise(x, kernel, stride, form, pads)
+
+
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
+def test_depthwise_on_gpus_is_the_native_convolution(batch, height, width, channels, size, stride):
+    compare(on_gpus, (batch, height, width, channels), (size, size, channels), stride)
+
+
+@pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride', 'pads'), PADDED)
+def test_depthwise_on_gpus_is_the_native_convolution_with_any_padding(
+    batch, height, width, channels, size, stride, pads
+):
+    compare(on_gpus, (batch, height, width, channels), (size, size, channels), stride, pads)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
@@ -126,16 +148,17 @@ def test_on_accelerators_dense_convolutions_are_native_and_depthwise_ones_on_tpu
         assert exported.mlir_module().count('stablehlo.convolution') == expected
 
 
-@pytest.mark.parametrize('form', ['cpu', 'gpu'])
-def test_kernels_accumulate_bfloat16_in_float32(form):
+@pytest.mark.parametrize('sums', [shifts.block_sums, shifts.row_sums], ids=['blocks', 'rows'])
+def test_kernels_accumulate_bfloat16_in_float32(sums):
     """A sum of 4096 ones is lost in bfloat16, whose integers end at 256."""
     x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
     kernel = jnp.ones((1, 1, 2), jnp.bfloat16)
-    gradient = jax.grad(lambda k: kernels.depthwise(x, k, 1, form).astype(jnp.float32).sum())(kernel)
+    loss = lambda k: shifts.shifted(x, k, 1, UNPADDED, sums).astype(jnp.float32).sum()  # noqa: E731
+    gradient = jax.grad(loss)(kernel)
     np.testing.assert_array_equal(np.asarray(gradient, np.float32), 4096.0)
 
 
 def test_an_unknown_implementation_is_named():
     unchecked = inspect.unwrap(kernels.conv)  # the tests' own type checks would speak first
-    with pytest.raises(ValueError, match="'auto', 'cpu', 'gpu' or 'native', got 'metal'"):
+    with pytest.raises(ValueError, match="'auto', 'cpu', 'accelerator' or 'native', got 'metal'"):
         unchecked(jnp.ones((1, 2, 2, 3)), jnp.ones((1, 1, 3, 4)), 1, 'metal')
