@@ -17,6 +17,7 @@ from experiments import (
     baseline_widths,
     candidates,
     comparison,
+    fit_accuracy,
     fit_latency,
     measure_latency,
     plots,
@@ -138,11 +139,12 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     with alone(config.run / 'preparing.lock'):
         claim(path.parent, repair=config.repair)
         if not path.exists():
+            known = config, setting.dataset, setting.graph, setting.table
             methods, _ = repair_widths.held_by(
                 config,
-                setting.dataset,
                 setting.graph,
                 setting.table,
+                fit_accuracy.fitted(*known) if 'joint' in found else None,
                 budget_ms(config, setting.table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},

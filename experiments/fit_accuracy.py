@@ -21,7 +21,7 @@ from experiments.config import Config, SubnetConfig
 from experiments.limits import limits_of, stated
 from experiments.locks import exclusive
 from experiments.paths import paths
-from experiments.run_folder import claim, read_json, save_json
+from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import recorded
 from experiments.train_supernet import Supernet, train
@@ -63,6 +63,11 @@ def fit(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable
     return AccuracyTable.load(path)
 
 
+def fitted(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> AccuracyTable | None:
+    """Return the table; None where nothing is to be trained for it."""
+    return fit(config, dataset, graph, table) if config.accuracy.trainings else None
+
+
 def _rounds(
     config: Config,
     dataset: data.Dataset,
@@ -94,6 +99,11 @@ def _rounds(
         if not len(new):
             return accuracy
         networks = np.concatenate([networks, new])
+        if len(networks) == 1:
+            raise Usage(
+                'one network alone was found to train, which says nothing about widths: set a budget that excludes '
+                'the largest network, or --accuracy.trainings to 2 or more, or to 0 to go by the supernet alone'
+            )
         save_json(asked, {'networks': networks})
 
 

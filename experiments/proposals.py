@@ -19,6 +19,9 @@ from jcw.latency.table import LatencyTable
 from jcw.search import ows
 from jcw.search.repair import TABLE_ERROR, correction
 
+SPARE = 2
+"""Networks timed in a turn beyond those wanted, since some will not hold: a turn costs as much time as two of them."""
+
 OWN_ERROR = 0.02
 """Part of a table's error, relative, that networks alike do not share: as much as it errs on networks held out."""
 
@@ -57,27 +60,32 @@ def propose(
     corrected, and others take the place of those that do not hold. Where nothing holds, known or new, or one network
     alone, those timed nearest to the budget are returned all the same; without rounds of repair, what the table says.
     """
+    measured = config.repair.rounds > 0
     wanted = [limits[(len(known) + place) % len(limits)] for place in range(count)]
-    held, over = known[:0], known[:0]
+    held, spare, over = known[:0], known[:0], known[:0]
     timed = _timed(config, graph, known)
     most = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
     for _ in range(max(config.repair.rounds, 1)):
-        seen = np.concatenate([known, held, over])
+        seen = np.concatenate([known, held, spare, over])
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
         solve = _Solve(config, graph, _corrected(config, graph, table, timed))
+        asked = len(wanted) + measured * SPARE
         if not wanted or not len(
-            new := design.propose(key, accuracy, solve, wanted, len(wanted), trained=seen, last=last)
+            new := design.propose(key, accuracy, solve, wanted, asked, trained=seen, last=last)
         ):
             break
         timed = _timed(config, graph, new)
         most = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
         for choices, widths in zip(new, graph.networks(new), strict=True):
             budget = solve.budgets[tuple(choices.tolist())]
-            if most.get(widths, np.inf) <= budget or not config.repair.rounds:
-                held = np.concatenate([held, choices[None]])
-                wanted.remove(budget if budget in wanted else wanted[0])
-            else:
+            if measured and most.get(widths, np.inf) > budget:
                 over = np.concatenate([over, choices[None]])
+            elif budget in wanted:
+                held = np.concatenate([held, choices[None]])
+                wanted.remove(budget)
+            else:
+                spare = np.concatenate([spare, choices[None]])
+    held = np.concatenate([held, spare[: len(wanted)]])
     enough = len(known) + len(held) > 1  # one network says nothing about widths
     if enough and (len(held) or any(most.get(w, np.inf) <= max(limits) for w in graph.networks(known))):
         return held

@@ -25,6 +25,7 @@ from experiments.train_supernet import train
 from experiments.training import load_data
 from jcw import data
 from jcw.accuracy import design
+from jcw.accuracy.table import AccuracyTable
 from jcw.field import Field
 from jcw.graph import Graph
 from jcw.latency.table import LatencyTable
@@ -55,9 +56,9 @@ def repair(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
         baselines = baselines_of(config, dataset, graph, table, train(config, dataset, graph))
         methods, rounds = held_by(
             config,
-            dataset,
             graph,
             table,
+            fit_accuracy.fitted(config, dataset, graph, table),
             found['budget_ms'],
             {'joint': utility_of(config, dataset, graph, table)},
             {name: choose for name, choose in baselines.items() if name in found['methods']},
@@ -73,9 +74,9 @@ def repair(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTa
 
 def held_by(
     config: Config,
-    dataset: data.Dataset,
     graph: Graph,
     table: LatencyTable,
+    accuracy: AccuracyTable | None,
     budget_ms: float,
     utilities: Mapping[str, Field],
     at: Mapping[str, At],
@@ -86,30 +87,28 @@ def held_by(
     while the optimum of a fit flatters itself. Nothing more is timed for it, unless none holds.
 
     Args:
+      accuracy: the table that joint search goes by; None without one, or without joint search.
       utilities, at: as of `candidates.hold`.
     """
-    fitted = 'joint' in utilities and config.accuracy.trainings > 0
-    known = (
-        best_known(config, dataset, graph, table, budget_ms, trained=True)
-        if fitted and fit_accuracy.whole(config)
-        else {}
-    )
+    known = {}
+    if accuracy and fit_accuracy.whole(config):
+        known = best_known(config, graph, table, accuracy, budget_ms, trained=True)
     asked = {name: each for name, each in utilities.items() if name != 'joint' or not known}
     held = candidates.hold(config, graph, table, budget_ms, asked, at)
     methods = {name: _held(each)._asdict() for name, each in held.items()}
-    if known:
-        trained = len(fit_accuracy.fit(config, dataset, graph, table).evidence.choices)
+    if accuracy and known:
+        trained = len(accuracy.evidence.choices)
         return {'joint': Held(**known, timed=trained, complete=True, rounds=0)._asdict(), **methods}, []
-    if fitted:
-        methods['joint'] |= best_known(config, dataset, graph, table, budget_ms)
+    if accuracy:
+        methods['joint'] |= best_known(config, graph, table, accuracy, budget_ms)
     return methods, [each._asdict() for each in held['joint'].rounds] if 'joint' in held else []
 
 
 def best_known(
     config: Config,
-    dataset: data.Dataset,
     graph: Graph,
     table: LatencyTable,
+    accuracy: AccuracyTable,
     budget_ms: float,
     *,
     trained: bool = False,
@@ -123,7 +122,6 @@ def best_known(
     """
     every = candidates.samples_of(config, graph).timed
     limits, anywhere = limits_of(config, graph), table.to_cost()
-    accuracy = fit_accuracy.fit(config, dataset, graph, table)
     known = {*graph.networks(accuracy.evidence.choices)}
     holding = [
         sample

@@ -29,8 +29,9 @@ HERE = 'this device'
 
 def utility_of(config: Config, dataset: data.Dataset, graph: Graph, table: LatencyTable) -> Field:
     """Return the field that joint search maximises: fitted to short trainings, or the supernet's rewards alone."""
-    if config.accuracy.trainings:
-        return ows.fitted(fit_accuracy.fit(config, dataset, graph, table), graph)
+    accuracy = fit_accuracy.fitted(config, dataset, graph, table)
+    if accuracy:
+        return ows.fitted(accuracy, graph)
     return rewards_of(config, train(config, dataset, graph), graph)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import baseline_widths, candidates, proposals
+from experiments import baseline_widths, candidates, fit_accuracy, proposals
 from experiments.config import RepairConfig, SearchConfig
 from experiments.presets import DIGITS
 from experiments.run_folder import Usage
@@ -114,6 +114,22 @@ def test_where_nothing_proposed_holds_the_least_over_is_trained_all_the_same(run
     assert len(networks) == 3
     with_one_that_holds = GRAPH.networks(proposed(run, [2 * run.limit], 3, known=GRAPH_SMALLEST, rounds=1))
     assert all(most(run)[widths] <= 2 * run.limit for widths in with_one_that_holds)
+
+
+def test_one_network_alone_is_refused_before_it_is_trained(run, monkeypatch):
+    accuracy = dataclasses.replace(run.config.accuracy, trainings=1)
+    config = dataclasses.replace(run.config, accuracy=accuracy)
+    monkeypatch.setattr(fit_accuracy, 'believed', lambda *_: BELIEVED)
+    monkeypatch.setattr(fit_accuracy, 'baselines_of', lambda *_: {'uniform': lambda limit: GRAPH_SMALLEST[0]})
+
+    def trainings(networks):
+        assert not len(networks)
+        return SimpleNamespace(trained=())
+
+    trainings.supernet, trainings.unit = None, BELIEVED.unit
+    for _ in range(2):
+        with pytest.raises(Usage, match=r'one network alone .* --accuracy.trainings to 2 or more, or to 0'):
+            fit_accuracy._rounds(config, None, GRAPH, run.table, [run.limit], trainings)
 
 
 def test_networks_visited_once_are_refused(run, monkeypatch):

@@ -102,7 +102,7 @@ def test_two_fields_and_baselines_hold_one_budget_and_share_their_timings(run):
     assert len(samples.read(paths(run.config).candidates).samples) == run.device.timed
 
 
-def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monkeypatch):
+def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run):
     """A network trained briefly and found better than the field says it is wins over the field's optimum."""
     from jcw.accuracy.table import refit, untrained
 
@@ -112,12 +112,11 @@ def test_of_all_that_holds_the_best_known_by_its_own_training_is_taken(run, monk
     field_says[3] += 30  # and again, so that it is not noise
     believed = untrained(GRAPH.site_names, GRAPH.width_choices)
     fitted = refit(believed, np.concatenate([choices, choices]), np.concatenate([field_says, field_says]))
-    monkeypatch.setattr(repair_widths.fit_accuracy, 'fit', lambda *_: fitted)
     candidates.samples_of(run.config, GRAPH, GRAPH.networks(choices))
-    found = repair_widths.best_known(run.config, None, GRAPH, run.table, 100.0)
+    found = repair_widths.best_known(run.config, GRAPH, run.table, fitted, 100.0)
     assert [found['widths']] == GRAPH.networks(choices[3:4])
     assert found['holds']
-    assert repair_widths.best_known(run.config, None, GRAPH, run.table, 1e-6) == {}
+    assert repair_widths.best_known(run.config, GRAPH, run.table, fitted, 1e-6) == {}
 
 
 @pytest.mark.parametrize(
