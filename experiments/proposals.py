@@ -1,5 +1,6 @@
 """What is trained next: the baselines' networks, then optima of draws, all timed first to hold their budgets."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -19,8 +20,8 @@ from jcw.latency.table import LatencyTable
 from jcw.search import ows
 from jcw.search.repair import TABLE_ERROR, correction
 
-SPARE = 2
-"""Networks timed in a turn beyond those wanted, since some will not hold: a turn costs as much time as two of them."""
+SPARE = 0.5
+"""Networks timed in a turn beyond those wanted, as a part of them: some will not hold, and a turn costs as much as two."""
 
 OWN_ERROR = 0.02
 """Part of a table's error, relative, that networks alike do not share: as much as it errs on networks held out."""
@@ -69,7 +70,7 @@ def propose(
         seen = np.concatenate([known, held, spare, over])
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
         solve = _Solve(config, graph, _corrected(config, graph, table, timed))
-        asked = len(wanted) + measured * SPARE
+        asked = len(wanted) + math.ceil(measured * SPARE * len(wanted))
         if not wanted or not len(
             new := design.propose(key, accuracy, solve, wanted, asked, trained=seen, last=last)
         ):
