@@ -21,7 +21,7 @@ from jcw.search import ows
 from jcw.search.repair import TABLE_ERROR, correction
 
 SPARE = 0.5
-"""Networks timed in a turn beyond those wanted, as a part of them: some will not hold, and a turn costs as much as two."""
+"""Networks timed in a turn beyond those wanted, a part of them: some will not hold, and a turn takes as long as two."""
 
 OWN_ERROR = 0.02
 """Part of a table's error, relative, that networks alike do not share: as much as it errs on networks held out."""
@@ -58,10 +58,14 @@ def propose(
     """Choose what to train next, besides what is known: optima of draws that hold their budgets as measured.
 
     The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
-    corrected, and others take the place of those that do not hold. Where nothing holds, known or new, or one network
-    alone, those timed nearest to the budget are returned all the same; without rounds of repair, what the table says.
+    corrected, and others take the place of those that do not hold. Every budget keeps its share; what is timed and holds
+    beyond that takes places that are left in the end. In the last round nothing is timed to spare: a draw would take the
+    place of the mean's optimum, which the corrected table may find in the next turn. Where nothing holds, known or new,
+    or one network alone, those timed nearest to the budget are returned all the same; without rounds of repair, what
+    the table says.
     """
     measured = config.repair.rounds > 0
+    more = 0 if last or not measured else SPARE
     wanted = [limits[(len(known) + place) % len(limits)] for place in range(count)]
     held, spare, over = known[:0], known[:0], known[:0]
     timed = _timed(config, graph, known)
@@ -70,7 +74,7 @@ def propose(
         seen = np.concatenate([known, held, spare, over])
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
         solve = _Solve(config, graph, _corrected(config, graph, table, timed))
-        asked = len(wanted) + math.ceil(measured * SPARE * len(wanted))
+        asked = len(wanted) + math.ceil(more * len(wanted))
         if not wanted or not len(
             new := design.propose(key, accuracy, solve, wanted, asked, trained=seen, last=last)
         ):
