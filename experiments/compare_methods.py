@@ -139,12 +139,13 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
     with alone(config.run / 'preparing.lock'):
         claim(path.parent, repair=config.repair)
         if not path.exists():
-            known = config, setting.dataset, setting.graph, setting.table
+            graph, table = setting.graph, setting.table
+            fitted = fit_accuracy.fitted(config, setting.dataset, graph, table) if 'joint' in found else None
             methods, _ = repair_widths.held_by(
                 config,
-                setting.graph,
-                setting.table,
-                fit_accuracy.fitted(*known) if 'joint' in found else None,
+                graph,
+                table,
+                fitted,
                 budget_ms(config, setting.table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},

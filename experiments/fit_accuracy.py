@@ -99,10 +99,10 @@ def _rounds(
         if not len(new):
             return accuracy
         networks = np.concatenate([networks, new])
-        if len(networks) == 1:
+        if len({*graph.networks(networks), *(sample.widths for sample in trained.trained)}) == 1:
             raise Usage(
-                'one network alone was found to train, which says nothing about widths: set a budget that excludes '
-                'the largest network, or --accuracy.trainings to 2 or more, or to 0 to go by the supernet alone'
+                'one network alone was found to train, which says nothing about widths: set another budget, or '
+                '--accuracy.trainings to 2 or more, or to 0 to go by the supernet alone'
             )
         save_json(asked, {'networks': networks})
 

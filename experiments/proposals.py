@@ -58,11 +58,11 @@ def propose(
     """Choose what to train next, besides what is known: optima of draws that hold their budgets as measured.
 
     The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
-    corrected, and others take the place of those that do not hold. Every budget keeps its share; what is timed and holds
-    beyond that takes places that are left in the end. In the last round nothing is timed to spare: a draw would take the
-    place of the mean's optimum, which the corrected table may find in the next turn. Where nothing holds, known or new,
-    or one network alone, those timed nearest to the budget are returned all the same; without rounds of repair, what
-    the table says.
+    corrected, and others take the place of those that do not hold. Every budget keeps its share; what is timed and
+    holds beyond that takes places that are left in the end. In the last round nothing is timed to spare: a draw would
+    take the place of the mean's optimum, which the corrected table may find in the next turn. Where nothing holds,
+    known or new, or one network alone, those timed nearest to the budget are returned all the same; without rounds of
+    repair, what the table says.
     """
     measured = config.repair.rounds > 0
     more = 0 if last or not measured else SPARE

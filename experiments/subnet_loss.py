@@ -1,7 +1,9 @@
 """Validation loss of the supernet's subnets."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from experiments.config import Config
 from experiments.training import calibration_images
 from jcw import compilation, data
 from jcw.graph import Graph
-from jcw.nets import kernels, switched
+from jcw.nets import axes, kernels, switched
 from jcw.nets.axes import Variables
 from jcw.train import steps
 
@@ -41,6 +43,19 @@ class SubnetLoss:
 
     def __call__(self, widths: np.ndarray) -> steps.Evaluation:
         return jax.device_get(self._measure(self.variables, jnp.asarray(widths, jnp.int32), *self._arguments))
+
+
+@contextlib.contextmanager
+def compiled_meanwhile(
+    config: Config, dataset: data.Dataset, graph: Graph, validation: int
+) -> Iterator[None]:
+    """Compile what measures subnets in a thread, beside what is done here: a compilation keeps one core busy."""
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), axes.shapes(graph))
+    measure = SubnetLoss(config, dataset, graph, zeros, validation)
+    with ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(measure, graph.smallest)
+        yield
+        compiled.result()
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ from experiments.paths import paths
 from experiments.run_folder import Usage, claim, read_json, save_json
 from experiments.space import graph_of, settings_of
 from experiments.start import accuracy_of, recorded, trained_network
-from experiments.subnet_loss import SubnetLoss
+from experiments.subnet_loss import SubnetLoss, compiled_meanwhile
 from experiments.training import batches, load_data, optimiser_of, read_back, steps_per_epoch
 from jcw import data
 from jcw.accuracy.table import AccuracyTable
@@ -77,6 +77,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
             spent.on(config.run, f'training the {"narrowed " if settings.adaptive else ""}supernet'),
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
+            compiled_meanwhile(config, dataset, graph, len(dataset.validation)),
             progress.bar('Training the supernet', num_steps) as update,
         ):
             carry = loop.run(

@@ -1,17 +1,19 @@
-"""Windows of padded images, and sums over blocks of them that stay in cache: what CPUs are fast at.
+"""Windows of padded images, and sums over rows or blocks of them that stay in cache: what CPUs are fast at.
 
 Arrays are NHWC.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcw.windows import Pads, size_after
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
+SHORT_ROW, FEW_CHANNELS = 16, 32  # one suffices for sums by rows to stay in the first-level cache
 LONG_FOLD = 2**23  # bytes read from which a second loop earns its compilation
 
 
@@ -55,6 +57,29 @@ def dilation(x: jax.Array, g: jax.Array, size: int, stride: int, pads: Pads) -> 
         dilated, low = (g.shape[axis] - 1) * stride + 1, size - 1 - before
         found.append((low, x.shape[axis] + size - 1 - low - dilated, stride - 1))
     return found
+
+
+def position_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Sum the results of an elementwise function of images over all positions, in at least float32."""
+    width, channels = arrays[0].shape[2:]
+    if width <= SHORT_ROW or channels <= FEW_CHANNELS:
+        return tuple(row_sums(function(*arrays)))
+    return block_sums(function, *arrays)
+
+
+def row_sums(values: Sequence[jax.Array]) -> jax.Array:
+    """Sum several arrays of one shape over all positions, [arrays channels], in at least float32.
+
+    Every row of all of them is summed in one kernel, then the rows. Of a reduction over all positions XLA adds an entry
+    at a time on CPUs; on GPUs it has a kernel for each array, all of which compute what the arrays share.
+    """
+    wide = [value.astype(accumulator(value)) for value in values]
+    rows = jax.lax.reduce(wide, [np.zeros((), value.dtype) for value in wide], _add, (2,))
+    return jnp.stack(rows).sum((1, 2))
+
+
+def _add(totals: list[jax.Array], values: list[jax.Array]) -> list[jax.Array]:
+    return [t + v for t, v in zip(totals, values, strict=True)]
 
 
 def block_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -4,14 +4,14 @@ Each exists as a native convolution, which accelerators and exporters want, and 
 faster on CPUs: a depthwise convolution as shifted multiply-adds, a 1x1 one as a matrix product, a larger one of few
 input channels, a stem, as a matrix product over gathered patches. Of other larger ones only the gradients are others
 there: XLA's own take up to two hundred times as long inside loops, which gates are. On GPUs shifts serve for depthwise
-convolutions, too: a step is faster, and compiles in a fraction of the time, since none of cuDNN's need be tried.
+convolutions, too: a step is about as fast, and compiles in a fraction of the time, since none of cuDNN's need be tried.
 
 Arrays are NHWC; padding is 'SAME' unless pads are given.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ UNPADDED: Pads = ((0, 0), (0, 0))
 
 
 def here() -> Implementation:
-    """Return the form for JAX's default device: what is compiled for it alone is traced once, and not in both forms."""
+    """Return the form for JAX's default device: what is compiled for it alone need not be traced for others."""
     return 'cpu' if jax.default_backend() == 'cpu' else 'accelerator'
 
 
@@ -48,17 +48,13 @@ def depthwise(
 
     on_cpu, accelerated, native = (
         functools.partial(function, stride=stride, pads=pads)
-        for function in (_by_blocks, _shifts_on_gpus, _grouped)
+        for function in (_shifts_on_cpus, _shifts_on_gpus, _grouped)
     )
     return choose(on_cpu, native, implementation, accelerated)(x, kernel)
 
 
-def _by_blocks(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    return shifts.shifted(x, kernel, stride, pads, shifts.block_sums)
-
-
-def _by_rows(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    return shifts.shifted(x, kernel, stride, pads, shifts.row_sums)
+def _shifts_on_cpus(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    return shifts.shifted(x, kernel, stride, pads, shifts.sums_on_cpus)
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -67,24 +63,25 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Ar
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shifts_on_gpus(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """Choose the form, and its gradients again, so that inside gates nothing is kept for a form that is not chosen."""
-    return on_gpus(_by_rows, _grouped)(x, kernel, stride=stride, pads=pads)
+    """Choose the form, and that of the gradients again, so that gates keep nothing for the one that is not chosen."""
+    rows = functools.partial(shifts.shifted, stride=stride, pads=pads, tap_sums=shifts.sums_by_rows)
+    return on_gpus(rows, functools.partial(_grouped, stride=stride, pads=pads))(x, kernel)
 
 
-def _shifts_on_gpus_forward(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> tuple:
+def _shifts_on_gpus_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _shifts_on_gpus(x, kernel, stride, pads), (x, kernel)
 
 
 def _shifts_on_gpus_backward(
-    stride: int, pads: Pads, kept: tuple, g: jax.Array
+    stride: int, pads: Pads, kept: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    def pull(
-        function: Callable, x: jax.Array, kernel: jax.Array, g: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(functools.partial(function, stride=stride, pads=pads), x, kernel)[1](g)
+    def grouped(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(functools.partial(_grouped, stride=stride, pads=pads), *kept)[1](g)
 
-    by_rows, grouped = (functools.partial(pull, function) for function in (_by_rows, _grouped))
-    return on_gpus(by_rows, grouped)(*kept, g)
+    rows = functools.partial(shifts.gradients, stride, pads, shifts.sums_by_rows)
+    return on_gpus(rows, grouped)(kept, g)
 
 
 _shifts_on_gpus.defvjp(_shifts_on_gpus_forward, _shifts_on_gpus_backward)
@@ -135,7 +132,7 @@ def position_sums(
 ) -> tuple[Float[Array, ' channels'], ...]:
     """Sum the results of an elementwise function over batch, height and width, in at least float32.
 
-    On CPUs a block of positions at a time is added to running sums in cache: XLA reduces a fused product an entry at a
+    On CPUs by rows, or by blocks added to running sums in cache: XLA reduces a product over all positions an entry at a
     time, several times slower.
     """
 
@@ -143,7 +140,7 @@ def position_sums(
         return tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in function(*arrays))
 
     return jax.lax.platform_dependent(
-        *arrays, cpu=functools.partial(blocks.block_sums, function), default=plain
+        *arrays, cpu=functools.partial(blocks.position_sums, function), default=plain
     )
 
 
@@ -162,10 +159,5 @@ def choose(
 
 
 def on_gpus(gpu: Callable, others: Callable) -> Callable:
-    """Return a function of arrays that is, when compiled, the one for the platform."""
-
-    def either(*arrays: jax.Array, **settings: Any) -> Any:
-        own, other = (functools.partial(function, **settings) for function in (gpu, others))
-        return jax.lax.platform_dependent(*arrays, cuda=own, rocm=own, default=other)
-
-    return either
+    """Return the function that is, when compiled, the one for the platform."""
+    return functools.partial(jax.lax.platform_dependent, cuda=gpu, rocm=gpu, default=others)

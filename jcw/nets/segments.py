@@ -35,7 +35,8 @@ def functions_of(
     whole = training.functions_of(graph, dtype=dtype, implementation=implementation, axis_name=axis_name)
     if implementation != 'auto':
         return Network(whole.init, whole.apply, _pair(graph, dtype, implementation, axis_name))
-    # Chosen here, and once: a choice inside a gate would have it keep what either platform's gradient needs.
+    # Chosen here: a choice inside a gate would have it keep what either platform's gradient needs, but for that of
+    # depthwise convolutions, whose forms need the same.
     cpu, accelerator = (_pair(graph, dtype, each, axis_name) for each in ('cpu', 'accelerator'))
     choose = functools.partial(jax.lax.platform_dependent, cpu=cpu, default=accelerator)
     return Network(whole.init, whole.apply, choose)

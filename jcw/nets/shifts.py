@@ -11,45 +11,54 @@ from jcw.nets import blocks
 from jcw.windows import Pads
 
 KERNEL_SUM_BYTES = 2**17  # of running sums for a kernel: well within a core's second-level cache
+SHORT_ROW, FEW_CHANNELS = 8, 64  # one suffices for sums by rows to stay in the first-level cache
 
-Sums = Callable[..., list[jax.Array]]
-"""Sums `x * g` over positions: of images, a gradient, a kernel's size and its live taps, stride and pads."""
+Taps = list[tuple[int, int]]
+TapSums = Callable[[jax.Array, jax.Array, int, Taps, int, Pads], jax.Array]
+"""Sums `x * g` over positions for each tap, [taps channels]: of images, a gradient, the kernel's size and live taps,
+stride and pads."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, sums: Sums) -> jax.Array:
+def shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, tap_sums: TapSums) -> jax.Array:
     """Convolve images [batch height width channels] with a kernel [k k channels], a multiply-add for each position.
 
-    The gradient for the kernel is summed by `sums`, `block_sums` on CPUs and `row_sums` on GPUs.
+    The gradient for the kernel is summed by `tap_sums`: `sums_on_cpus`, or `sums_by_rows` on GPUs.
     """
     size = kernel.shape[0]
     padded, after = blocks.pad(x, pads), blocks.after_of(x, size, stride, pads)
     taps = blocks.live_taps(x, size, stride, pads)
-    return functools.reduce(
-        jnp.add, [blocks.window(padded, after, i, j, stride) * kernel[i, j] for i, j in taps]
-    )
+    return _weighted([blocks.window(padded, after, i, j, stride) for i, j in taps], kernel, taps)
 
 
-def _shifted_forward(
-    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, sums: Sums
-) -> tuple[jax.Array, tuple]:
-    return shifted(x, kernel, stride, pads, sums), (x, kernel)
+def _weighted(windows: list[jax.Array], kernel: jax.Array, taps: Taps) -> jax.Array:
+    """Sum the windows, each times its tap, in at least float32."""
+    wide = blocks.accumulator(kernel)
+    terms = [w.astype(wide) * kernel[i, j].astype(wide) for w, (i, j) in zip(windows, taps, strict=True)]
+    return functools.reduce(jnp.add, terms).astype(windows[0].dtype)
 
 
-def _shifted_backward(
-    stride: int, pads: Pads, sums: Sums, residuals: tuple, g: jax.Array
+def _forward(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, tap_sums: TapSums
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return shifted(x, kernel, stride, pads, tap_sums), (x, kernel)
+
+
+def gradients(
+    stride: int, pads: Pads, tap_sums: TapSums, kept: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
+    """Return the gradients for images and kernel, which are `kept`, from that for the result."""
+    x, kernel = kept
     size = kernel.shape[0]
     taps = blocks.live_taps(x, size, stride, pads)
-    found = jnp.stack(sums(x, g, size, taps, stride, pads))
-    places = np.array([i * size + j for i, j in taps])
+    sums = tap_sums(x, g, size, taps, stride, pads)
     if len(taps) < size**2:
-        found = jnp.zeros((size * size, g.shape[-1]), found.dtype).at[places].set(found)
-    return _input_gradient(x, g, kernel, stride, pads), found.reshape(kernel.shape).astype(kernel.dtype)
+        places = np.array([i * size + j for i, j in taps])
+        sums = jnp.zeros((size**2, g.shape[-1]), sums.dtype).at[places].set(sums)
+    return _input_gradient(x, g, kernel, stride, pads), sums.reshape(kernel.shape).astype(kernel.dtype)
 
 
-shifted.defvjp(_shifted_forward, _shifted_backward)
+shifted.defvjp(_forward, gradients)
 
 
 def _input_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -59,13 +68,16 @@ def _input_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, 
     padded = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *around, (0, 0, 0)])
     last, after = size - 1, (x.shape[1], x.shape[2])  # the kernel is flipped
     taps = blocks.live_taps(x, size, stride, pads)
-    terms = [blocks.window(padded, after, last - i, last - j, 1) * kernel[i, j] for i, j in taps]
-    return functools.reduce(jnp.add, terms)
+    return _weighted([blocks.window(padded, after, last - i, last - j, 1) for i, j in taps], kernel, taps)
 
 
-def block_sums(
-    x: jax.Array, g: jax.Array, size: int, taps: list[tuple[int, int]], stride: int, pads: Pads
-) -> list[jax.Array]:
+def sums_on_cpus(x: jax.Array, g: jax.Array, size: int, taps: Taps, stride: int, pads: Pads) -> jax.Array:
+    """Sum by rows where what a row reads stays in a core's first-level cache, else by blocks."""
+    by_rows = g.shape[2] <= SHORT_ROW or g.shape[3] <= FEW_CHANNELS
+    return (sums_by_rows if by_rows else sums_by_blocks)(x, g, size, taps, stride, pads)
+
+
+def sums_by_blocks(x: jax.Array, g: jax.Array, size: int, taps: Taps, stride: int, pads: Pads) -> jax.Array:
     """Sum a block of rows, or of examples where they are small, at a time.
 
     Each is multiplied and added to running sums of the block's shape; only these are reduced. The additions are
@@ -79,23 +91,13 @@ def block_sums(
 
     zeros = [jnp.zeros((*block, *g.shape[2:]), blocks.accumulator(x)) for _ in taps]
     totals = blocks.fold_blocks(add, zeros, blocks.pad(x, pads), g, taps, size, stride, block)
-    return list(jnp.stack(totals).sum((1, 2, 3)))
+    return jnp.stack(totals).sum((1, 2, 3))
 
 
-def row_sums(
-    x: jax.Array, g: jax.Array, size: int, taps: list[tuple[int, int]], stride: int, pads: Pads
-) -> list[jax.Array]:
-    """Sum every row for all taps at once, then the rows: on GPUs one kernel that stores no product.
-
-    Left to itself XLA has a kernel for each tap, all of which read `x` and `g`.
-    """
+def sums_by_rows(x: jax.Array, g: jax.Array, size: int, taps: Taps, stride: int, pads: Pads) -> jax.Array:
+    """Sum every row for all taps at once, then the rows."""
     padded, after = blocks.pad(x, pads), (g.shape[1], g.shape[2])
-    wide = blocks.accumulator(x)
-    own = g.astype(wide)
-    products = [blocks.window(padded, after, i, j, stride).astype(wide) * own for i, j in taps]
-
-    def add(totals: list[jax.Array], values: list[jax.Array]) -> list[jax.Array]:
-        return [t + v for t, v in zip(totals, values, strict=True)]
-
-    rows = jax.lax.reduce(products, [np.zeros((), wide)] * len(taps), add, (2,))
-    return [row.sum((0, 1)) for row in rows]
+    own = g.astype(blocks.accumulator(x))
+    return blocks.row_sums(
+        [blocks.window(padded, after, i, j, stride).astype(own.dtype) * own for i, j in taps]
+    )

@@ -35,7 +35,7 @@ def test_the_sliced_network_answers_as_the_trained_one(trained):
     assert_same(logits, trained.logits)
 
 
-@pytest.mark.parametrize('implementation', ['cpu', 'accelerator', 'native'])
+@pytest.mark.parametrize('implementation', ['cpu', 'native'])
 def test_the_folded_network_answers_as_the_trained_one(trained, implementation):
     sliced = slice_variables(trained.variables, trained.graph, trained.widths)
     fixed = trained.graph.fixed(trained.widths)
@@ -97,17 +97,16 @@ def test_rectangular_images_and_odd_sizes_agree_in_all_forms(graph):
     fixed = graph.fixed(widths)
     folded = deploy.random(fixed, seed=1)
     images = np.random.default_rng(0).integers(0, 256, (3, *graph.input_shape), np.uint8)
-    *by_hand, native = (
+    by_hand, native = (
         deploy.forward(
             jax.tree.map(jnp.asarray, folded), jnp.asarray(images), fixed, implementation=implementation
         )
-        for implementation in ('cpu', 'accelerator', 'native')
+        for implementation in ('cpu', 'native')
     )
     session = onnxruntime.InferenceSession(
         deploy.onnx_model(graph, widths, folded), providers=['CPUExecutionProvider']
     )
-    for form in by_hand:
-        assert_close(form, native)
+    assert_close(by_hand, native)
     assert_close(session.run(None, {'images': images})[0], native)
 
 
@@ -124,12 +123,13 @@ def test_every_cpu_form_of_inference_is_the_native_convolution(kind, size, strid
     )
     op = Operation('one', kind, (0,), ends[-1], kernel=size, stride=stride)
     weights = {'kernel': kernel, 'bias': jnp.zeros(ends[-1])}
-    native, on_cpu, accelerated = (
+    native, by_hand = (
         inference.FORMS[kind](inference._Form(jnp.float32, form), op, weights, x)
-        for form in ('native', 'cpu', 'accelerator')
+        for form in ('native', 'cpu')
     )
-    assert_close(on_cpu, native)
-    assert_close(accelerated, native)
+    assert_close(by_hand, native)
+    if kind == 'depthwise':  # as on GPUs, which have no copy made
+        assert_close(inference._shifted(x, kernel, op), native)
 
 
 def test_one_compilation_serves_all_calls_of_a_batch_size(trained, exported):

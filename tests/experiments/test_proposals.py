@@ -116,6 +116,43 @@ def test_where_nothing_proposed_holds_the_least_over_is_trained_all_the_same(run
     assert all(most(run)[widths] <= 2 * run.limit for widths in with_one_that_holds)
 
 
+def test_networks_timed_to_spare_save_turns(run, monkeypatch):
+    def turns(spare):
+        monkeypatch.setattr(proposals, 'SPARE', spare)
+        run.device.calls.clear()
+        for seed in range(4):
+            folder = run.config.run.parent / f'spare_{spare}_{seed}'
+            run.config = dataclasses.replace(run.config, run=folder, seed=seed)
+            assert len(proposed(run, [run.limit], 6)) == 6
+        return len(run.device.calls)
+
+    assert turns(0.5) < turns(0)
+
+
+def test_what_holds_to_spare_takes_the_places_that_no_other_takes(run):
+    """The smaller budget excludes all but one network: its other place goes to one of the larger's, in the end."""
+    run.device.factor = 0.5  # all hold
+    least = float(run.table.predict(GRAPH.smallest))
+    networks = GRAPH.networks(proposed(run, [1.0001 * least, run.limit], 4, rounds=1))
+    assert len(set(networks)) == 4
+    assert networks.count(tuple(GRAPH.smallest.tolist())) == 1
+
+
+def test_in_the_last_round_nothing_is_timed_to_spare(run, monkeypatch):
+    asked = []
+    propose = proposals.design.propose
+
+    def noted(*args, **settings):
+        asked.append((args[4], settings['last']))
+        return propose(*args, **settings)
+
+    monkeypatch.setattr(proposals.design, 'propose', noted)
+    for last in (False, True):
+        proposals.propose(run.config, GRAPH, run.table, BELIEVED, [run.limit], NONE, 4, last=last)
+    assert {count for count, last in asked if not last} & {6}
+    assert max(count for count, last in asked if last) == 4
+
+
 def test_one_network_alone_is_refused_before_it_is_trained(run, monkeypatch):
     accuracy = dataclasses.replace(run.config.accuracy, trainings=1)
     config = dataclasses.replace(run.config, accuracy=accuracy)

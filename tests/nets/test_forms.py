@@ -82,9 +82,6 @@ def assert_forms_agree(graph, seed):
         'sliced': jax.jit(training.functions_of(fixed).apply)(sliced, normalised)[0],
         'folded': jax.jit(lambda f, x: deploy.forward(f, x, fixed))(folded, images),
         'native': jax.jit(lambda f, x: deploy.forward(f, x, fixed, implementation='native'))(folded, images),
-        'accelerator': jax.jit(lambda f, x: deploy.forward(f, x, fixed, implementation='accelerator'))(
-            folded, images
-        ),
         'onnx': session.run(None, {'images': images})[0],
         'stablehlo': jax.jit(jax_export.deserialize(bytearray(stablehlo(folded, fixed))).call)(images),
     }

@@ -76,7 +76,7 @@ def on_gpus(x, kernel, stride, form, pads=None):
     """Give what GPUs compute, on whatever this is."""
     if form == 'accelerator':
         return shifts.shifted(
-            x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), shifts.row_sums
+            x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), shifts.sums_by_rows
         )
     return kernels.depthwise(x, kernel, stride, form, pads)
 
@@ -148,7 +148,7 @@ def test_on_accelerators_dense_convolutions_are_native_and_depthwise_ones_on_tpu
         assert exported.mlir_module().count('stablehlo.convolution') == expected
 
 
-@pytest.mark.parametrize('sums', [shifts.block_sums, shifts.row_sums], ids=['blocks', 'rows'])
+@pytest.mark.parametrize('sums', [shifts.sums_by_blocks, shifts.sums_by_rows], ids=['blocks', 'rows'])
 def test_kernels_accumulate_bfloat16_in_float32(sums):
     """A sum of 4096 ones is lost in bfloat16, whose integers end at 256."""
     x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
@@ -156,6 +156,16 @@ def test_kernels_accumulate_bfloat16_in_float32(sums):
     loss = lambda k: shifts.shifted(x, k, 1, UNPADDED, sums).astype(jnp.float32).sum()  # noqa: E731
     gradient = jax.grad(loss)(kernel)
     np.testing.assert_array_equal(np.asarray(gradient, np.float32), 4096.0)
+
+
+@pytest.mark.parametrize('sums', [shifts.sums_by_blocks, shifts.sums_by_rows], ids=['blocks', 'rows'])
+def test_shifts_are_added_in_float32(sums):
+    """A sum of 256 and eight ones is 256 in bfloat16, one after another."""
+    x, kernel = jnp.ones((1, 3, 3, 2), jnp.bfloat16), jnp.ones((3, 3, 2), jnp.bfloat16).at[0, 0].set(256)
+    y, pull = jax.vjp(lambda x: shifts.shifted(x, kernel, 1, ((1, 1), (1, 1)), sums), x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(y[0, 1, 1], np.float32), 264.0)
+    np.testing.assert_array_equal(np.asarray(pull(y * 0 + 1)[0][0, 1, 1], np.float32), 264.0)
 
 
 def test_an_unknown_implementation_is_named():

@@ -1,5 +1,7 @@
 """The training step is lowered for accelerators, with native convolutions in it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,4 +43,6 @@ def test_the_supernets_step_is_lowered_for_accelerators_with_native_convolutions
     kernels = sum(op.kind in native for op in graph.operations)
     # forward and both gradients of three networks, less the images' gradient
     assert text.count('stablehlo.convolution') >= 3 * 2 * kernels
+    grouped = re.search(r'(feature|batch)_group_count = (?!1\b)\d', text)
+    assert bool(grouped) == (platform == 'tpu' and any(op.kind == 'depthwise' for op in graph.operations))
     assert 'bf16' in text or dtype == jnp.float32
