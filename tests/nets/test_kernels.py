@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcw.nets import kernels, shifts
+from jcw.nets import blocks, kernels, shifts
 from jcw.nets.kernels import UNPADDED
 from jcw.windows import pads_of, same_padding
 
@@ -72,25 +72,46 @@ def test_depthwise_by_shifts_is_the_native_convolution(batch, height, width, cha
     compare(kernels.depthwise, (batch, height, width, channels), (size, size, channels), stride)
 
 
-def on_gpus(x, kernel, stride, form, pads=None):
-    """Give what GPUs compute, on whatever this is."""
-    if form == 'accelerator':
-        return shifts.shifted(
-            x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), shifts.sums_by_rows
-        )
+def summed(x, kernel, stride, form, pads=None):
+    """Convolve natively, or by shifts whose kernel gradient is summed by blocks ('cpu') or rows ('accelerator')."""
+    sums = {'cpu': shifts.sums_by_blocks, 'accelerator': shifts.sums_by_rows}
+    if form in sums:
+        return shifts.shifted(x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), sums[form])
     return kernels.depthwise(x, kernel, stride, form, pads)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
-def test_depthwise_on_gpus_is_the_native_convolution(batch, height, width, channels, size, stride):
-    compare(on_gpus, (batch, height, width, channels), (size, size, channels), stride)
+def test_depthwise_by_either_sum_is_the_native_convolution(batch, height, width, channels, size, stride):
+    compare(summed, (batch, height, width, channels), (size, size, channels), stride)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride', 'pads'), PADDED)
-def test_depthwise_on_gpus_is_the_native_convolution_with_any_padding(
+def test_depthwise_by_either_sum_is_the_native_convolution_with_any_padding(
     batch, height, width, channels, size, stride, pads
 ):
-    compare(on_gpus, (batch, height, width, channels), (size, size, channels), stride, pads)
+    compare(summed, (batch, height, width, channels), (size, size, channels), stride, pads)
+
+
+@pytest.mark.parametrize('sums', [blocks.position_sums, blocks.block_sums, kernels.position_sums])
+@pytest.mark.parametrize(
+    ('shape', 'by_rows'),
+    [((3, 5, 7, 9), True), ((2, 20, 17, 32), True), ((2, 20, 17, 33), False), ((16, 64, 64, 40), False)],
+)
+@pytest.mark.parametrize('dtype', [np.float64, jnp.bfloat16])
+def test_sums_over_positions_are_the_plain_ones(sums, shape, by_rows, dtype, monkeypatch):
+    with jax.enable_x64(True):
+        x, y = (jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype) for seed in range(2))
+        taken = []
+        rows = blocks.row_sums
+        monkeypatch.setattr(blocks, 'row_sums', lambda values: (taken.append(1), rows(values))[1])
+        found = jax.jit(lambda x, y: sums(lambda x, y: (-x, jnp.abs(y)), x, y))(x, y)
+        assert bool(taken) == (by_rows and sums != blocks.block_sums)
+        for own, values in zip(found, (-x, jnp.abs(y)), strict=True):
+            assert own.dtype == jnp.promote_types(dtype, np.float32)
+            expected = np.asarray(values, np.float64).sum((0, 1, 2))
+            scale = np.abs(np.asarray(values, np.float64)).sum((0, 1, 2)).max()
+            tolerance = 1e-12 if dtype == np.float64 else 1e-5
+            np.testing.assert_allclose(own, expected, rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
