@@ -146,7 +146,7 @@ def _held(setting: Setting, folder: Path, found: dict[str, Widths]) -> dict[str,
                 graph,
                 table,
                 fitted,
-                budget_ms(config, setting.table),
+                budget_ms(config, table),
                 {name: FIELDS[name](setting) for name in found if name in FIELDS},
                 {name: functools.partial(BASELINES[name], setting) for name in found if name in BASELINES},
             )

@@ -65,7 +65,7 @@ def propose(
     repair, what the table says.
     """
     measured = config.repair.rounds > 0
-    more = 0 if last or not measured else SPARE
+    timed_for_one = 1 if last or not measured else 1 + SPARE
     wanted = [limits[(len(known) + place) % len(limits)] for place in range(count)]
     held, spare, over = known[:0], known[:0], known[:0]
     timed = _timed(config, graph, known)
@@ -74,7 +74,7 @@ def propose(
         seen = np.concatenate([known, held, spare, over])
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
         solve = _Solve(config, graph, _corrected(config, graph, table, timed))
-        asked = len(wanted) + math.ceil(more * len(wanted))
+        asked = math.ceil(timed_for_one * len(wanted))
         if not wanted or not len(
             new := design.propose(key, accuracy, solve, wanted, asked, trained=seen, last=last)
         ):

@@ -87,10 +87,10 @@ def held_by(
     while the optimum of a fit flatters itself. Nothing more is timed for it, unless none holds.
 
     Args:
-      accuracy: the table that joint search goes by, if it goes by one.
+      accuracy: the table that joint search goes by; None without one, or without joint search.
       utilities, at: as of `candidates.hold`.
     """
-    known, accuracy = {}, accuracy if 'joint' in utilities else None
+    known = {}
     if accuracy and fit_accuracy.whole(config):
         known = best_known(config, graph, table, accuracy, budget_ms, trained=True)
     asked = {name: each for name, each in utilities.items() if name != 'joint' or not known}

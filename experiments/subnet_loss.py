@@ -48,13 +48,16 @@ class SubnetLoss:
 @contextlib.contextmanager
 def compiled_meanwhile(
     config: Config, dataset: data.Dataset, graph: Graph, validation: int
-) -> Iterator[None]:
-    """Compile what measures subnets in a thread, beside what is done here: a compilation keeps one core busy."""
+) -> Iterator[SubnetLoss]:
+    """Give what measures subnets, of no weights yet, compiled in a thread: a compilation keeps one core busy.
+
+    It may be called once this ends.
+    """
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), axes.shapes(graph))
     measure = SubnetLoss(config, dataset, graph, zeros, validation)
     with ThreadPoolExecutor(1) as pool:
         compiled = pool.submit(measure, graph.smallest)
-        yield
+        yield measure
         compiled.result()
 
 

@@ -77,7 +77,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
             spent.on(config.run, f'training the {"narrowed " if settings.adaptive else ""}supernet'),
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
-            compiled_meanwhile(config, dataset, graph, len(dataset.validation)),
+            compiled_meanwhile(config, dataset, graph, len(dataset.validation)) as measure,
             progress.bar('Training the supernet', num_steps) as update,
         ):
             carry = loop.run(
@@ -91,7 +91,8 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
                 **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
         state, width_stats, _ = jax.device_get(carry)
-        save_json(folder / 'result.json', _validate(config, dataset, graph, state.variables))
+        measure.variables = state.variables
+        save_json(folder / 'result.json', _validate(measure, graph))
     return Supernet(state.variables, width_stats)
 
 
@@ -227,8 +228,7 @@ def _note(at: loop.Progress) -> str:
     )
 
 
-def _validate(config: Config, dataset: data.Dataset, graph: Graph, variables: Variables) -> dict:
-    measure = SubnetLoss(config, dataset, graph, variables, len(dataset.validation))
+def _validate(measure: SubnetLoss, graph: Graph) -> dict:
     named = {'largest': graph.largest, 'base': graph.base, 'smallest': graph.smallest}
     found = {name: measure(widths) for name, widths in named.items()}
     return {name: {'loss': float(e.loss), 'accuracy': float(e.accuracy)} for name, e in found.items()}

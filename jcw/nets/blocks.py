@@ -59,7 +59,7 @@ def dilation(x: jax.Array, g: jax.Array, size: int, stride: int, pads: Pads) -> 
     return found
 
 
-def position_sums(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+def sums_on_cpus(function: Callable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Sum the results of an elementwise function of images over all positions, in at least float32."""
     width, channels = arrays[0].shape[2:]
     if width <= SHORT_ROW or channels <= FEW_CHANNELS:

@@ -140,7 +140,7 @@ def position_sums(
         return tuple(v.sum((0, 1, 2), dtype=blocks.accumulator(v)) for v in function(*arrays))
 
     return jax.lax.platform_dependent(
-        *arrays, cpu=functools.partial(blocks.position_sums, function), default=plain
+        *arrays, cpu=functools.partial(blocks.sums_on_cpus, function), default=plain
     )
 
 

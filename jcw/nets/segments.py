@@ -38,8 +38,7 @@ def functions_of(
     # Chosen here: a choice inside a gate would have it keep what either platform's gradient needs, but for that of
     # depthwise convolutions, whose forms need the same.
     cpu, accelerator = (_pair(graph, dtype, each, axis_name) for each in ('cpu', 'accelerator'))
-    choose = functools.partial(jax.lax.platform_dependent, cpu=cpu, default=accelerator)
-    return Network(whole.init, whole.apply, choose)
+    return Network(whole.init, whole.apply, kernels.choose(cpu, accelerator, 'auto'))
 
 
 def _pair(

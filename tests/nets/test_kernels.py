@@ -1,5 +1,6 @@
 """The forms for CPUs and GPUs against native convolutions, values and gradients."""
 
+import functools
 import inspect
 import re
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 from jcw.nets import blocks, kernels, shifts
-from jcw.nets.kernels import UNPADDED
 from jcw.windows import pads_of, same_padding
 
 SHAPES = [
@@ -52,47 +52,50 @@ def values_and_gradients(function, x, kernel):
     return jax.jit(both)(x, kernel)
 
 
-def compare(kernel_function, x_shape, kernel_shape, *args):
+def compare(kernel_function, x_shape, kernel_shape, *args, forms=('cpu',)):
     with jax.enable_x64(True):
         x, kernel = (np.random.default_rng(0).standard_normal(shape) for shape in (x_shape, kernel_shape))
         stride, *pads = args
-        on_cpu, accelerated, native = (
+        *ours, native = (
             values_and_gradients(
                 lambda x, k, form=form: kernel_function(x, k, stride, form, *pads), x, kernel
             )
-            for form in ('cpu', 'accelerator', 'native')
+            for form in (*forms, 'native')
         )
-        for ours in (on_cpu, accelerated):
-            for a, b in zip(ours, native, strict=True):
+        for found in ours:
+            for a, b in zip(found, native, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
 def test_depthwise_by_shifts_is_the_native_convolution(batch, height, width, channels, size, stride):
-    compare(kernels.depthwise, (batch, height, width, channels), (size, size, channels), stride)
+    shapes = (batch, height, width, channels), (size, size, channels)
+    compare(kernels.depthwise, *shapes, stride, forms=('cpu', 'accelerator'))
+
+
+SUMS = {'blocks': shifts.sums_by_blocks, 'rows': shifts.sums_by_rows}
 
 
 def summed(x, kernel, stride, form, pads=None):
-    """Convolve natively, or by shifts whose kernel gradient is summed by blocks ('cpu') or rows ('accelerator')."""
-    sums = {'cpu': shifts.sums_by_blocks, 'accelerator': shifts.sums_by_rows}
-    if form in sums:
-        return shifts.shifted(x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), sums[form])
-    return kernels.depthwise(x, kernel, stride, form, pads)
+    """Convolve natively, or by shifts whose kernel gradient is summed by blocks or by rows."""
+    if form == 'native':
+        return kernels.depthwise(x, kernel, stride, form, pads)
+    return shifts.shifted(x, kernel, stride, pads_of(x.shape[1:3], len(kernel), stride, pads), SUMS[form])
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride'), SHAPES)
 def test_depthwise_by_either_sum_is_the_native_convolution(batch, height, width, channels, size, stride):
-    compare(summed, (batch, height, width, channels), (size, size, channels), stride)
+    compare(summed, (batch, height, width, channels), (size, size, channels), stride, forms=SUMS)
 
 
 @pytest.mark.parametrize(('batch', 'height', 'width', 'channels', 'size', 'stride', 'pads'), PADDED)
 def test_depthwise_by_either_sum_is_the_native_convolution_with_any_padding(
     batch, height, width, channels, size, stride, pads
 ):
-    compare(summed, (batch, height, width, channels), (size, size, channels), stride, pads)
+    compare(summed, (batch, height, width, channels), (size, size, channels), stride, pads, forms=SUMS)
 
 
-@pytest.mark.parametrize('sums', [blocks.position_sums, blocks.block_sums, kernels.position_sums])
+@pytest.mark.parametrize('sums', [blocks.sums_on_cpus, blocks.block_sums, kernels.position_sums])
 @pytest.mark.parametrize(
     ('shape', 'by_rows'),
     [((3, 5, 7, 9), True), ((2, 20, 17, 32), True), ((2, 20, 17, 33), False), ((16, 64, 64, 40), False)],
@@ -169,17 +172,23 @@ def test_on_accelerators_dense_convolutions_are_native_and_depthwise_ones_on_tpu
         assert exported.mlir_module().count('stablehlo.convolution') == expected
 
 
-@pytest.mark.parametrize('sums', [shifts.sums_by_blocks, shifts.sums_by_rows], ids=['blocks', 'rows'])
-def test_kernels_accumulate_bfloat16_in_float32(sums):
+@pytest.mark.parametrize(
+    'depthwise',
+    [
+        functools.partial(kernels.depthwise, implementation='cpu'),
+        *(functools.partial(summed, form=form) for form in SUMS),
+    ],
+    ids=['cpu', *SUMS],
+)
+def test_kernels_accumulate_bfloat16_in_float32(depthwise):
     """A sum of 4096 ones is lost in bfloat16, whose integers end at 256."""
     x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
     kernel = jnp.ones((1, 1, 2), jnp.bfloat16)
-    loss = lambda k: shifts.shifted(x, k, 1, UNPADDED, sums).astype(jnp.float32).sum()  # noqa: E731
-    gradient = jax.grad(loss)(kernel)
+    gradient = jax.grad(lambda k: depthwise(x, k, 1).astype(jnp.float32).sum())(kernel)
     np.testing.assert_array_equal(np.asarray(gradient, np.float32), 4096.0)
 
 
-@pytest.mark.parametrize('sums', [shifts.sums_by_blocks, shifts.sums_by_rows], ids=['blocks', 'rows'])
+@pytest.mark.parametrize('sums', SUMS.values(), ids=[*SUMS])
 def test_shifts_are_added_in_float32(sums):
     """A sum of 256 and eight ones is 256 in bfloat16, one after another."""
     x, kernel = jnp.ones((1, 3, 3, 2), jnp.bfloat16), jnp.ones((3, 3, 2), jnp.bfloat16).at[0, 0].set(256)
