@@ -25,7 +25,7 @@ DIGITS = Config(
     run=Path('runs/digits'),
     data=DataConfig(name='digits', crop_padding=1),
     space=SpaceConfig(base_multiplier=0.25, levels=8, strides=STRIDES_8),
-    latency=LatencyConfig(networks=60, batch=32, attempts=1),
+    latency=LatencyConfig(networks=40, batch=32, attempts=1),
     accuracy=AccuracyConfig(trainings=8, epochs=1.0, from_supernet=False, seeds=(0, 1, 2)),
     supernet=SupernetConfig(
         epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640

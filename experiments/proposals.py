@@ -114,8 +114,8 @@ class _Solve:
 
 
 def _timed(config: Config, graph: Graph, networks: np.ndarray) -> tuple[Sample, ...]:
-    """Time the networks that were not timed; return all candidates of the run that were."""
-    if not len(networks) and not paths(config).candidates.exists():
+    """Time the networks that were not timed; return all candidates of the run that were, with no repair none."""
+    if not config.repair.rounds or (not len(networks) and not paths(config).candidates.exists()):
         return ()
     return candidates.samples_of(config, graph, graph.networks(networks)).timed
 

@@ -2,15 +2,15 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.training import calibration_images
+from experiments.training import calibration_batches, calibration_images
 from jcw import compilation, data
 from jcw.graph import Graph
 from jcw.nets import axes, kernels, switched
@@ -48,23 +48,40 @@ class SubnetLoss:
 @contextlib.contextmanager
 def compiled_meanwhile(
     config: Config, dataset: data.Dataset, graph: Graph, validation: int
-) -> Iterator[SubnetLoss]:
-    """Give what measures subnets, of no weights yet, compiled in a thread: a compilation keeps one core busy.
+) -> Iterator[None]:
+    """Compile what measures subnets in a thread: a compilation keeps one core busy.
 
-    It may be called once this ends.
+    What goes wrong there shows when subnets are measured. Several processes of one run must do the same things in the
+    same order, so there nothing is compiled.
     """
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), axes.shapes(graph))
-    measure = SubnetLoss(config, dataset, graph, zeros, validation)
+    alone = jax.process_count() == 1
     with ThreadPoolExecutor(1) as pool:
-        compiled = pool.submit(measure, graph.smallest)
-        yield measure
-        compiled.result()
+        coming = [pool.submit(_compile, config, dataset, graph, validation)] if alone else []
+        yield
+        wait(coming)
+
+
+def _compile(config: Config, dataset: data.Dataset, graph: Graph, validation: int) -> None:
+    """Compile the program that `SubnetLoss` calls, before there are variables, and without reading its images."""
+    images, labels = dataset.validation.take(slice(1))
+    held = len(range(len(dataset.validation))[:validation])
+    batches = calibration_batches(config, dataset, config.supernet.batch)
+    place = jax.device_put(np.zeros(0)).sharding
+
+    def like(array: np.ndarray, *first: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*first, *array.shape[1:]), array.dtype, sharding=place)
+
+    _program(graph, dataset.mean, dataset.std).program(
+        axes.shapes(graph),
+        jnp.asarray(graph.smallest, jnp.int32),
+        like(images, *batches),
+        like(images, held),
+        like(labels, held),
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _program(
-    graph: Graph, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Callable[..., steps.Evaluation]:
+def _program(graph: Graph, mean: tuple[float, ...], std: tuple[float, ...]) -> compilation.ToTrain:
     """Return what evaluates one subnet; compiled once for a space and numbers of images, whoever asks."""
     net = switched.functions_of(graph, implementation=kernels.here())
 
@@ -79,4 +96,4 @@ def _program(
             variables = steps.recalibrate(net, variables, widths, images, mean, std)
         return steps.evaluate(net, variables, widths, held_images, held_labels, mean, std)
 
-    return compilation.to_train(jax.jit(evaluate))
+    return compilation.ToTrain(jax.jit(evaluate))

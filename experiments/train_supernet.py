@@ -77,7 +77,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
             spent.on(config.run, f'training the {"narrowed " if settings.adaptive else ""}supernet'),
             exclusive(folder, 'training'),
             batches(config, dataset, settings.batch) as batch_of,
-            compiled_meanwhile(config, dataset, graph, len(dataset.validation)) as measure,
+            compiled_meanwhile(config, dataset, graph, len(dataset.validation)),
             progress.bar('Training the supernet', num_steps) as update,
         ):
             carry = loop.run(
@@ -91,7 +91,7 @@ def train(config: Config, dataset: data.Dataset, graph: Graph) -> Supernet:
                 **launch.loop_settings(config, steps_per_epoch(len(dataset.train), settings.batch)),
             )
         state, width_stats, _ = jax.device_get(carry)
-        measure.variables = state.variables
+        measure = SubnetLoss(config, dataset, graph, state.variables, len(dataset.validation))
         save_json(folder / 'result.json', _validate(measure, graph))
     return Supernet(state.variables, width_stats)
 

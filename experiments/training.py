@@ -82,10 +82,15 @@ def steps_per_epoch(examples: int, batch: int) -> int:
     return examples // batch if batch > 0 else 0
 
 
+def calibration_batches(config: Config, dataset: data.Dataset, batch: int) -> tuple[int, int]:
+    """Return how many batches of training images batch statistics are re-estimated from, and how large each is."""
+    batch = min(batch, len(dataset.train))
+    return max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch), batch
+
+
 def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.ndarray:
     """Return whole batches of training images, from which batch statistics are re-estimated."""
-    batch = min(batch, len(dataset.train))
-    count = max(1, min(config.supernet.recalibration_images, len(dataset.train)) // batch)
+    count, batch = calibration_batches(config, dataset, batch)
     return dataset.train.take(slice(count * batch)).images.reshape(count, batch, *dataset.input_shape)
 
 
@@ -96,7 +101,7 @@ class Evaluator:
         def part(variables: Variables, images: Any, labels: Any, count: Any) -> steps.Evaluation:
             return steps.evaluate(net, variables, None, images, labels, mean, std, count=count)
 
-        self._part = compilation.to_train(jax.jit(part))
+        self._part = compilation.ToTrain(jax.jit(part))
 
     def __call__(self, variables: Variables, source: data.Source) -> steps.Evaluation:
         variables, counts, found = jax.device_put(variables), [], []  # once, not with every part

@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,15 +33,22 @@ def for_training() -> Options:
     return known_options(TRAINING) if jax.default_backend() == 'cpu' else {}
 
 
-def to_train(function: Any) -> Callable[..., Any]:
-    """Compile what `jax.jit` or `jax.pmap` returned by the options of training, anew for other shapes or places."""
-    programs: dict[Any, Any] = {}
+class ToTrain:
+    """What `jax.jit` or `jax.pmap` returned, compiled by the options of training, anew for other shapes or places."""
 
-    def run(*args: Any) -> Any:
+    def __init__(self, function: Any) -> None:
+        self._function, self._programs, self._compiling = function, dict[Any, Any](), threading.Lock()
+
+    def __call__(self, *args: Any) -> Any:
+        return self.program(*args)(*args)
+
+    def program(self, *args: Any) -> Any:
+        """Return the program for arguments like these, compiled once, whatever threads ask; shapes will do for them."""
         leaves, tree = jax.tree.flatten(args)
         kind = tree, *((leaf.shape, leaf.dtype, getattr(leaf, 'sharding', None)) for leaf in leaves)
-        if kind not in programs:
-            programs[kind] = function.lower(*args).compile(compiler_options=dict(for_training()))
-        return programs[kind](*args)
-
-    return run
+        if kind not in self._programs:
+            with self._compiling:
+                if kind not in self._programs:
+                    lowered = self._function.lower(*args)
+                    self._programs[kind] = lowered.compile(compiler_options=dict(for_training()))
+        return self._programs[kind]

@@ -11,7 +11,7 @@ from jcw.nets import kernels
 
 def test_a_program_is_compiled_once_for_each_shape_type_and_place():
     traced = chex.assert_max_traces(lambda x, more: x + more['one'], n=3)
-    program = compilation.to_train(jax.jit(traced))
+    program = compilation.ToTrain(jax.jit(traced))
     arrays = [np.ones(shape, dtype) for shape, dtype in [((2,), 'f4'), ((3,), 'f4'), ((2,), 'i4')]]
     elsewhere = jax.device_put(arrays[0], jax.devices()[-1])
     for x in [*arrays, elsewhere] * 2:

@@ -13,7 +13,7 @@ import numpy as np
 from jcw.windows import Pads, size_after
 
 SUM_BYTES = 2**15  # of one running sum: three fit the first-level cache
-SHORT_ROW, FEW_CHANNELS = 16, 32  # one suffices for sums by rows to stay in the first-level cache
+SHORT_ROW, FEW_CHANNELS = 16, 32  # one suffices for sums by rows to be faster
 LONG_FOLD = 2**23  # bytes read from which a second loop earns its compilation
 
 

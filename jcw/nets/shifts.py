@@ -11,7 +11,7 @@ from jcw.nets import blocks
 from jcw.windows import Pads
 
 KERNEL_SUM_BYTES = 2**17  # of running sums for a kernel: well within a core's second-level cache
-SHORT_ROW, FEW_CHANNELS = 8, 64  # one suffices for sums by rows to stay in the first-level cache
+SHORT_ROW, FEW_CHANNELS = 8, 64  # one suffices for sums by rows to be faster
 
 Taps = list[tuple[int, int]]
 TapSums = Callable[[jax.Array, jax.Array, int, Taps, int, Pads], jax.Array]
@@ -33,7 +33,7 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, tap_sums: 
 
 def _weighted(windows: list[jax.Array], kernel: jax.Array, taps: Taps) -> jax.Array:
     """Sum the windows, each times its tap, in at least float32."""
-    wide = blocks.accumulator(kernel)
+    wide = jnp.promote_types(windows[0].dtype, blocks.accumulator(kernel))
     terms = [w.astype(wide) * kernel[i, j].astype(wide) for w, (i, j) in zip(windows, taps, strict=True)]
     return functools.reduce(jnp.add, terms).astype(windows[0].dtype)
 
@@ -72,7 +72,7 @@ def _input_gradient(x: jax.Array, g: jax.Array, kernel: jax.Array, stride: int, 
 
 
 def sums_on_cpus(x: jax.Array, g: jax.Array, size: int, taps: Taps, stride: int, pads: Pads) -> jax.Array:
-    """Sum by rows where what a row reads stays in a core's first-level cache, else by blocks."""
+    """Sum by rows where these are short or channels are few, which is faster then, else by blocks."""
     by_rows = g.shape[2] <= SHORT_ROW or g.shape[3] <= FEW_CHANNELS
     return (sums_by_rows if by_rows else sums_by_blocks)(x, g, size, taps, stride, pads)
 
@@ -87,7 +87,7 @@ def sums_by_blocks(x: jax.Array, g: jax.Array, size: int, taps: Taps, stride: in
     block = blocks.block_of(g, KERNEL_SUM_BYTES, size * size * g.shape[-1] * 4)
 
     def add(totals: list[jax.Array], windows: list[jax.Array], own: jax.Array) -> list[jax.Array]:
-        return [t + (w * own).astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
+        return [t + w.astype(t.dtype) * own.astype(t.dtype) for t, w in zip(totals, windows, strict=True)]
 
     zeros = [jnp.zeros((*block, *g.shape[2:]), blocks.accumulator(x)) for _ in taps]
     totals = blocks.fold_blocks(add, zeros, blocks.pad(x, pads), g, taps, size, stride, block)

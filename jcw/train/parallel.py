@@ -70,7 +70,7 @@ def data_parallel(
         out_axes=tuple(0 if batch else None for batch in batch_outputs),
     )
     # Several processes: pmap itself makes the global arrays of theirs that a program compiled ahead wants.
-    program = mapped if jax.process_count() > 1 else compilation.to_train(mapped)
+    program = mapped if jax.process_count() > 1 else compilation.ToTrain(mapped)
     # Arguments placed the way pmap places its results compile once; unplaced ones compile a second program at the
     # second call, when the first call's results come back in.
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))

@@ -6,11 +6,15 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from experiments import train_subnet, training
+from experiments import subnet_loss, train_subnet, training
 from experiments.config import SubnetConfig
 from experiments.presets import DIGITS
+from experiments.subnet_loss import SubnetLoss, compiled_meanwhile
+from jcw.nets.training import functions_of
+from jcw.train.state import init_state
 from tests.compiled import compilations
 from tests.tiny_graph import chain
 
@@ -95,3 +99,27 @@ def test_a_network_made_ready_compiles_nothing_when_it_is_trained(tmp_path):
     cold = compiled(8, 12)
     train_subnet.make_ready(config, dataset, graph, (12, 8))
     assert compiled(12, 8) == 0 < cold
+
+
+def test_what_measures_subnets_is_compiled_beside_training_and_no_more_after_it(tmp_path):
+    """Without images: a set may be larger than what memory has to spare beside a training."""
+    config = dataclasses.replace(DIGITS, run=tmp_path)
+    dataset = training.load_data(config)
+    graph = chain([('conv', 8, 3, 2), ('separable', 8, 3, 2)], (8, 8, 1), 10, levels=3, divisor=4)
+    variables = jax.device_get(init_state(jax.random.key(0), functions_of(graph), optax.sgd(0.1)).variables)
+    loss = SubnetLoss(config, dataset, graph, variables, 100)  # and whatever is needed once
+    with compiled_meanwhile(config, dataset, graph, 100):
+        pass
+    with compilations() as found:
+        measured = [loss(widths) for widths in (graph.largest, graph.smallest)]
+    assert not found
+    assert measured[0].loss != measured[1].loss
+
+
+def test_what_measures_subnets_need_not_compile_beside_training(tmp_path, monkeypatch):
+    config = dataclasses.replace(DIGITS, run=tmp_path)
+    monkeypatch.setattr(subnet_loss, '_program', lambda *_: 1 / 0)
+    with compiled_meanwhile(
+        config, training.load_data(config), chain([('conv', 8, 3, 2)], (8, 8, 1), 10), 100
+    ):
+        pass
