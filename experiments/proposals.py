@@ -23,6 +23,9 @@ from jcw.search.repair import TABLE_ERROR, correction
 SPARE = 0.5
 """Networks timed in a turn beyond those wanted, a part of them: some will not hold, and a turn takes as long as two."""
 
+MARGIN = 0.01
+"""Part of a budget that every further turn leaves unused: networks differ from any table by some 2 % of their own."""
+
 OWN_ERROR = 0.02
 """Part of a table's error, relative, that networks alike do not share: as much as it errs on networks held out."""
 
@@ -58,11 +61,11 @@ def propose(
     """Choose what to train next, besides what is known: optima of draws that hold their budgets as measured.
 
     The optima of a table are the networks that it flatters. So they are timed before they are trained, the table is
-    corrected, and others take the place of those that do not hold. Every budget keeps its share; what is timed and
-    holds beyond that takes places that are left in the end. In the last round nothing is timed to spare: a draw would
-    take the place of the mean's optimum, which the corrected table may find in the next turn. Where nothing holds,
-    known or new, or one network alone, those timed nearest to the budget are returned all the same; without rounds of
-    repair, what the table says.
+    corrected, and others take the place of those that do not hold, within a little less of the budget every turn. Every
+    budget keeps its share; what is timed and holds beyond that takes places that are left in the end. In the last round
+    nothing is timed to spare: a draw would take the place of the mean's optimum, which the corrected table may find in
+    the next turn. Where nothing holds, known or new, or one network alone, those timed nearest to the budget are
+    returned all the same; without rounds of repair, what the table says.
     """
     measured = config.repair.rounds > 0
     timed_for_one = 1 if last or not measured else 1 + SPARE
@@ -70,10 +73,10 @@ def propose(
     held, spare, over = known[:0], known[:0], known[:0]
     timed = _timed(config, graph, known)
     most = {sample.widths: candidates.most_ms(config, sample) for sample in timed}
-    for _ in range(max(config.repair.rounds, 1)):
+    for turn in range(max(config.repair.rounds, 1)):
         seen = np.concatenate([known, held, spare, over])
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
-        solve = _Solve(config, graph, _corrected(config, graph, table, timed))
+        solve = _Solve(config, graph, _corrected(config, graph, table, timed), 1 - turn * MARGIN)
         asked = math.ceil(timed_for_one * len(wanted))
         if not wanted or not len(
             new := design.propose(key, accuracy, solve, wanted, asked, trained=seen, last=last)
@@ -100,15 +103,15 @@ def propose(
 
 
 class _Solve:
-    """Maximises a drawn utility within a budget, ms, and remembers for which budget a network was first found."""
+    """Maximises a drawn utility within a part of a budget, ms; remembers for which budget a network was first found."""
 
-    def __init__(self, config: Config, graph: Graph, cost: Field) -> None:
-        self._graph, self._limits, self._cost = graph, limits_of(config, graph), cost
+    def __init__(self, config: Config, graph: Graph, cost: Field, part: float) -> None:
+        self._graph, self._limits, self._cost, self._part = graph, limits_of(config, graph), cost, part
         self.budgets: dict[tuple[int, ...], float] = {}
 
     def __call__(self, unary: np.ndarray, limit: float) -> np.ndarray:
         utility = add(independent(np.where(self._graph.present, unary, -np.inf)), ows.flat(self._graph))
-        choices = np.asarray(self._limits.solve(utility, self._cost, limit).choices)
+        choices = np.asarray(self._limits.solve(utility, self._cost, self._part * limit).choices)
         self.budgets.setdefault(tuple(choices.tolist()), limit)
         return choices
 

@@ -13,6 +13,7 @@ class PaperDevice:
 
     Attributes:
       factor: by how much slower it is than the table.
+      own: what a network differs by from the table of its own, relative.
       failing: the network that it cannot time.
       calls: how many networks were timed in each call.
     """
@@ -20,6 +21,7 @@ class PaperDevice:
     def __init__(self, graph: Graph, table: LatencyTable, factor: float = 1.0) -> None:
         self._graph, self._table = graph, table
         self.factor = factor
+        self.own = 0.0
         self.failing: tuple[int, ...] = ()
         self.calls: list[int] = []
 
@@ -41,6 +43,7 @@ class PaperDevice:
             self.factor * self._table.entries,
             base=self.factor * self._table.base,
             noise=0.004,
+            own=self.own,
             failing=self._fails,
             seed=len(self.calls),
         )

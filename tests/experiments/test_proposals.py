@@ -35,9 +35,9 @@ def run(tmp_path, monkeypatch):
     return SimpleNamespace(config=config, table=table, true=true, device=device, limit=limit)
 
 
-def proposed(run, limits, count, known=NONE, **repair):
+def proposed(run, limits, count, known=NONE, last=False, **repair):
     config = dataclasses.replace(run.config, repair=RepairConfig(**repair))
-    return proposals.propose(config, GRAPH, run.table, BELIEVED, limits, known, count, last=False)
+    return proposals.propose(config, GRAPH, run.table, BELIEVED, limits, known, count, last=last)
 
 
 def most(run):
@@ -127,6 +127,26 @@ def test_networks_timed_to_spare_save_turns(run, monkeypatch):
         return len(run.device.calls)
 
     assert turns(0.5) < turns(0)
+
+
+def test_a_margin_that_grows_with_the_turns_saves_turns_and_little_of_the_budget(run, monkeypatch):
+    run.device.own = 0.02  # as real ones: no correction of the table tells of the next network
+
+    def turns_and_use(margin):
+        monkeypatch.setattr(proposals, 'MARGIN', margin)
+        run.device.calls.clear()
+        used = []
+        for seed in range(6):
+            folder = run.config.run.parent / f'margin_{margin}_{seed}'
+            run.config = dataclasses.replace(run.config, run=folder, seed=seed)
+            networks = proposed(run, [run.limit], 2, last=True)
+            used += [most(run)[widths] / run.limit for widths in GRAPH.networks(networks)]
+        return len(run.device.calls), np.mean(used)
+
+    turns, use = turns_and_use(proposals.MARGIN)
+    plain, whole = turns_and_use(0.0)
+    assert turns < plain
+    assert whole - 0.02 < use < whole
 
 
 def test_what_holds_to_spare_takes_the_places_that_no_other_takes(run):

@@ -45,6 +45,7 @@ class SimulatedRuntime:
       outlier_rate: of calls that take three times as long.
       cold_ms: added to a call after another program's, a tenth of it to the next, and so on.
       elasticity: networks other than the base one slow down by the drift to this power.
+      own: what a network differs by from the sum of its entries, relative, standard deviation.
       failing: says why a network fails, or nothing.
     """
 
@@ -56,6 +57,7 @@ class SimulatedRuntime:
     outlier_rate: float = 0.0
     cold_ms: float = 0.0
     elasticity: float = 1.0
+    own: float = 0.0
     failing: Callable[[tuple[int, ...]], str] = lambda widths: ''
     seed: int = 0
     name: str = 'simulated'
@@ -82,7 +84,8 @@ class SimulatedRuntime:
             raise RuntimeFailure(reason)
         self.held += 1
         power = 1.0 if key == tuple(self.graph.base.tolist()) else self.elasticity
-        return SimulatedProgram(self, float(self.true_ms(key)), power)
+        own = np.exp(self.own * np.random.default_rng(key).standard_normal())
+        return SimulatedProgram(self, float(self.true_ms(key) * own), power)
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
         pass
