@@ -37,7 +37,7 @@ def _fit(config: Config, timed: samples.Samples, digest: str) -> LatencyTable:
     table = dataclasses.replace(table, provenance={**table.provenance, DIGEST: digest})
     measured = drift.corrected(timed).latency_ms  # as the table was fitted to them
     flops = flops_table(table.graph).predict(timed.widths)
-    found = compare(measured, result.predicted, table.predict_std(timed.widths), flops)
+    found = compare(measured, result.predicted, result.deviations, flops)
     table.save(table_file)
     save_json(
         report_file,

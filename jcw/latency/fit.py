@@ -41,6 +41,7 @@ class Fit(NamedTuple):
     strength: Float[np.ndarray, ' penalties']  # the chosen row of `strengths`
     held_out: Errors  # of cross-validated predictions at that strength
     predicted: Float[np.ndarray, ' samples']  # cross-validated predictions, ms
+    deviations: Float[np.ndarray, ' samples']  # standard deviations of samples about these, ms
     curve: Float[np.ndarray, ' strengths']  # cross-validated NRMSE of every strength
     noise: float  # standard deviation of a sample about the table, relative
     residual: float  # of the solver, largest over folds and strengths
@@ -122,6 +123,10 @@ def fit_table(
     entries = np.asarray(roofline.scale[0] * z[0, 0], np.float64)
     relative = (incidence @ entries + float(roofline.base[0])) / latency_ms - 1
     deviation = np.asarray(z[0, 0], np.float64) - 1
+    noise = float(
+        np.sqrt((relative @ relative + deviation @ precisions[chosen] @ deviation) / len(latency_ms))
+    )
+    before = uncertainty.covariance(prior, strengths[chosen][1:])
     return Fit(
         entries=entries,
         base=float(roofline.base[0]),
@@ -129,12 +134,27 @@ def fit_table(
         strength=np.asarray(strengths[chosen]),
         held_out=errors(predicted[chosen], latency_ms),
         predicted=predicted[chosen],
+        deviations=noise * _deviations(before, rooflines.scale, parts, incidence, latency_ms),
         curve=curve,
-        noise=float(
-            np.sqrt((relative @ relative + deviation @ precisions[chosen] @ deviation) / len(latency_ms))
-        ),
+        noise=noise,
         residual=max(float(residual.max()), float(final_residual.max())),
     )
+
+
+def _deviations(
+    before: uncertainty.Square,
+    scales: Float[Array, 'folds signatures'],
+    parts: list[Int[np.ndarray, ' part']],
+    incidence: Float[np.ndarray, 'samples signatures'],
+    latency_ms: Float[np.ndarray, ' samples'],
+) -> Float[np.ndarray, ' samples']:
+    """Return standard deviations of samples about predictions by the other folds, ms, for a noise of 1."""
+    variances = np.square(latency_ms, dtype=np.float64)
+    for scale, part in zip(np.asarray(scales, np.float64), parts, strict=True):
+        rest = np.setdiff1d(np.arange(len(latency_ms)), part)
+        after = uncertainty.posterior(before, scale, incidence[rest], latency_ms[rest], 1.0)
+        variances[part] += uncertainty.variance(after, incidence[part])
+    return np.sqrt(variances)
 
 
 @jax.jit

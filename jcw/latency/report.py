@@ -45,7 +45,8 @@ def compare(
     Args:
       measured: times, ms.
       predicted: by the table, of networks it was not fitted to, ms.
-      deviations: standard deviations of the predictions, ms.
+      deviations: standard deviations of measurements about these predictions, ms (`Fit.deviations`; a table's own
+        are too small for networks that it was fitted to).
       flops: of the networks.
       flops_line: slope and offset fitted elsewhere; by default fitted to these measurements, in favour of FLOPs.
       resolution: relative difference of budgets that should be told apart; larger errors raise a warning.

@@ -53,6 +53,26 @@ def test_error_bars_hold_the_truth(device, table):
     assert inside.mean() > 0.9
 
 
+def test_error_bars_of_few_networks_held_out_are_as_large_as_the_errors(tmp_path):
+    """A table fits few networks closely, so that its own error bars are too small for these."""
+    scores_of, own = [], []
+    for seed in range(6):
+        device = SimulatedRuntime(
+            GRAPH, true_table(GRAPH, seed, roughness=0.3), noise=0.01, own=0.01, seed=seed
+        )
+        path = tmp_path / f'{seed}.jsonl'
+        wanted = design.sequence(jax.random.key(seed), GRAPH, 30)
+        list(measure(device, GRAPH, wanted, path, batch=8, plan=QUICK))
+        timed = samples.read(path)
+        table, fit = fit_samples(timed)
+        wrong = fit.predicted - timed.latency_ms
+        scores_of += [*(wrong / fit.deviations)]
+        own += [*(wrong / table.predict_std(timed.widths))]
+    assert 0.85 < np.std(scores_of) < 1.25
+    assert 0.9 < np.mean(np.abs(scores_of) < 2) < 0.99
+    assert np.std(own) > 1.1 * np.std(scores_of)
+
+
 def test_the_fields_score_is_the_prediction(table):
     cost = table.to_cost(GRAPH)
     for widths in [GRAPH.smallest, GRAPH.base, GRAPH.largest, *networks(5)]:
