@@ -76,7 +76,7 @@ def propose(
     for turn in range(max(config.repair.rounds, 1)):
         seen = np.concatenate([known, held, spare, over])
         key = jax.random.fold_in(jax.random.key(config.seed + 7), len(seen))
-        solve = _Solve(config, graph, _corrected(config, graph, table, timed), 1 - turn * MARGIN)
+        solve = _Solve(config, graph, _corrected(config, graph, table, timed), (1 - MARGIN) ** turn)
         asked = math.ceil(timed_for_one * len(wanted))
         if not wanted or not len(
             new := design.propose(key, accuracy, solve, wanted, asked, trained=seen, last=last)
