@@ -144,7 +144,7 @@ def fit_table(
 def _deviations(
     before: uncertainty.Square,
     scales: Float[Array, 'folds signatures'],
-    parts: list[Int[np.ndarray, ' part']],
+    parts: list[Int[np.ndarray, ' _']],
     incidence: Float[np.ndarray, 'samples signatures'],
     latency_ms: Float[np.ndarray, ' samples'],
 ) -> Float[np.ndarray, ' samples']:

@@ -61,7 +61,7 @@ def test_error_bars_of_few_networks_held_out_are_as_large_as_the_errors(tmp_path
             GRAPH, true_table(GRAPH, seed, roughness=0.3), noise=0.01, own=0.01, seed=seed
         )
         path = tmp_path / f'{seed}.jsonl'
-        wanted = design.sequence(jax.random.key(seed), GRAPH, 30)
+        wanted = design.sequence(jax.random.key(seed), GRAPH, 32)
         list(measure(device, GRAPH, wanted, path, batch=8, plan=QUICK))
         timed = samples.read(path)
         table, fit = fit_samples(timed)
