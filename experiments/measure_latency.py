@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -165,9 +166,22 @@ def _answers(config: Config, request: Request, file: Path) -> Iterator[dict[str,
     if request.runtime == 'xla' and jax.default_backend() == 'tpu':
         yield from timing_process.answers(request)
         return
-    command = [sys.executable, '-m', 'experiments.timing_process', str(file)]
-    for line in supervise.lines(command, silence_s=_silence_s(config.latency)):
-        yield json.loads(line)
+    process = _process(Path.cwd(), tuple(request.cores), request.niceness, _silence_s(config.latency))
+    try:
+        for line in process.ask(str(file)):
+            yield json.loads(line)
+    finally:
+        if not _on_cpu(config.latency):  # where training wants all of its memory
+            process.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _process(folder: Path, cores: tuple[int, ...], niceness: int, silence_s: float) -> supervise.Kept:
+    """Return the process that times networks, which serves as long as this one: starting it takes a second.
+
+    It stays in the folder that it was started in, on its first request's cores, with its priority: the arguments.
+    """
+    return supervise.Kept([sys.executable, '-m', 'experiments.timing_process'], silence_s=silence_s)
 
 
 def _silence_s(settings: LatencyConfig) -> float:

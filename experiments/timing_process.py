@@ -1,7 +1,8 @@
 """The process that times networks: pinned before JAX starts, one line of JSON out per network.
 
-Not called by hand: `measure_latency` starts it with the request, a JSON file, as its argument; `--compile FOLDER`
-makes it the worker that compiles ahead on other cores.
+Not called by hand: `measure_latency` writes the name of a request, a JSON file, to its input, and of another when that
+one is answered, which an empty line says; `REQUEST FOLDER` as arguments make it the worker that compiles ahead on other
+cores.
 """
 
 import contextlib
@@ -54,21 +55,30 @@ def main() -> None:
 
 
 def _serve() -> None:
-    request_file = sys.argv[1]
-    request = Request(**json.loads(Path(request_file).read_text()))
-    compiling = len(sys.argv) > 2
-    _pin(request.compile_cores if compiling else request.cores)
-    if compiling:
+    if len(sys.argv) > 1:
+        request_file, folder = sys.argv[1:]
+        request = _read(request_file)
+        _pin(request.compile_cores)
         os.nice(15)  # below the timing process, whose priority it inherits
-        _compile(request, sys.argv[3])
-    else:
-        with contextlib.suppress(OSError):
-            os.nice(request.niceness)  # below 0 only where it is allowed
-        try:
-            for answer in answers(request, request_file):
-                print(json.dumps(answer), flush=True)
-        except BrokenPipeError:  # nobody wants to know any more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _compile(request, folder)
+        return
+    out, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may pass for an answer
+    try:
+        for number, line in enumerate(sys.stdin):
+            request = _read(line.rstrip('\n'))
+            if not number:  # whoever asks starts another process for other cores
+                _pin(request.cores)
+                with contextlib.suppress(OSError):
+                    os.nice(request.niceness)  # below 0 only where it is allowed
+            for answer in answers(request, line.rstrip('\n')):
+                print(json.dumps(answer), file=out, flush=True)
+            print(file=out, flush=True)
+    except BrokenPipeError:  # nobody wants to know any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def _read(file: str) -> Request:
+    return Request(**json.loads(Path(file).read_text()))
 
 
 def _pin(cores: list[int]) -> None:
@@ -162,7 +172,7 @@ def _ahead(request: Request, request_file: str | None, *, compiled: bool = False
 
     if request_file is None or not set(request.compile_cores) - set(request.cores):
         return None
-    command = [sys.executable, '-m', 'experiments.timing_process', request_file, '--compile', '{directory}']
+    command = [sys.executable, '-m', 'experiments.timing_process', request_file, '{directory}']
     return (CompileAhead if compiled else Ahead)(command)
 
 

@@ -70,9 +70,15 @@ def test_it_ends_without_a_word_where_nobody_listens_any_more(tmp_path):
     (tmp_path / 'request.json').write_text(json.dumps(dataclasses.asdict(asked)))
     listening, answering = os.pipe()
     os.close(listening)
-    command = [sys.executable, '-m', 'experiments.timing_process', str(tmp_path / 'request.json')]
     done = subprocess.run(
-        command, cwd=ROOT, stdout=answering, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        [sys.executable, '-m', 'experiments.timing_process'],
+        cwd=ROOT,
+        input=f'{tmp_path / "request.json"}\n',
+        stdout=answering,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
     )
     os.close(answering)
     assert (done.returncode, done.stderr) == (0, '')
@@ -140,6 +146,22 @@ def test_the_stage_times_networks_with_every_other_runtime(tmp_path, name, state
     assert (held.header.runtime, held.header.dtype) == (stated, 'float32')
 
 
+def test_one_process_times_the_networks_of_one_call_after_another(tmp_path):
+    command = [
+        sys.executable,
+        '-u',
+        '-c',
+        'import os, sys\nfor _ in sys.stdin: print(\'{"ms": %d}\' % os.getppid())',
+    ]
+    latency = LatencyConfig(runtime='command', command=shlex.join(command), batch=1, cores=None)
+    config = Config(run=tmp_path, latency=latency)
+    asked = GRAPH.smallest.tolist(), GRAPH.largest.tolist()
+    for widths in asked:
+        held = measure_latency.time_networks(config, GRAPH, [widths], paths(config).samples, '')
+    assert len(held.timed) == 2
+    assert len({sample.ms for sample in held.timed}) == 1
+
+
 @pytest.mark.slow
 def test_what_another_start_would_not_cure_ends_the_stage_in_a_line(tmp_path):
     latency = LatencyConfig(runtime='command', command='/no/such/program', networks=3, cores=None)
@@ -172,7 +194,7 @@ def test_on_an_accelerator_networks_are_compiled_in_turn_on_all_cores(monkeypatc
 
 def test_a_tpu_serves_one_process_so_it_is_timed_from_the_one_that_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-    monkeypatch.setattr(measure_latency.supervise, 'lines', None)
+    monkeypatch.setattr(measure_latency.supervise, 'Kept', None)
     latency = LatencyConfig(networks=2, batch=1, attempts=1, calls=5, visits=2)
     space = SpaceConfig(base_multiplier=0.25, max_multiplier=0.5, levels=2, strides=STRIDES_8)
     config = Config(run=tmp_path, data=DataConfig(limit=100), space=space, latency=latency)

@@ -30,23 +30,66 @@ def program(code: str, *arguments: str) -> list[str]:
     return [sys.executable, '-c', code, *arguments]
 
 
-def test_lines_of_a_process_that_succeeds_are_passed_on():
-    assert list(supervise.lines(program('print(1); print(2)'))) == ['1\n', '2\n']
+ANSWERING = """
+import sys
+for number, line in enumerate(sys.stdin):
+    for part in (number, *line.split()):
+        print(part, flush=True)
+        if part == 'die':
+            raise SystemExit(3)
+    print(flush=True)
+"""
 
 
-def test_a_process_that_dies_at_once_is_given_up_after_some_attempts():
+def test_one_process_answers_one_request_after_another():
+    kept = supervise.Kept(program(ANSWERING))
+    assert list(kept.ask('a b')) == ['0\n', 'a\n', 'b\n']
+    assert list(kept.ask('c')) == ['1\n', 'c\n']
+    kept.close()
+    assert list(kept.ask('d')) == ['0\n', 'd\n']
+
+
+def test_a_process_that_died_since_its_last_answer_is_started_again():
+    kept = supervise.Kept(program(ANSWERING), deaths=2)
+    assert list(kept.ask('a')) == ['0\n', 'a\n']
+    kept._process.kill()
+    kept._process.wait()
+    assert list(kept.ask('b')) == ['0\n', 'b\n']
+
+
+def test_an_answer_that_is_not_read_to_its_end_does_not_pass_for_the_next():
+    kept = supervise.Kept(program(ANSWERING))
+    answer = kept.ask('a b')
+    assert next(answer) == '0\n'
+    answer.close()
+    assert list(kept.ask('c')) == ['0\n', 'c\n']
+
+
+def test_the_process_ends_with_whoever_asks():
+    kept = supervise.Kept(program(ANSWERING))
+    list(kept.ask('a'))
+    process = kept._process
+    del kept
+    assert process.poll() is not None
+
+
+def test_a_process_that_dies_is_asked_again_and_given_up_after_some_attempts_without_a_line():
+    answer = supervise.Kept(program(ANSWERING), deaths=1).ask('a die b')
+    assert [next(answer) for _ in range(3)] == ['0\n', 'a\n', 'die\n']
+    with pytest.raises(supervise.Stopped, match='ended with status 3, the last of 1 attempts'):
+        next(answer)
     with pytest.raises(supervise.Stopped, match='ended with status 3, the last of 2 attempts'):
-        list(supervise.lines(program('raise SystemExit(3)'), deaths=2))
+        list(supervise.Kept(program('raise SystemExit(3)'), deaths=2).ask('a'))
 
 
 def test_a_silent_process_is_ended():
     with pytest.raises(supervise.Stopped, match='said nothing for'):
-        list(supervise.lines(program('import time; time.sleep(60)'), silence_s=0.5, deaths=1))
+        list(supervise.Kept(program('import time; time.sleep(60)'), silence_s=0.5, deaths=1).ask('a'))
 
 
 def test_a_limit_that_is_no_limit_is_refused():
     with pytest.raises(ValueError, match='must be positive'):
-        list(supervise.lines(program(''), silence_s=0))
+        supervise.Kept(program(''), silence_s=0)
 
 
 @pytest.mark.slow
@@ -69,8 +112,8 @@ def test_networks_that_crash_or_hang_the_process_cost_only_themselves(tmp_path):
         attempts=2,
     )
     (tmp_path / 'request.json').write_text(json.dumps(dataclasses.asdict(request)))
-    timing = [sys.executable, '-m', 'experiments.timing_process', str(tmp_path / 'request.json')]
-    heard = list(supervise.lines(timing, silence_s=10.0))
+    timing = supervise.Kept([sys.executable, '-m', 'experiments.timing_process'], silence_s=10.0)
+    heard = list(timing.ask(str(tmp_path / 'request.json')))
     held = samples.read(tmp_path / 's')
     assert len(held.timed) == 6
     failed = {s.widths: s.failure for s in held.samples if s.failure}
