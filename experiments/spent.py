@@ -1,5 +1,6 @@
 """What a run has cost so far: seconds by part of the work, of all its starts together."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -12,29 +13,44 @@ from jcw import records
 LEAST = 0.1
 """Seconds that are worth a line."""
 
-_inner = [0.0]
-"""Seconds that parts within the open ones have taken, the innermost last."""
+
+@dataclasses.dataclass
+class _Part:
+    run: Path
+    name: str
+    began: float
+    within: float = 0.0  # seconds of the parts within it that have ended
+
+    @property
+    def whole(self) -> float:
+        return time.monotonic() - self.began
+
+
+_open: list[_Part] = []
+"""Parts at work, the innermost last."""
 
 
 @contextmanager
 def on(run: Path, name: str) -> Iterator[None]:
     """Note the seconds of what is done here, less those of parts within it, however it ends."""
     records.refuse_other_than_file(_file(run))
-    began = time.monotonic()
-    _inner.append(0.0)
+    part = _Part(run, name, time.monotonic())
+    _open.append(part)
     try:
         yield
     finally:
-        whole = time.monotonic() - began
-        own = whole - _inner.pop()
-        _inner[-1] += whole
+        _open.pop()
+        whole = part.whole
+        own = whole - part.within
+        if _open:
+            _open[-1].within += whole
         if own >= LEAST and run.is_dir() and launch.is_first():
             with _file(run).open('a') as file:
                 file.write(json.dumps({'part': name, 'seconds': round(own, 1)}) + '\n')
 
 
 def of_run(run: Path) -> dict[str, float]:
-    """Return seconds by part, in the order in which they first ended; damaged lines of the log are left out."""
+    """Return seconds by part, in the order of their first ends, those at work last; damaged lines are left out."""
     found: dict[str, float] = {}
     for line in records.read(_file(run)).splitlines() if _file(run).exists() else ():
         try:
@@ -43,6 +59,12 @@ def of_run(run: Path) -> dict[str, float]:
         except (ValueError, TypeError, KeyError):
             continue
         found[name] = found.get(name, 0.0) + seconds
+    inner = 0.0
+    for part in reversed(_open):
+        whole = part.whole
+        if part.run == run:
+            found[part.name] = found.get(part.name, 0.0) + whole - part.within - inner
+        inner = whole
     return found
 
 

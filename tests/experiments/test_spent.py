@@ -30,6 +30,17 @@ def failing(run):
         raise ValueError('wrong')
 
 
+def test_parts_at_work_count_so_far(tmp_path, monkeypatch):
+    clock = iter(
+        [0, 2, 6, 7, 7, 7]
+    )  # one part after another begins, then all are asked how long they have taken
+    monkeypatch.setattr(spent.time, 'monotonic', clock.__next__)
+    with spent.on(tmp_path, 'outer'), spent.on(tmp_path, 'inner'), spent.on(tmp_path / 'another', 'inner'):
+        found = spent.of_run(tmp_path)
+        monkeypatch.undo()
+    assert found == {'inner': 4, 'outer': 2}
+
+
 def test_what_was_spent_before_an_error_counts_and_starts_add_up(tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match='wrong'):
