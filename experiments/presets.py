@@ -28,7 +28,7 @@ DIGITS = Config(
     latency=LatencyConfig(networks=40, batch=32, attempts=1),
     accuracy=AccuracyConfig(trainings=8, epochs=1.0, from_supernet=False, seeds=(0, 1, 2)),
     supernet=SupernetConfig(
-        epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=640
+        epochs=16, batch=64, learning_rate=0.4, warmup_epochs=1, recalibration_images=320
     ),
     search=SearchConfig(greedy_images=144),
     repair=RepairConfig(rounds=8),

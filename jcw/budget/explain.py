@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jcw.budget.checks import check_shapes
 from jcw.budget.dual import best_price
@@ -111,7 +112,10 @@ def _changes(
 
 def _price(utility: Field, cost: Field, budget: float) -> float:
     with jax.enable_x64(True):
-        tables = tabulate(utility, (cost,))
-        limit = np.minimum(budget, 2 * tables.greatest)
-        price = jax.jit(best_price)(tables, limit)
-    return float(price[0])
+        return float(_best_price(utility, cost, budget)[0])
+
+
+@jax.jit
+def _best_price(utility: Field, cost: Field, budget: Array) -> Float[Array, ' costs']:
+    tables = tabulate(utility, (cost,))
+    return best_price(tables, jnp.minimum(budget, 2 * tables.greatest))
