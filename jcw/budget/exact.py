@@ -13,11 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jcw.budget.checks import check_budget, check_labels, check_shapes, check_values
 from jcw.budget.passes import run_pass, solve_in_one_pass
-from jcw.field import Field, scores, to_host
+from jcw.field import Field, add, scores, to_host
 
 Budget = ArrayLike | Sequence[Any]
 
 TOGETHER, LABELS_TOGETHER = 32, 256  # neighbouring budgets that share a pass, and its labels
+FEW = 96
+"""Budgets left that are solved sooner alone than the program of a second shared pass is compiled."""
 
 
 class Solution(NamedTuple):
@@ -128,14 +130,18 @@ def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solu
     known, bound = np.full(len(limits), -np.inf), np.full(len(limits), np.inf)
     pool = np.zeros((0, utility.unary.shape[0]), np.int32)
 
+    fields = _alike(utility, *costs)
+
     def run(part):
         with jax.enable_x64(True):  # a setting of the thread
-            return jax.device_get(run_pass(utility, costs, *part, wanted))
+            return jax.device_get(run_pass(fields[0], fields[1:], *part, wanted))
 
     for together, capacity in _schedule(len(limits) if len(costs) == 1 else 1, max_labels, wanted):
         remaining = order[bound[order] > known[order]]
         if not len(remaining):
             break
+        if 1 < together < TOGETHER and len(remaining) <= FEW:
+            continue
         parts = [remaining[start : start + together] for start in range(0, len(remaining), together)]
         padded = [np.pad(part, (0, together - len(part)), 'edge') for part in parts]
         with ThreadPoolExecutor() as threads:
@@ -153,6 +159,15 @@ def _solve_all(utility, costs, limits, max_labels: int, wanted: int = 1) -> Solu
         if wanted == 1:
             known = np.asarray(answer.utility)
     return answer
+
+
+def _alike(*fields: Field) -> tuple[Field, ...]:
+    """Give fields the scopes of all of them, so that one program serves a utility with factors and one without."""
+    nothing = [
+        field.replace(unary=np.zeros_like(field.unary), tables=np.zeros_like(field.tables))
+        for field in fields
+    ]
+    return tuple(add(*nothing, field) for field in fields)
 
 
 def _schedule(num_budgets: int, max_labels: int, wanted: int) -> list[tuple[int, int]]:
