@@ -3,9 +3,12 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import json
+import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,12 +147,9 @@ def _on_cpu(settings: LatencyConfig) -> bool:
 
 
 def _run(config: Config, request: Request, path: Path, title: str, held: set[tuple[int, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as folder, progress.bar(title, len(request.networks)) as update:
-        file, space = Path(folder) / 'request.json', Path(folder) / 'space.json'
-        space.write_text(json.dumps(request.graph))
-        file.write_text(json.dumps({**dataclasses.asdict(request), 'space': str(space)}))
+    with progress.bar(title, len(request.networks)) as update:
         try:
-            for sample in _answers(config, request, file):
+            for sample in _answers(config, request):
                 if 'refused' in sample:
                     raise Usage(f'nothing can be timed: {sample["refused"]}')
                 if sample['failure']:
@@ -161,27 +161,47 @@ def _run(config: Config, request: Request, path: Path, title: str, held: set[tup
             raise Usage(f'timing stopped: {stopped}; samples so far are in {path}') from None
 
 
-def _answers(config: Config, request: Request, file: Path) -> Iterator[dict[str, Any]]:
+def _answers(config: Config, request: Request) -> Iterator[dict[str, Any]]:
     """Yield what came of each network, from a process of its own; from this one on a TPU, which serves only one."""
     if request.runtime == 'xla' and jax.default_backend() == 'tpu':
-        yield from timing_process.answers(request)
+        yield from timing_process.answers(request, timing_process.opened(request))
         return
     process = _process(Path.cwd(), tuple(request.cores), request.niceness, _silence_s(config.latency))
     try:
-        for line in process.ask(str(file)):
-            yield json.loads(line)
+        yield from process.ask(request)
     finally:
         if not _on_cpu(config.latency):  # where training wants all of its memory
             process.close()
 
 
+class _Process:
+    """A process that times networks, and the folder of the requests made of it."""
+
+    def __init__(self, silence_s: float) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix='timing-'))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        command = [sys.executable, '-m', 'experiments.timing_process']
+        self._process = supervise.Kept(command, silence_s=silence_s)
+        self._asked = itertools.count()
+
+    def ask(self, request: Request) -> Iterator[dict[str, Any]]:
+        """Yield what came of each network."""
+        file, space = self._folder / f'request_{next(self._asked)}.json', self._folder / 'space.json'
+        space.write_text(json.dumps(request.graph))
+        file.write_text(json.dumps({**dataclasses.asdict(request), 'space': str(space)}))
+        yield from map(json.loads, self._process.ask(str(file)))
+
+    def close(self) -> None:
+        self._process.close()
+
+
 @functools.lru_cache(maxsize=1)
-def _process(folder: Path, cores: tuple[int, ...], niceness: int, silence_s: float) -> supervise.Kept:
+def _process(folder: Path, cores: tuple[int, ...], niceness: int, silence_s: float) -> _Process:
     """Return the process that times networks, which serves as long as this one: starting it takes a second.
 
     It stays in the folder that it was started in, on its first request's cores, with its priority: the arguments.
     """
-    return supervise.Kept([sys.executable, '-m', 'experiments.timing_process'], silence_s=silence_s)
+    return _Process(silence_s)
 
 
 def _silence_s(settings: LatencyConfig) -> float:

@@ -11,9 +11,13 @@ import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jcw.latency.runtimes.interface import Runtime
 
 LITERT_FORMS = {'float32': 'tflite', 'int8': 'int8'}
 """What LiteRT is given to time a type."""
@@ -63,18 +67,28 @@ def _serve() -> None:
         _compile(request, folder)
         return
     out, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may pass for an answer
+    kept = _Kept()
     try:
         for number, line in enumerate(sys.stdin):
-            request = _read(line.rstrip('\n'))
+            request_file = line.rstrip('\n')
+            request = _read(request_file)
             if not number:  # whoever asks starts another process for other cores
                 _pin(request.cores)
                 with contextlib.suppress(OSError):
                     os.nice(request.niceness)  # below 0 only where it is allowed
-            for answer in answers(request, line.rstrip('\n')):
+                tempfile.tempdir = str(
+                    Path(request_file).parent
+                )  # whoever asks removes what a killed process leaves
+            runtime = (
+                opened if request.runtime == 'command' else kept.runtime
+            )  # a user's program may not wait idle
+            for answer in answers(request, runtime(request, request_file)):
                 print(json.dumps(answer), file=out, flush=True)
             print(file=out, flush=True)
     except BrokenPipeError:  # nobody wants to know any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    finally:
+        kept.close()
 
 
 def _read(file: str) -> Request:
@@ -128,7 +142,7 @@ def _compile(request: Request, folder: str) -> None:
         ahead.serve(ahead.compiler(_build(request), folder, xla.FAST_COMPILE), folder)
 
 
-def _runtime(request: Request, request_file: str | None):
+def _runtime(request: Request, request_file: str | None) -> 'Runtime':
     if request.runtime == 'command':
         import shlex
 
@@ -176,12 +190,56 @@ def _ahead(request: Request, request_file: str | None, *, compiled: bool = False
     return (CompileAhead if compiled else Ahead)(command)
 
 
-def answers(request: Request, request_file: str | None = None) -> Iterator[dict[str, Any]]:
+@contextlib.contextmanager
+def opened(request: Request, request_file: str | None = None) -> Iterator['Runtime']:
+    """Open the runtime of a request, and close it."""
+    runtime = _runtime(request, request_file)
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+class _Kept:
+    """Keeps the runtime of a request, and all that it has ready, for the next one of the same kind."""
+
+    def __init__(self) -> None:
+        self._kind: Request | None = None
+        self._ahead = False
+        self._open = contextlib.ExitStack()
+        self._runtime: Runtime | None = None
+
+    @contextlib.contextmanager
+    def runtime(self, request: Request, request_file: str) -> Iterator['Runtime']:
+        """Give the runtime of a request; it is closed where something goes wrong with it."""
+        kind = dataclasses.replace(
+            request, networks=[], path='', failed=[], long_visits=None, compile_cores=[]
+        )
+        ahead = bool(request.compile_cores)
+        try:
+            if self._runtime is None or kind != self._kind or ahead > self._ahead:
+                self.close()
+                self._runtime = self._open.enter_context(opened(request, request_file))
+                self._kind, self._ahead = kind, ahead
+            yield self._runtime
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._runtime = None
+        self._open.close()
+
+
+def answers(
+    request: Request, opening: contextlib.AbstractContextManager['Runtime']
+) -> Iterator[dict[str, Any]]:
     """Time the networks and yield what came of each; what another start would not cure is said instead of raised."""
     from jcw.latency.runtimes.interface import RuntimeFailure
 
     try:
-        yield from _timed(request, request_file)
+        with opening as runtime:
+            yield from _timed(request, runtime)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -191,31 +249,27 @@ def answers(request: Request, request_file: str | None = None) -> Iterator[dict[
         yield {'refused': f'{reference}{error}'}
 
 
-def _timed(request: Request, request_file: str | None) -> Iterator[dict[str, Any]]:
+def _timed(request: Request, runtime: 'Runtime') -> Iterator[dict[str, Any]]:
     from jcw.graph import Graph
     from jcw.latency.measure import measure
 
     graph = Graph.from_json(request.graph)
-    runtime = _runtime(request, request_file)
-    try:
-        for sample in measure(
-            runtime,
-            graph,
-            request.networks,
-            request.path,
-            batch=request.batch,
-            dtype=request.dtype,
-            plan=_plan(request),
-            earlier={tuple(widths): attempts for widths, attempts in request.failed},
-        ):
-            yield {
-                'widths': sample.widths,
-                'ms': sample.ms,
-                'error': sample.error,
-                'failure': sample.failure,
-            }
-    finally:
-        runtime.close()
+    for sample in measure(
+        runtime,
+        graph,
+        request.networks,
+        request.path,
+        batch=request.batch,
+        dtype=request.dtype,
+        plan=_plan(request),
+        earlier={tuple(widths): attempts for widths, attempts in request.failed},
+    ):
+        yield {
+            'widths': sample.widths,
+            'ms': sample.ms,
+            'error': sample.error,
+            'failure': sample.failure,
+        }
 
 
 def _plan(request: Request):

@@ -31,9 +31,10 @@ class PaperDevice:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take the place of the runtime, and of the start of a process around it."""
-        monkeypatch.setattr(timing_process, '_runtime', lambda request, file: self._runtime())
         monkeypatch.setattr(
-            measure_latency, '_run', lambda config, request, *_: [*timing_process._timed(request, '')]
+            measure_latency,
+            '_run',
+            lambda config, request, *_: [*timing_process._timed(request, self._runtime())],
         )
 
     def _runtime(self) -> SimulatedRuntime:

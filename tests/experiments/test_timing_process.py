@@ -162,6 +162,45 @@ def test_one_process_times_the_networks_of_one_call_after_another(tmp_path):
     assert len({sample.ms for sample in held.timed}) == 1
 
 
+class Opened:
+    """A runtime that knows whether it was closed."""
+
+    def __init__(self, request, file):
+        self.open = True
+
+    def close(self):
+        self.open = False
+
+
+def test_a_runtime_serves_one_request_after_another_of_its_kind(monkeypatch):
+    monkeypatch.setattr(timing_process, '_runtime', Opened)
+    kept, first = timing_process._Kept(), request('xla')
+    with kept.runtime(first, '') as runtime:
+        pass
+    with kept.runtime(dataclasses.replace(first, networks=[[1]], path='b', long_visits=3), '') as again:
+        assert again is runtime
+    assert runtime.open
+    with kept.runtime(dataclasses.replace(first, compile_cores=[1]), '') as ahead:
+        assert ahead is not runtime
+        assert not runtime.open
+    with kept.runtime(first, '') as again:
+        assert again is ahead
+    with kept.runtime(dataclasses.replace(first, batch=9), '') as other:
+        assert other is not ahead
+    kept.close()
+    assert not other.open
+
+
+def test_a_runtime_with_which_something_went_wrong_is_closed(monkeypatch):
+    monkeypatch.setattr(timing_process, '_runtime', Opened)
+    kept = timing_process._Kept()
+    with pytest.raises(ValueError, match='wrong'), kept.runtime(request('xla'), '') as runtime:
+        raise ValueError('wrong')
+    assert not runtime.open
+    with kept.runtime(request('xla'), '') as other:
+        assert other is not runtime
+
+
 @pytest.mark.slow
 def test_what_another_start_would_not_cure_ends_the_stage_in_a_line(tmp_path):
     latency = LatencyConfig(runtime='command', command='/no/such/program', networks=3, cores=None)

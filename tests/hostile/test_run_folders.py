@@ -1,5 +1,6 @@
 """Damaged files of a run folder, two processes in it, and a full disk: said in a line, and nothing is mixed."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -332,7 +333,7 @@ def test_the_timing_process_says_that_the_disk_is_full_instead_of_being_started_
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(timing_process, '_timed', full)
-    (answer,) = timing_process.answers(None, '')
+    (answer,) = timing_process.answers(None, contextlib.nullcontext())
     assert 'the disk is full' in answer['refused']
 
 

@@ -114,6 +114,21 @@ def test_xla_times_what_it_compiles(tmp_path):
     assert 'core' in header.device
 
 
+def test_the_network_opened_first_stays_ready():
+    made = []
+
+    def counted(widths):
+        made.append(tuple(widths))
+        return built(widths)
+
+    runtime, (small, large) = XlaRuntime(counted), ((2, 5, 3, 4), (4, 5, 3, 4))
+    for widths in (small, large, small, large):
+        program = runtime.open(widths)
+        assert program.time_ms() > 0
+        program.close()
+    assert made == [small, large, large]
+
+
 def test_options_that_the_compiler_does_not_know_are_passed_over():
     assert known_options({'xla_no_such_option': 1, 'xla_cpu_parallel_codegen_split_count': 1}) == {
         'xla_cpu_parallel_codegen_split_count': 1

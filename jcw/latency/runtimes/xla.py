@@ -60,6 +60,7 @@ class XlaRuntime:
         self._build = build
         self._options = known_options(options or {})
         self._ahead = ahead
+        self._first: tuple[tuple[int, ...], XlaProgram] | None = None
         self._device = jax.devices()[0]
 
     @property
@@ -76,10 +77,17 @@ class XlaRuntime:
         return {**device.details(), 'platform': self._device.platform, **options}
 
     def open(self, widths: Sequence[int]) -> XlaProgram:
-        try:
-            return self._load(widths) or self._compile(widths)
-        except Exception as error:
-            raise RuntimeFailure(f'could not compile: {_brief(error)}') from error
+        """Compile a network; that opened first, such as the reference of all samples, stays ready."""
+        widths = tuple(widths)
+        if self._first is None or self._first[0] != widths:
+            try:
+                program = self._load(widths) or self._compile(widths)
+            except Exception as error:
+                raise RuntimeFailure(f'could not compile: {_brief(error)}') from error
+            if self._first is not None:
+                return program
+            self._first = widths, program
+        return dataclasses.replace(self._first[1])
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
         if self._ahead is not None:
@@ -88,6 +96,7 @@ class XlaRuntime:
     def close(self) -> None:
         if self._ahead is not None:
             self._ahead.close()
+        self._first = None
         jax.clear_caches()
 
     def _load(self, widths: Sequence[int]) -> XlaProgram | None:
