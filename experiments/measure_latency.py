@@ -1,6 +1,7 @@
 """Time networks of many widths on this machine's device, from outside, in a process of their own."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -34,7 +35,7 @@ TIMES = {'xla': ('float32', 'bfloat16'), 'onnx': ('float32',), 'litert': ('float
 LONG_VISITS = 3
 """Visits of a network of long calls that are enough for the table; candidates, which are to hold a limit, have more."""
 FEW = 4
-"""Networks below which none is made ahead: starting the worker that does takes as long as making three."""
+"""Networks below which no worker is started that makes them ahead: that takes as long as making three."""
 SILENCE_S = 300.0
 """Without a network timed for so long the timing process hangs."""
 
@@ -102,7 +103,8 @@ def time_networks(
         failed = failures(path)
         left = pending(path, wanted, TimingPlan(attempts=config.latency.attempts), failed)
         if left:
-            request = _request(config, graph, wanted, path, failed, ahead=len(left) >= FEW)
+            asked = [list(widths) for widths, _ in left]
+            request = _request(config, graph, asked, path, failed, ahead=len(left) >= FEW)
             with spent.on(config.run, 'timing networks'):
                 _run(config, request, path, title, held & {*map(tuple, wanted)})
     return drift.corrected(samples.read(path), samples.read(first) if first.exists() else None)
@@ -121,7 +123,7 @@ def _request(
     return Request(
         graph=graph.to_json(),
         networks=networks,
-        path=str(path),
+        path=str(path.absolute()),
         runtime=settings.runtime,
         command=settings.command,
         device=settings.device,
@@ -147,7 +149,7 @@ def _on_cpu(settings: LatencyConfig) -> bool:
 
 
 def _run(config: Config, request: Request, path: Path, title: str, held: set[tuple[int, ...]]) -> None:
-    with progress.bar(title, len(request.networks)) as update:
+    with progress.bar(title, len(held | {*map(tuple, request.networks)})) as update:
         try:
             for sample in _answers(config, request):
                 if 'refused' in sample:
@@ -166,7 +168,8 @@ def _answers(config: Config, request: Request) -> Iterator[dict[str, Any]]:
     if request.runtime == 'xla' and jax.default_backend() == 'tpu':
         yield from timing_process.answers(request, timing_process.opened(request))
         return
-    process = _process(Path.cwd(), tuple(request.cores), request.niceness, _silence_s(config.latency))
+    cores = tuple(request.cores), tuple(config.latency.compile_cores)
+    process = _process(Path.cwd(), cores, request.niceness, _silence_s(config.latency))
     try:
         yield from process.ask(request)
     finally:
@@ -189,14 +192,16 @@ class _Process:
         file, space = self._folder / f'request_{next(self._asked)}.json', self._folder / 'space.json'
         space.write_text(json.dumps(request.graph))
         file.write_text(json.dumps({**dataclasses.asdict(request), 'space': str(space)}))
-        yield from map(json.loads, self._process.ask(str(file)))
+        with contextlib.closing(self._process.ask(str(file))) as lines:
+            for line in lines:
+                yield json.loads(line)
 
     def close(self) -> None:
         self._process.close()
 
 
 @functools.lru_cache(maxsize=1)
-def _process(folder: Path, cores: tuple[int, ...], niceness: int, silence_s: float) -> _Process:
+def _process(folder: Path, cores: tuple[tuple[int, ...], ...], niceness: int, silence_s: float) -> _Process:
     """Return the process that times networks, which serves as long as this one: starting it takes a second.
 
     It stays in the folder that it was started in, on its first request's cores, with its priority: the arguments.

@@ -15,7 +15,6 @@ from jcw import data
 from jcw.graph import Graph
 from jcw.nets import axes
 from jcw.nets.axes import Variables
-from jcw.nets.training import functions_of
 from jcw.trace import by_importance
 from jcw.train import reading
 
@@ -55,8 +54,7 @@ def recorded(config: Config, graph: Graph) -> SupernetConfig:
 
 def accuracy_of(config: Config, dataset: data.Dataset, graph: Graph) -> float:
     """Return the accuracy of the trained network on validation images, as it came."""
-    net = functions_of(graph.fixed(graph.base))
-    evaluate = Evaluator(net, dataset.mean, dataset.std)
+    evaluate = Evaluator(graph.fixed(graph.base), dataset.mean, dataset.std)
     return float(evaluate(trained_network(config, graph).variables, dataset.validation).accuracy)
 
 

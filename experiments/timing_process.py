@@ -12,9 +12,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from jcw.latency.runtimes.interface import Runtime
@@ -66,10 +66,19 @@ def _serve() -> None:
         os.nice(15)  # below the timing process, whose priority it inherits
         _compile(request, folder)
         return
-    out, sys.stdout = sys.stdout, sys.stderr  # nothing that a library prints may pass for an answer
-    kept = _Kept()
+    out = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)  # nothing that a library prints may pass for an answer, or its end
     try:
-        for number, line in enumerate(sys.stdin):
+        _answer(sys.stdin, out)
+    except BrokenPipeError:  # nobody wants to know any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def _answer(request_files: Iterable[str], out: TextIO) -> None:
+    """Answer one request after another, whose files lines name."""
+    kept = _Kept()
+    with contextlib.closing(kept):
+        for number, line in enumerate(request_files):
             request_file = line.rstrip('\n')
             request = _read(request_file)
             if not number:  # whoever asks starts another process for other cores
@@ -85,10 +94,6 @@ def _serve() -> None:
             for answer in answers(request, runtime(request, request_file)):
                 print(json.dumps(answer), file=out, flush=True)
             print(file=out, flush=True)
-    except BrokenPipeError:  # nobody wants to know any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-    finally:
-        kept.close()
 
 
 def _read(file: str) -> Request:

@@ -155,7 +155,7 @@ def _program(
         batch_args=(False, False, False, True, True),
         batch_outputs=(False, False),
     )
-    return Program(net, optimiser, num_steps, at_once, step, Evaluator(net, mean, std))
+    return Program(net, optimiser, num_steps, at_once, step, Evaluator(fixed, mean, std))
 
 
 def make_ready(config: Config, dataset: data.Dataset, graph: Graph, widths: Widths) -> None:

@@ -1,5 +1,6 @@
 """What the training of the supernet and that of a found network share: images, optimiser, calibration."""
 
+import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,10 +13,11 @@ import optax
 
 from experiments.config import Config, SubnetConfig, SupernetConfig
 from experiments.run_folder import Usage
-from jcw import compilation, data
+from jcw import compilation, data, deploy
+from jcw.graph import Graph
+from jcw.nets import kernels
 from jcw.nets.axes import Variables
-from jcw.nets.training import Network
-from jcw.train import optim, steps
+from jcw.train import losses, optim, steps
 from jcw.train.checkpoint import Checkpoints
 
 Carry = TypeVar('Carry')
@@ -95,23 +97,31 @@ def calibration_images(config: Config, dataset: data.Dataset, batch: int) -> np.
 
 
 class Evaluator:
-    """What a network comes to on a set, `EVALUATED` images at a time: one program for sets of any size."""
+    """What a network comes to on a set in the form that ships, `EVALUATED` images at a time: one program for any set.
 
-    def __init__(self, net: Network, mean: Sequence[float], std: Sequence[float]) -> None:
-        def part(variables: Variables, images: Any, labels: Any, count: Any) -> steps.Evaluation:
-            return steps.evaluate(net, variables, None, images, labels, mean, std, count=count)
+    That form compiles in a third of the time that the trained one takes.
+    """
 
+    def __init__(self, graph: Graph, mean: Sequence[float], std: Sequence[float]) -> None:
+        def part(folded: deploy.Folded, images: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
+            logits = deploy.forward(folded, images, graph, implementation=kernels.here())
+            targets = losses.smooth_targets(labels, logits.shape[-1])
+            return losses.cross_entropy(logits, targets), losses.correct(logits, labels)
+
+        self._fold = functools.partial(deploy.fold, graph=graph, mean=mean, std=std)
         self._part = compilation.ToTrain(jax.jit(part))
 
     def __call__(self, variables: Variables, source: data.Source) -> steps.Evaluation:
-        variables, counts, found = jax.device_put(variables), [], []  # once, not with every part
+        folded, counts, found = jax.device_put(self._fold(variables)), [], []
         for part in data.in_chunks(source, EVALUATED):
             counts.append(len(part))
-            found.append(self._part(variables, *map(_filled, part), np.int32(counts[-1])))
-        found = jax.device_get(found)
-        loss, accuracy = np.dot(counts, [each[:2] for each in found]) / sum(counts)
-        right = [each.right[:count] for count, each in zip(counts, found, strict=True)]
-        return steps.Evaluation(loss, accuracy, np.concatenate(right))
+            found.append(self._part(folded, *map(_filled, part)))
+        live = [
+            [values[:count] for values in each]
+            for count, each in zip(counts, jax.device_get(found), strict=True)
+        ]
+        loss, right = (np.concatenate(values) for values in zip(*live, strict=True))
+        return steps.Evaluation(loss.mean(dtype=np.float64), right.mean(dtype=np.float64), right > 0)
 
 
 def _filled(array: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from jcw import budget
+from jcw.budget import exact
+from jcw.budget.passes import run_pass
 from jcw.field import independent, scores
 from tests.solver_oracle import RESIDUAL, TREE, best_by_table, random_field, table
 
@@ -30,6 +32,25 @@ def test_every_point_of_the_frontier_is_the_best_of_the_table(integers, scopes):
     np.testing.assert_allclose(scores(utility, curve.choices), curve.utility, atol=ROUNDING)
     assert (scores(cost, curve.choices) <= budgets).all()
     assert (np.diff(curve.utility) >= 0).all()
+
+
+def test_budgets_left_over_have_the_same_answers_alone_and_in_a_second_shared_pass(monkeypatch):
+    utility, cost = problem(4, sites=14, choices=9)
+    shared, curves = exact.TOGETHER // 4, []
+    for few in (0, 60):
+        sizes = set()
+
+        def counted(utility, costs, limits, *rest, sizes=sizes):
+            sizes.add(len(limits))
+            return run_pass(utility, costs, limits, *rest)
+
+        monkeypatch.setattr(exact, 'FEW', few)
+        monkeypatch.setattr(exact, 'run_pass', counted)
+        curves.append(budget.frontier(utility, cost, 60))
+        assert (shared in sizes) == (few == 0)
+    np.testing.assert_allclose(*(curve.utility for curve in curves))
+    for curve in curves:
+        np.testing.assert_allclose(curve.upper_bound, curve.utility, atol=ROUNDING)
 
 
 def test_a_vector_of_budgets_in_any_order_gives_what_each_gives_alone():

@@ -140,9 +140,7 @@ def fit(evidence: Evidence, prior: Prior, strengths: Strengths | None = None) ->
         rows = default_strengths(evidence, prior, _average(rows, scores))
         scores = score(rows)
     strength = _average(rows, scores)
-    alike = Strengths(
-        *(np.full_like(rows.noise, value) for value in strength)
-    )  # the program compiled for scores
+    alike = Strengths(*(np.full(np.shape(rows.noise), value) for value in strength))  # as many: one program
     linear = solve(_single(alike))[0]
     return Fit(np.asarray(linear.mode[0], np.float64), strength, scores, rows)
 

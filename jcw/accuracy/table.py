@@ -72,12 +72,10 @@ class AccuracyTable:
         Parameters are drawn as the prior's, then moved by what the evidence says of them (Matheron's rule); heights
         stay positive.
         """
-        normal = np.random.default_rng(
-            np.asarray(jax.random.key_data(key))
-        )  # compiles nothing for new shapes
+        first, second = jax.random.split(key)
         rows = self._fitted.rows
-        before = normal.standard_normal((count, rows.shape[1]))
-        noise = normal.standard_normal((count, rows.shape[0]))
+        before = np.asarray(jax.random.normal(first, (count, rows.shape[1])), np.float64)
+        noise = np.asarray(jax.random.normal(second, (count, rows.shape[0])), np.float64)
         moved = np.linalg.solve(self._gram, (before @ rows.T + noise).T).T @ rows
         drawn = [
             model.unpack(theta, self.prior, self.strength, self.evidence.scale)[1]

@@ -58,7 +58,7 @@ def measure(
     """
     networks = _checked(graph, networks)
     widths = _checked(graph, np.array([graph.base if reference is None else reference], np.int32))[0]
-    runtime.prefetch([wanted for wanted, _ in pending(path, networks, plan, earlier)])
+    runtime.prefetch(networks)
     anchor, reference_ms = _opened(runtime, widths, plan)
     try:
         header = Header(

@@ -5,7 +5,7 @@ import queue
 import subprocess
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 
 class Stopped(Exception):
@@ -22,7 +22,7 @@ class Kept:
     Args:
       command: the program and its arguments.
       silence_s: without a line for so long it hangs, and is killed, s.
-      deaths: ends amid an answer, in a row and without a line between them, that are put up with.
+      deaths: in a row, without a line between them, that are put up with.
     """
 
     def __init__(self, command: Sequence[str], *, silence_s: float = 300.0, deaths: int = 8) -> None:
@@ -31,13 +31,24 @@ class Kept:
         self._command, self._silence_s, self._deaths = list(command), silence_s, deaths
         self._process: subprocess.Popen[str] | None = None
         self._heard: queue.Queue[str | None] = queue.Queue()
+        self._answering = False
 
-    def ask(self, request: str) -> Iterator[str]:
+    def ask(self, request: str) -> Generator[str, None, None]:
         """Yield the answer's lines; the process is ended where they are not read to the end.
 
         Raises:
           Stopped: it died too often.
+          RuntimeError: another answer is not read to its end yet.
         """
+        if self._answering:
+            raise RuntimeError('the process is asked while it answers something else')
+        self._answering = True
+        try:
+            yield from self._answer(request)
+        finally:
+            self._answering = False
+
+    def _answer(self, request: str) -> Iterator[str]:
         dead = 0
         while True:
             process = self._running()

@@ -258,7 +258,7 @@ class Evaluation(NamedTuple):
 
     loss: jax.Array  # in nats
     accuracy: jax.Array
-    right: Bool[Array, ' examples'] | Bool[np.ndarray, ' examples']  # of all, whatever the count
+    right: Bool[Array, ' examples'] | Bool[np.ndarray, ' examples']
 
 
 def evaluate(
@@ -270,11 +270,9 @@ def evaluate(
     mean: Sequence[float],
     std: Sequence[float],
     batch: int = 250,
-    count: Int[Array, ''] | None = None,
 ) -> Evaluation:
-    """Return mean loss and accuracy of the first `count` examples, by default of all, `batch` of them at a time."""
+    """Return mean loss and accuracy of examples, `batch` of them at a time."""
     rows = len(labels)
-    count = jnp.asarray(rows if count is None else count)
     batch = min(batch, rows)
     chunks = -(-rows // batch)
     padding = chunks * batch - rows
@@ -287,9 +285,9 @@ def evaluate(
         right = losses.correct(logits, y)
         return totals + jnp.stack([(weight * loss).sum(), (weight * right).sum()]), right > 0
 
-    chunked = (split(images), split(labels), split((jnp.arange(rows) < count).astype(jnp.float32)))
+    chunked = (split(images), split(labels), split(jnp.ones(rows)))
     totals, right = jax.lax.scan(add, jnp.zeros(2), chunked)
-    return Evaluation(totals[0] / count, totals[1] / count, right.reshape(-1)[:rows])
+    return Evaluation(totals[0] / rows, totals[1] / rows, right.reshape(-1)[:rows])
 
 
 def _split_padded(values: Array, chunks: int, padding: int) -> Array:

@@ -1,12 +1,14 @@
 """Where the processes run that time networks and compile the next ones."""
 
 import dataclasses
+import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -159,7 +161,7 @@ def test_one_process_times_the_networks_of_one_call_after_another(tmp_path):
     for widths in asked:
         held = measure_latency.time_networks(config, GRAPH, [widths], paths(config).samples, '')
     assert len(held.timed) == 2
-    assert len({sample.ms for sample in held.timed}) == 1
+    assert len({ms for sample in held.timed for visit in sample.calls_ms for ms in visit}) == 1
 
 
 class Opened:
@@ -189,6 +191,47 @@ def test_a_runtime_serves_one_request_after_another_of_its_kind(monkeypatch):
         assert other is not ahead
     kept.close()
     assert not other.open
+
+
+@pytest.mark.parametrize(('name', 'opened'), [('xla', 1), ('command', 2)])
+def test_requests_share_a_runtime_but_not_a_program_of_the_users(monkeypatch, tmp_path, name, opened):
+    made = []
+
+    def runtime(request, file):
+        made.append(Opened(request, file))
+        return made[-1]
+
+    monkeypatch.setattr(timing_process, '_runtime', runtime)
+    monkeypatch.setattr(timing_process, '_timed', lambda request, runtime: [{'path': request.path}])
+    monkeypatch.setattr(tempfile, 'tempdir', None)  # so that it is as before in the end
+    lines = []
+    for path in ('a', 'b'):
+        file = tmp_path / f'{path}.json'
+        file.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(request(name), path=path))))
+        lines.append(f'{file}\n')
+    out = io.StringIO()
+    timing_process._answer(lines, out)
+    assert out.getvalue() == '{"path": "a"}\n\n{"path": "b"}\n\n'
+    assert len(made) == opened
+    assert not any(each.open for each in made)
+
+
+@pytest.mark.parametrize(('backend', 'closed'), [('cpu', 0), ('gpu', 1)])
+def test_an_accelerator_is_left_to_training_between_calls(monkeypatch, backend, closed):
+    class Asked:
+        closed = 0
+
+        def ask(self, request):
+            yield {'ms': 1.0}
+
+        def close(self):
+            self.closed += 1
+
+    process = Asked()
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    monkeypatch.setattr(measure_latency, '_process', lambda *_: process)
+    assert [*measure_latency._answers(Config(), request('xla'))] == [{'ms': 1.0}]
+    assert process.closed == closed
 
 
 def test_a_runtime_with_which_something_went_wrong_is_closed(monkeypatch):
@@ -233,7 +276,7 @@ def test_on_an_accelerator_networks_are_compiled_in_turn_on_all_cores(monkeypatc
 
 def test_a_tpu_serves_one_process_so_it_is_timed_from_the_one_that_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-    monkeypatch.setattr(measure_latency.supervise, 'Kept', None)
+    monkeypatch.setattr(measure_latency, '_process', None)
     latency = LatencyConfig(networks=2, batch=1, attempts=1, calls=5, visits=2)
     space = SpaceConfig(base_multiplier=0.25, max_multiplier=0.5, levels=2, strides=STRIDES_8)
     config = Config(run=tmp_path, data=DataConfig(limit=100), space=space, latency=latency)

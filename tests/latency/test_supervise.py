@@ -65,6 +65,16 @@ def test_an_answer_that_is_not_read_to_its_end_does_not_pass_for_the_next():
     assert list(kept.ask('c')) == ['0\n', 'c\n']
 
 
+def test_a_process_is_asked_one_thing_at_a_time():
+    kept = supervise.Kept(program(ANSWERING))
+    answer = kept.ask('a b')
+    assert next(answer) == '0\n'
+    with pytest.raises(RuntimeError, match='while it answers something else'):
+        next(kept.ask('c'))
+    assert list(answer) == ['a\n', 'b\n']
+    assert list(kept.ask('c')) == ['1\n', 'c\n']
+
+
 def test_the_process_ends_with_whoever_asks():
     kept = supervise.Kept(program(ANSWERING))
     list(kept.ask('a'))

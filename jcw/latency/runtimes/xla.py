@@ -91,7 +91,8 @@ class XlaRuntime:
 
     def prefetch(self, networks: Sequence[Sequence[int]]) -> None:
         if self._ahead is not None:
-            self._ahead.want(networks)
+            ready = self._first and self._first[0]
+            self._ahead.want([widths for widths in networks if tuple(widths) != ready])
 
     def close(self) -> None:
         if self._ahead is not None:
