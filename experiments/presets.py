@@ -39,8 +39,8 @@ DIGITS = Config(
 )
 """Question: does the whole pipeline run in minutes where nothing but packages can be downloaded, and is its
 network better than uniform and greedy ones of the same measured latency? Command: `scripts/quickstart`.
-Hardware: two cores of an AMD EPYC with AVX-512, on a slow day. Expected: under 4 minutes, joint before both. Obtained:
-216 s (ten runs), and over twenty seeds joint 96.5 +- 0.1, uniform 92.6 +- 0.3, greedy 95.9 +- 0.2 % (`docs/results`,
+Hardware: two cores of an AMD EPYC with AVX-512. Expected: under 4 minutes, joint before both. Obtained: 183 s
+(ten runs), and over thirty seeds joint 96.5 +- 0.1, uniform 92.7 +- 0.2, greedy 95.9 +- 0.2 % (`docs/results`,
 which says how many networks are worth timing and training, too).
 Recipe (rates are those of the batch): with 1 epoch of warm-up and 0.1, six trainings of the uniform network spread
 by 2.5 points about 91.2 %, some hardly starting; with 4 epochs and 0.2, by 1.1 about 93.7; with 4 and 0.3, by 1.8
