@@ -85,12 +85,10 @@ def _answer(request_files: Iterable[str], out: TextIO) -> None:
                 _pin(request.cores)
                 with contextlib.suppress(OSError):
                     os.nice(request.niceness)  # below 0 only where it is allowed
-                tempfile.tempdir = str(
-                    Path(request_file).parent
-                )  # whoever asks removes what a killed process leaves
-            runtime = (
-                opened if request.runtime == 'command' else kept.runtime
-            )  # a user's program may not wait idle
+                # Whoever asks removes the folder of requests, and so what a killed process leaves there.
+                tempfile.tempdir = str(Path(request_file).parent)
+            # A user's program may not bear to wait idle.
+            runtime = opened if request.runtime == 'command' else kept.runtime
             for answer in answers(request, runtime(request, request_file)):
                 print(json.dumps(answer), file=out, flush=True)
             print(file=out, flush=True)
