@@ -250,3 +250,23 @@ def test_a_fresh_environment_without_the_training_libraries_makes_the_round_trip
         assert_same(run(python, code, folder), trained)
     write_variables(trained, folder)
     assert_same(run(python, ROUND_TRIP, folder, PYTHONPATH=str(ROOT)), trained)
+
+
+def test_what_a_package_is_tried_with_works_here(tmp_path):
+    """`scripts/check_package` installs the package somewhere else, which takes minutes, and then runs this."""
+    program = re.search(
+        r"<<'PYTHON'\n(.*?)\nPYTHON\n", (ROOT / 'scripts' / 'check_package').read_text(), re.S
+    )
+    assert program is not None
+    done = subprocess.run(
+        [sys.executable, '-'],
+        input=program[1],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f'from {ROOT}' in done.stdout
