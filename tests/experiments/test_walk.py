@@ -27,7 +27,7 @@ FIRST = (
     *('--latency.runtime', 'command', '--latency.command', f'{sys.executable} time_it.py'),
     *('--latency.command-format', 'onnx', '--latency.device', 'a board', '--latency.networks', '20'),
     *('--latency.calls', '2', '--latency.visits', '2', '--latency.attempts', '1'),
-    *('--supernet.epochs', '2', '--subnet.epochs', '3', '--subnet.seeds', '0', '--accuracy.trainings', '3'),
+    *('--supernet.epochs', '4', '--subnet.epochs', '3', '--subnet.seeds', '0', '--accuracy.trainings', '3'),
     *('--accuracy.epochs', '0.25', '--accuracy.from-supernet', '--repair.rounds', '4'),
     *('--search.greedy-images', '50'),
 )
