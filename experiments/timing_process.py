@@ -209,7 +209,6 @@ class _Kept:
     def __init__(self) -> None:
         self._kind: Request | None = None
         self._ahead = False
-        self._open = contextlib.ExitStack()
         self._runtime: Runtime | None = None
 
     @contextlib.contextmanager
@@ -222,7 +221,7 @@ class _Kept:
         try:
             if self._runtime is None or kind != self._kind or ahead > self._ahead:
                 self.close()
-                self._runtime = self._open.enter_context(opened(request, request_file))
+                self._runtime = _runtime(request, request_file)
                 self._kind, self._ahead = kind, ahead
             yield self._runtime
         except BaseException:
@@ -230,8 +229,9 @@ class _Kept:
             raise
 
     def close(self) -> None:
-        self._runtime = None
-        self._open.close()
+        runtime, self._runtime = self._runtime, None
+        if runtime is not None:
+            runtime.close()
 
 
 def answers(
